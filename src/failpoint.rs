@@ -1,0 +1,41 @@
+//! Named crash points of the commit protocol, compiled in only with the `failpoints` feature.
+//!
+//! `COMMITFS_FAILPOINT=NAME[:N]` kills the process with SIGKILL at the N-th pass (default the first) of point NAME.
+//! `docs/JOURNAL.md` lists the points next to the state each leaves behind.
+
+/// Marks a step of the protocol; without the feature it compiles to nothing.
+#[macro_export]
+macro_rules! failpoint {
+    ($name:literal) => {
+        #[cfg(feature = "failpoints")]
+        $crate::failpoint::pass($name);
+    };
+}
+
+/// Kills the process if point `name` is armed and its turn has come.
+#[cfg(feature = "failpoints")]
+pub fn pass(name: &str) {
+    use std::sync::OnceLock;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    static ARMED: OnceLock<Option<(String, AtomicU64)>> = OnceLock::new();
+    let armed = ARMED.get_or_init(|| {
+        let spec = std::env::var("COMMITFS_FAILPOINT").ok()?;
+        let (name, nth) = match spec.split_once(':') {
+            Some((name, nth)) => (name.to_owned(), nth.parse().expect("COMMITFS_FAILPOINT=NAME:N")),
+            None => (spec, 1),
+        };
+        Some((name, AtomicU64::new(nth)))
+    });
+    if let Some((armed, left)) = armed
+        && armed == name
+        && left.fetch_sub(1, Ordering::Relaxed) == 1
+    {
+        let me = rustix::process::getpid();
+        if rustix::process::kill_process(me, rustix::process::Signal::KILL).is_ok() {
+            loop {
+                std::thread::park();
+            }
+        }
+    }
+}

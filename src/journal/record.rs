@@ -1,0 +1,246 @@
+//! What the journal keeps: drafts, their states, and the changes that the rest of the program reports.
+
+use std::time::{Duration, SystemTime};
+
+/// Identity of one pending write for its whole life: draft 17 becomes commit 17 or quarantine 17.
+pub type DraftId = i64;
+
+/// The persisted state of a draft.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DraftState {
+    /// Accepts writes; after a crash it goes to quarantine unless it was already renamed.
+    Open,
+    /// Data is durable and a close was promised; after a crash it is rolled forward.
+    Sealed,
+    /// Published under its name.
+    Committed,
+    /// Kept in staging, never published; waits for an admin.
+    Quarantined,
+    /// Content is gone: dropped by its writer or by an admin.
+    Discarded,
+}
+
+impl DraftState {
+    /// The word stored in the journal and shown to people.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            DraftState::Open => "open",
+            DraftState::Sealed => "sealed",
+            DraftState::Committed => "committed",
+            DraftState::Quarantined => "quarantined",
+            DraftState::Discarded => "discarded",
+        }
+    }
+
+    /// Reads the stored word.
+    pub fn parse(word: &str) -> Option<Self> {
+        Some(match word {
+            "open" => DraftState::Open,
+            "sealed" => DraftState::Sealed,
+            "committed" => DraftState::Committed,
+            "quarantined" => DraftState::Quarantined,
+            "discarded" => DraftState::Discarded,
+            _ => return None,
+        })
+    }
+
+    /// The only transitions there are; the schema's trigger says the same.
+    pub fn can_become(self, next: DraftState) -> bool {
+        use DraftState::{Committed, Discarded, Open, Quarantined, Sealed};
+        match self {
+            Open => matches!(next, Sealed | Committed | Quarantined | Discarded),
+            Sealed => matches!(next, Open | Committed | Quarantined | Discarded),
+            Quarantined => matches!(next, Committed | Discarded),
+            Committed | Discarded => false,
+        }
+    }
+}
+
+/// How a version came to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CommitKind {
+    /// The name did not exist.
+    New,
+    /// The old version was replaced or patched.
+    Overwrite,
+    /// Bytes were only added behind the old version's end.
+    Append,
+    /// Only the length changed.
+    Truncate,
+}
+
+impl CommitKind {
+    /// The word stored in the journal and shown to people.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            CommitKind::New => "new",
+            CommitKind::Overwrite => "overwrite",
+            CommitKind::Append => "append",
+            CommitKind::Truncate => "truncate",
+        }
+    }
+}
+
+/// The process that began a draft.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Owner {
+    /// User id of the request.
+    pub uid: u32,
+    /// Group id of the request.
+    pub gid: u32,
+    /// Process (thread group) id in the daemon's pid namespace; 0 when it has none there.
+    pub pid: u32,
+    /// The process's name, as in `/proc/PID/comm`; empty when unknown.
+    pub command: String,
+}
+
+/// A new draft.
+#[derive(Clone, Debug)]
+pub struct Begun {
+    /// Its id, from [`super::Journal::next_draft_id`].
+    pub id: DraftId,
+    /// Target, relative to the export's root, raw bytes, no leading slash.
+    pub path: Vec<u8>,
+    /// Name of the staged file in this instance's staging folder.
+    pub stage: String,
+    /// Inode number of the staged file: what recovery recognises a finished rename by.
+    pub ino: u64,
+    /// How the version will have come to be, as known at the beginning.
+    pub kind: CommitKind,
+    /// Who writes.
+    pub owner: Owner,
+}
+
+/// A published version.
+#[derive(Clone, Debug)]
+pub struct Commit {
+    /// The draft it came from.
+    pub id: DraftId,
+    /// Where it was published, relative to the export's root.
+    pub path: Vec<u8>,
+    /// Inode number of the version.
+    pub ino: u64,
+    /// Bytes.
+    pub size: u64,
+    /// `xxh3:` and 32 hex digits (128 bit); `None` while it has not been taken yet.
+    pub digest: Option<String>,
+    /// Modification time of the version.
+    pub mtime: SystemTime,
+    /// Owner of the version.
+    pub uid: u32,
+    /// From the beginning of the seal to the durable rename.
+    pub duration: Duration,
+    /// How it came to be.
+    pub kind: CommitKind,
+}
+
+/// One change, reported to the journal. Every change of state also becomes an event in the same transaction.
+#[derive(Clone, Debug)]
+pub enum Entry {
+    /// A draft began: state `open`. Event `begun`.
+    Begun(Begun),
+    /// The draft's target moved, by its own rename or by that of a folder above. Event `retargeted`.
+    Retargeted {
+        /// Which draft.
+        id: DraftId,
+        /// The new target.
+        path: Vec<u8>,
+    },
+    /// The draft's size, for `pending`. No event.
+    Grown {
+        /// Which draft.
+        id: DraftId,
+        /// Bytes now.
+        bytes: u64,
+    },
+    /// `open` → `sealed`. Event `sealed`.
+    Sealed {
+        /// Which draft.
+        id: DraftId,
+        /// Bytes.
+        bytes: u64,
+    },
+    /// `sealed` → `open`: a writer was left after all. Event `reopened`.
+    Unsealed {
+        /// Which draft.
+        id: DraftId,
+    },
+    /// `open`, `sealed` or `quarantined` → `committed`. Event `committed`.
+    Committed(Commit),
+    /// The digest of a commit, taken later. No event.
+    Digested {
+        /// Which commit.
+        id: DraftId,
+        /// `xxh3:` and 32 hex digits.
+        digest: String,
+    },
+    /// → `quarantined`. Event `quarantined`.
+    Quarantined {
+        /// Which draft.
+        id: DraftId,
+        /// Why, in words for an admin: `killed by signal 9`, `fsync failed: EIO`.
+        reason: String,
+        /// Bytes kept; 0 when the space was given back.
+        bytes: u64,
+        /// False when the content was given back (full disk) and only the record stays.
+        kept: bool,
+    },
+    /// A staged file without a row was found at recovery: a `quarantined` row is made for it. Event `quarantined`.
+    Adopted {
+        /// A fresh id.
+        id: DraftId,
+        /// Name of the staged file.
+        stage: String,
+        /// Its inode number.
+        ino: u64,
+        /// Its owner.
+        uid: u32,
+        /// Bytes.
+        bytes: u64,
+        /// Why.
+        reason: String,
+    },
+    /// → `discarded`. Event `discarded`.
+    Discarded {
+        /// Which draft.
+        id: DraftId,
+        /// Why: `unlinked by its writer`, `discarded by admin`.
+        reason: String,
+    },
+    /// A fact about this instance: `export`, `mountpoint`, `pid`, `rules`… No event.
+    Meta {
+        /// Which fact.
+        key: &'static str,
+        /// Its value.
+        value: String,
+    },
+}
+
+/// A draft as the journal remembers it.
+#[derive(Clone, Debug)]
+pub struct DraftRow {
+    /// Its id.
+    pub id: DraftId,
+    /// Its state.
+    pub state: DraftState,
+    /// Target, relative to the export's root; empty when unknown (adopted).
+    pub path: Vec<u8>,
+    /// Name of the staged file.
+    pub stage: String,
+    /// Inode number of the staged file.
+    pub ino: u64,
+    /// How the version came or will come to be.
+    pub kind: CommitKind,
+    /// Who writes.
+    pub owner: Owner,
+    /// Bytes as last reported.
+    pub bytes: u64,
+    /// When it began.
+    pub begun_at: SystemTime,
+    /// When its state last changed.
+    pub changed_at: SystemTime,
+    /// Why it is in quarantine or discarded.
+    pub reason: Option<String>,
+    /// False when the content was given back and only the record stays.
+    pub kept: bool,
+}

@@ -1,0 +1,5 @@
+//! The `commitfs` binary: everything is in the library.
+
+fn main() -> std::process::ExitCode {
+    commitfs::cli::run()
+}
