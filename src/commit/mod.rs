@@ -1,0 +1,192 @@
+//! The commit: make the draft durable, rename it over its final name, make the rename durable, record it.
+//!
+//! Each step consumes the value of the step before, so that no order but the right one can be written down:
+//! [`Sealed`] → [`Durable`] → [`Published`] → recorded. `docs/JOURNAL.md` has the crash table.
+
+mod quarantine;
+mod recover;
+mod staging;
+
+use std::ffi::OsString;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::failpoint;
+use crate::inode::{Node, NodeTable};
+use crate::journal::{Commit, CommitKind, DraftId, Entry, Journal, Ticket};
+use crate::sys::at::{self, RenameFlags};
+use crate::sys::cred::Creds;
+use crate::sys::stat;
+use crate::sys::{Errno, Result};
+
+pub use quarantine::{Reason, VerbError};
+pub use staging::{RESERVED, Staged, Staging};
+
+/// What the commit works with.
+#[derive(Debug)]
+pub struct Committer {
+    /// Nodes of the mount.
+    pub nodes: Arc<NodeTable>,
+    /// Where drafts lie until they are published.
+    pub staging: Staging,
+    /// Where all of it is written down.
+    pub journal: Journal,
+}
+
+/// Where a draft will appear.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// The folder. A rename of the folder, or above it, moves the target along.
+    pub parent: Arc<Node>,
+    /// The name in it.
+    pub name: OsString,
+}
+
+impl Target {
+    /// Relative to the mount, as last seen.
+    pub fn path(&self) -> Vec<u8> {
+        self.parent.path_of(&self.name)
+    }
+}
+
+/// A draft to which no writer is left: its content is final.
+#[derive(Debug)]
+#[must_use]
+pub struct Sealed {
+    /// The draft.
+    pub id: DraftId,
+    /// Position of its first row in the journal; the rename does not happen before that row is written.
+    pub begun: Ticket,
+    /// Its content.
+    pub staged: Staged,
+    /// Where it goes.
+    pub target: Target,
+    /// How the version came to be.
+    pub kind: CommitKind,
+    /// As whom names are changed on a root-squashed export.
+    pub writer: Option<Creds>,
+    /// Taken while the data streamed through, if it came in order.
+    pub digest: Option<String>,
+    /// When the sealing began.
+    pub began: Instant,
+}
+
+/// A sealed draft whose data is on stable storage.
+#[derive(Debug)]
+#[must_use]
+pub struct Durable(Sealed);
+
+/// A version under its final name.
+#[derive(Debug)]
+#[must_use]
+pub struct Published {
+    sealed: Sealed,
+    /// The folder could not be synced: the name is there, but may not survive a crash of the machine.
+    pub unsynced: Option<Errno>,
+}
+
+/// A commit that did not happen. The staged file is still there, the old version is untouched.
+#[derive(Debug)]
+pub struct Failed {
+    /// What was to be committed.
+    pub sealed: Sealed,
+    /// The step: `fsync`, `rename`, `journal`.
+    pub step: &'static str,
+    /// The error for the writer.
+    pub errno: Errno,
+}
+
+impl Sealed {
+    /// Makes the data durable.
+    pub fn make_durable(self) -> std::result::Result<Durable, Failed> {
+        failpoint!("commit_before_fsync");
+        if let Err(errno) = at::fsync(&self.staged.file) {
+            return Err(Failed { sealed: self, step: "fsync", errno });
+        }
+        failpoint!("commit_after_fsync");
+        Ok(Durable(self))
+    }
+}
+
+impl Durable {
+    /// Renames the staged file over the final name and makes the rename durable.
+    pub fn publish(self, by: &Committer) -> std::result::Result<Published, Failed> {
+        let sealed = self.0;
+        if let Err(error) = by.journal.wait(sealed.begun) {
+            // Without its first row nobody could tell after a crash what this file was.
+            tracing::error!(draft = sealed.id, %error, "the journal has no row of this draft");
+            return Err(Failed { sealed, step: "journal", errno: Errno::from_raw_os_error(error.errno()) });
+        }
+        failpoint!("commit_before_rename");
+        let renamed = by.rename_into_place(&sealed);
+        let unsynced = match renamed {
+            Ok(synced) => synced.err(),
+            Err(errno) => return Err(Failed { sealed, step: "rename", errno }),
+        };
+        failpoint!("commit_after_dirsync");
+        Ok(Published { sealed, unsynced })
+    }
+}
+
+impl Published {
+    /// Writes the commit to the journal. Not waited for: the rename is the truth, and recovery recognises it by the
+    /// inode number should this row be lost.
+    pub fn record(self, by: &Committer) -> (Target, Result<()>) {
+        let Sealed { id, staged, target, kind, digest, began, .. } = self.sealed;
+        match stat::fstat(&staged.file) {
+            Ok(stat) => {
+                by.journal.submit(Entry::Committed(Commit {
+                    id,
+                    path: target.path(),
+                    ino: staged.ino,
+                    size: stat.size,
+                    digest,
+                    mtime: stat.mtime.to_system(),
+                    uid: stat.uid,
+                    duration: began.elapsed(),
+                    kind,
+                }));
+            }
+            // The row stays `open`; the next recovery finds the inode under its name and records it then.
+            Err(errno) => tracing::error!(draft = id, %errno, "cannot read the attributes of a published version"),
+        }
+        failpoint!("commit_after_record");
+        let result = match self.unsynced {
+            None => Ok(()),
+            Some(errno) => {
+                tracing::error!(draft = id, %errno, "published, but the folder could not be made durable");
+                Err(errno)
+            }
+        };
+        (target, result)
+    }
+}
+
+impl Committer {
+    /// The rename and the folder's fsync. The outer result is the rename's, the inner one the fsync's.
+    fn rename_into_place(&self, sealed: &Sealed) -> Result<Result<()>> {
+        let Target { parent, name } = &sealed.target;
+        let dir = self.nodes.fd(parent)?;
+        let stage = std::ffi::OsStr::new(&sealed.staged.name);
+        let rename = || at::rename(self.staging.dir(), stage, &dir, name, RenameFlags::empty());
+        let renamed = self.staging.acting_for(sealed.writer.as_ref(), rename);
+        if let Err(errno) = renamed {
+            // A reply that was lost on the way: the server renamed, the repeated request found nothing to rename.
+            match stat::stat_at(&dir, name) {
+                Ok(there) if there.ino == sealed.staged.ino && errno == Errno::NOENT => {
+                    tracing::warn!(draft = sealed.id, "rename said ENOENT but had happened");
+                }
+                _ => return Err(errno),
+            }
+        }
+        failpoint!("commit_after_rename");
+        Ok(self.sync_folder(parent))
+    }
+
+    /// Makes the names in a folder durable, sharing the work with others who ask at the same time.
+    pub fn sync_folder(&self, folder: &Node) -> Result<()> {
+        // An O_PATH descriptor cannot be synced.
+        let dir = self.nodes.open(folder, rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY)?;
+        folder.as_folder()?.sync(dir)
+    }
+}

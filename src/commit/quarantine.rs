@@ -1,0 +1,214 @@
+//! Drafts that were not published: kept with their content, target, owner and reason, until an admin decides.
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::fs::File;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::{Committer, Sealed, Staged, Target};
+use crate::failpoint;
+use crate::inode::{Node, display_path};
+use crate::journal::{DraftId, DraftRow, DraftState, Entry};
+use crate::sys::procfs::Exit;
+use crate::sys::{Errno, Kind, Result, at, mount, stat};
+
+/// Why a draft was not published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// Its writer died of a signal, or left with a failure where the rule says that this counts.
+    Exit(Exit),
+    /// A call on the draft failed.
+    Failed {
+        /// `write`, `fsync`, `rename`…
+        step: &'static str,
+        /// The first error.
+        errno: Errno,
+    },
+    /// The daemon stopped before the last close.
+    Stopped,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Reason::Exit(Exit::Signal(signal)) => write!(f, "writer killed by signal {signal}"),
+            Reason::Exit(Exit::Status(status)) => write!(f, "writer exited with status {status}"),
+            Reason::Failed { step, errno } => write!(f, "{step} failed: {errno}"),
+            Reason::Stopped => write!(f, "daemon stopped before the last close"),
+        }
+    }
+}
+
+/// An admin's request that could not be carried out.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct VerbError {
+    /// What was wrong with what.
+    pub message: String,
+    /// The nearest errno.
+    pub errno: i32,
+}
+
+impl VerbError {
+    fn new(errno: Errno, message: impl Into<String>) -> Self {
+        VerbError { message: message.into(), errno: errno.raw_os_error() }
+    }
+}
+
+/// A folder found by its path, held in the node table while this value lives.
+pub(super) struct Found<'a> {
+    by: &'a Committer,
+    looked_up: Vec<u64>,
+    pub(super) folder: Arc<Node>,
+}
+
+impl Drop for Found<'_> {
+    fn drop(&mut self) {
+        for id in self.looked_up.drain(..).rev() {
+            self.by.nodes.forget(id, 1);
+        }
+    }
+}
+
+impl Committer {
+    /// Puts a draft into quarantine; on a full file system its space is given back and only the record stays.
+    pub fn quarantine(&self, id: DraftId, staged: &Staged, reason: Reason) {
+        failpoint!("quarantine_before_row");
+        let full = matches!(reason, Reason::Failed { errno, .. } if mount::is_no_space(errno));
+        let bytes = stat::fstat(&staged.file).map(|s| s.size).unwrap_or(0);
+        tracing::warn!(draft = id, %reason, bytes, "quarantined");
+        let row = self.journal.submit(Entry::Quarantined {
+            id,
+            reason: reason.to_string(),
+            bytes: if full { 0 } else { bytes },
+            kept: !full,
+        });
+        failpoint!("quarantine_after_row");
+        if full {
+            self.remove_after(row, &staged.name, id);
+        }
+    }
+
+    /// Forgets a draft whose writer took its name away.
+    pub fn discard(&self, id: DraftId, staged: &Staged, reason: &str) {
+        failpoint!("discard_before_row");
+        let row = self.journal.submit(Entry::Discarded { id, reason: reason.to_owned() });
+        failpoint!("discard_after_row");
+        self.remove_after(row, &staged.name, id);
+    }
+
+    /// Removes a staged file once the row that says so is written. Recovery takes a staged file that is gone for a
+    /// published one, so the order matters; if the row cannot be written, the file stays for the next recovery.
+    fn remove_after(&self, row: crate::journal::Ticket, stage: &str, id: DraftId) {
+        let removed = match self.journal.wait(row) {
+            Ok(()) => self.staging.remove(stage),
+            Err(error) => Err(Errno::from_raw_os_error(error.errno())),
+        };
+        if let Err(errno) = removed {
+            tracing::error!(draft = id, %errno, "cannot remove the staged file now");
+        }
+    }
+
+    /// Publishes a quarantined draft under the path it was meant for.
+    pub fn publish_quarantined(&self, id: DraftId) -> std::result::Result<Target, VerbError> {
+        let began = Instant::now();
+        let row = self.quarantined(id)?;
+        if row.path.is_empty() {
+            return Err(VerbError::new(
+                Errno::NOENT,
+                format!("draft {id} has no known target: save its content instead"),
+            ));
+        }
+        let path = display_path(&row.path);
+        let failed = |errno: Errno, step: &str| VerbError::new(errno, format!("{step} {path}: {errno}"));
+        let (found, name) = self.find_folder(&row.path).map_err(|errno| failed(errno, "folder of"))?;
+        let target = Target { parent: found.folder.clone(), name: name.to_owned() };
+        if let Ok(there) = self.nodes.fd(&target.parent).and_then(|dir| stat::stat_at(dir, name))
+            && there.kind != Kind::File
+        {
+            return Err(failed(Errno::ISDIR, "not a regular file:"));
+        }
+        let file = Arc::new(self.staging.read(&row.stage).map_err(|errno| failed(errno, "content for"))?);
+        let sealed = Sealed {
+            id,
+            begun: self.journal.submit(Entry::Grown { id, bytes: row.bytes }),
+            staged: Staged { file, name: row.stage, ino: row.ino },
+            target,
+            kind: row.kind,
+            writer: None,
+            digest: None,
+            began,
+        };
+        let durable = sealed.make_durable().map_err(|f| failed(f.errno, f.step))?;
+        let published = durable.publish(self).map_err(|f| failed(f.errno, f.step))?;
+        let (target, recorded) = published.record(self);
+        recorded.map_err(|errno| failed(errno, "published, but not yet durable:"))?;
+        Ok(target)
+    }
+
+    /// Gives up a quarantined draft's content.
+    pub fn discard_quarantined(&self, id: DraftId) -> std::result::Result<(), VerbError> {
+        let row = self.quarantined_or_given_back(id)?;
+        let ticket = self.journal.submit(Entry::Discarded { id, reason: "discarded by admin".to_owned() });
+        self.journal
+            .wait(ticket)
+            .map_err(|error| VerbError { errno: error.errno(), message: format!("journal: {error}") })?;
+        self.staging.remove(&row.stage).map_err(|errno| VerbError::new(errno, format!("staged file: {errno}")))
+    }
+
+    /// Opens a quarantined draft's content for reading.
+    pub fn open_quarantined(&self, id: DraftId) -> std::result::Result<File, VerbError> {
+        let row = self.quarantined(id)?;
+        self.staging.read(&row.stage).map_err(|errno| VerbError::new(errno, format!("staged file: {errno}")))
+    }
+
+    fn quarantined(&self, id: DraftId) -> std::result::Result<DraftRow, VerbError> {
+        let row = self.quarantined_or_given_back(id)?;
+        if !row.kept {
+            return Err(VerbError::new(
+                Errno::NODATA,
+                format!("draft {id} has no content: its space was given back when the export was full"),
+            ));
+        }
+        Ok(row)
+    }
+
+    fn quarantined_or_given_back(&self, id: DraftId) -> std::result::Result<DraftRow, VerbError> {
+        let row = self
+            .journal
+            .row(id)
+            .map_err(|error| VerbError { errno: error.errno(), message: format!("journal: {error}") })?
+            .ok_or_else(|| VerbError::new(Errno::NOENT, format!("no draft {id}")))?;
+        if row.state != DraftState::Quarantined {
+            let state = row.state.as_str();
+            return Err(VerbError::new(Errno::INVAL, format!("draft {id} is {state}, not quarantined")));
+        }
+        Ok(row)
+    }
+
+    /// The folder that a path from the journal names, walked one component at a time and never through a symlink.
+    pub(super) fn find_folder<'p>(&self, path: &'p [u8]) -> Result<(Found<'_>, &'p OsStr)> {
+        let mut components = path.split(|&b| b == b'/').map(OsStr::from_bytes);
+        let name = components.next_back().filter(|name| !name.is_empty()).ok_or(Errno::NOENT)?;
+        let mut found = Found { by: self, looked_up: Vec::new(), folder: self.nodes.root().clone() };
+        for component in components {
+            let (node, _) = self.nodes.lookup(&found.folder, component)?;
+            found.looked_up.push(node.id);
+            if node.kind != Kind::Dir {
+                return Err(Errno::NOTDIR);
+            }
+            found.folder = node;
+        }
+        Ok((found, name))
+    }
+
+    /// True if the inode is what the name shows on the export.
+    pub(super) fn is_published(&self, path: &[u8], ino: u64) -> bool {
+        let there = self
+            .find_folder(path)
+            .and_then(|(found, name)| self.nodes.fd(&found.folder).and_then(|dir| at::open_path(dir, name)));
+        there.and_then(stat::fstat).is_ok_and(|stat| stat.ino == ino)
+    }
+}

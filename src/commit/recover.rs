@@ -1,0 +1,166 @@
+//! What a daemon that died left behind, resolved from the journal and the file system together.
+//!
+//! One arm per state found; `docs/JOURNAL.md` has the same table. Runs in the background after the mount serves; the
+//! names it may still publish are held back meanwhile.
+
+use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::{Committer, Reason, Sealed, Staged, Target};
+use crate::failpoint;
+use crate::inode::display_path;
+use crate::journal::{Commit, DraftRow, DraftState, Entry, JournalError};
+use crate::sys::{Errno, Result, at, stat};
+
+/// What recovery did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Recovered {
+    /// Renames that had happened and are now recorded.
+    pub recorded: u64,
+    /// Promised drafts that were published.
+    pub rolled_forward: u64,
+    /// Drafts that went to quarantine, staged files without a row included.
+    pub quarantined: u64,
+}
+
+impl Committer {
+    /// Drafts left over by an earlier daemon. To be read before the first new draft begins.
+    pub fn left_over(&self) -> std::result::Result<Vec<DraftRow>, JournalError> {
+        self.journal.unfinished()
+    }
+
+    /// Resolves the drafts in `rows`, then adopts the staged files in `names` that no row knows. Returns the targets
+    /// that were published, so that the kernel can be told.
+    pub fn recover(&self, rows: Vec<DraftRow>, names: &[String]) -> (Recovered, Vec<Target>) {
+        let mut done = Recovered::default();
+        let mut published = Vec::new();
+        for row in rows {
+            failpoint!("recover_before_resolve");
+            let id = row.id;
+            match self.resolve(row, &mut done) {
+                Ok(target) => published.extend(target),
+                // The row keeps its state: the next mount tries again.
+                Err(errno) => tracing::error!(draft = id, %errno, "cannot resolve this draft now"),
+            }
+        }
+        match self.journal.known_stages() {
+            Ok(known) => self.adopt(names, &known, &mut done),
+            Err(error) => tracing::error!(%error, "cannot tell which staged files have a row"),
+        }
+        (done, published)
+    }
+
+    /// The staged files there are.
+    pub fn staged_names(&self) -> Result<Vec<String>> {
+        let entries = at::list(self.staging.dir())?;
+        Ok(entries.iter().map(|entry| entry.name.to_string_lossy().into_owned()).collect())
+    }
+
+    fn resolve(&self, row: DraftRow, done: &mut Recovered) -> Result<Option<Target>> {
+        match self.staging.stat(&row.stage) {
+            // A staged name goes away by a rename to its target, or by a removal that the journal knew of first. This
+            // row says neither, so it was renamed; perhaps its name was replaced or removed since.
+            Err(Errno::NOENT) => {
+                if !self.is_published(&row.path, row.ino) {
+                    tracing::warn!(draft = row.id, path = display_path(&row.path), "published, and gone again since");
+                }
+                self.record_published(&row);
+                done.recorded += 1;
+                Ok(None)
+            }
+            Err(other) => Err(other),
+            Ok(_) if row.state == DraftState::Sealed => match self.roll_forward(&row) {
+                Ok(target) => {
+                    done.rolled_forward += 1;
+                    Ok(Some(target))
+                }
+                Err((step, errno)) => {
+                    self.give_to_quarantine(&row, Reason::Failed { step, errno })?;
+                    done.quarantined += 1;
+                    Ok(None)
+                }
+            },
+            Ok(_) => {
+                self.give_to_quarantine(&row, Reason::Stopped)?;
+                done.quarantined += 1;
+                Ok(None)
+            }
+        }
+    }
+
+    fn record_published(&self, row: &DraftRow) {
+        self.journal.submit(Entry::Committed(Commit {
+            id: row.id,
+            path: row.path.clone(),
+            ino: row.ino,
+            size: row.bytes,
+            digest: None,
+            mtime: row.changed_at,
+            uid: row.owner.uid,
+            duration: std::time::Duration::ZERO,
+            kind: row.kind,
+        }));
+    }
+
+    fn roll_forward(&self, row: &DraftRow) -> std::result::Result<Target, (&'static str, Errno)> {
+        let file = self.staging.read(&row.stage).map_err(|errno| ("open", errno))?;
+        let (found, name) = self.find_folder(&row.path).map_err(|errno| ("folder", errno))?;
+        let sealed = Sealed {
+            id: row.id,
+            begun: self.journal.submit(Entry::Grown { id: row.id, bytes: row.bytes }),
+            staged: Staged { file: Arc::new(file), name: row.stage.clone(), ino: row.ino },
+            target: Target { parent: found.folder.clone(), name: name.to_owned() },
+            kind: row.kind,
+            writer: None,
+            digest: None,
+            began: Instant::now(),
+        };
+        let durable = sealed.make_durable().map_err(|failed| (failed.step, failed.errno))?;
+        let published = durable.publish(self).map_err(|failed| (failed.step, failed.errno))?;
+        failpoint!("recover_after_rename");
+        let (target, recorded) = published.record(self);
+        if let Err(errno) = recorded {
+            tracing::error!(draft = row.id, %errno, "rolled forward, but the folder is not durable yet");
+        }
+        Ok(target)
+    }
+
+    fn give_to_quarantine(&self, row: &DraftRow, reason: Reason) -> Result<()> {
+        let file = Arc::new(self.staging.read(&row.stage)?);
+        self.quarantine(row.id, &Staged { file, name: row.stage.clone(), ino: row.ino }, reason);
+        Ok(())
+    }
+
+    /// Staged files without a row: the daemon died between creating the file and writing the row.
+    fn adopt(&self, names: &[String], known: &HashSet<String>, done: &mut Recovered) {
+        for name in names.iter().filter(|name| !known.contains(*name)) {
+            let stat = match stat::stat_at(self.staging.dir(), OsStr::from_bytes(name.as_bytes())) {
+                Ok(stat) => stat,
+                Err(Errno::NOENT) => continue,
+                Err(errno) => {
+                    tracing::error!(stage = name, %errno, "cannot read a staged file");
+                    continue;
+                }
+            };
+            if stat.size == 0 {
+                // Never written to, nobody's.
+                if let Err(errno) = self.staging.remove(name) {
+                    tracing::error!(stage = name, %errno, "cannot remove an empty staged file");
+                }
+                continue;
+            }
+            self.journal.submit(Entry::Adopted {
+                id: self.journal.next_draft_id(),
+                stage: name.clone(),
+                ino: stat.ino,
+                uid: stat.uid,
+                bytes: stat.size,
+                reason: "staged file without a row: the daemon died as it began".to_owned(),
+            });
+            done.quarantined += 1;
+        }
+    }
+}

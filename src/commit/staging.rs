@@ -1,0 +1,162 @@
+//! The staging folder: `.commitfs/stage/INSTANCE` at the export's root, on the same file system as every target.
+//!
+//! Anybody may create in it and nobody but the daemon may list it (mode 1733), because staged files are created with
+//! the writer's own credentials: on a root-squashed export the daemon could not give them away afterwards.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use rustix::fs::OFlags;
+
+use crate::journal::DraftId;
+use crate::sys::cred::{Acting, Creds};
+use crate::sys::stat::{self, Stat};
+use crate::sys::{Errno, Result, acl, at, xattr};
+
+/// Name of the reserved folder at the export's root.
+pub const RESERVED: &str = ".commitfs";
+
+/// A staged inode: hidden, writable, not yet anybody's version.
+#[derive(Clone, Debug)]
+pub struct Staged {
+    /// Open for reading and writing, also when the application opened for one of them only.
+    pub file: Arc<File>,
+    /// Its name in the staging folder.
+    pub name: String,
+    /// Its inode number.
+    pub ino: u64,
+}
+
+/// This instance's staging folder.
+#[derive(Debug)]
+pub struct Staging {
+    dir: OwnedFd,
+    hosts: OwnedFd,
+    /// The server takes root's rights away: names must be changed as the writer.
+    squashed: bool,
+    /// The daemon may act as others.
+    privileged: bool,
+    /// Microseconds since the epoch.
+    started: u128,
+}
+
+impl Staging {
+    /// Opens or creates the staging folder of `instance` below the export's root.
+    pub fn open(root: impl AsFd, instance: &str) -> Result<Self> {
+        let reserved = folder(root, RESERVED, 0o711)?;
+        let hosts = folder(&reserved, "hosts", 0o700)?;
+        let stage = folder(&reserved, "stage", 0o711)?;
+        let dir = folder(&stage, instance, 0o1733)?;
+        let privileged = rustix::process::geteuid().is_root();
+        let started = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros());
+        let mut staging = Staging { dir, hosts, squashed: false, privileged, started };
+        if privileged {
+            staging.remove("probe")?;
+            let probe = staging.create("probe", 0o600, None)?;
+            staging.squashed = stat::fstat(&probe.file)?.uid != 0;
+            staging.remove(&probe.name)?;
+        }
+        Ok(staging)
+    }
+
+    /// The folder itself.
+    pub fn dir(&self) -> BorrowedFd<'_> {
+        self.dir.as_fd()
+    }
+
+    /// Where the daemons that use this export say so.
+    pub fn hosts(&self) -> BorrowedFd<'_> {
+        self.hosts.as_fd()
+    }
+
+    /// The name of a draft's staged file. It holds the start of this daemon, because the number alone could meet a
+    /// staged file whose row was lost with an earlier one.
+    pub fn name_of(&self, id: DraftId) -> String {
+        format!("{id}.{:x}", self.started)
+    }
+
+    /// Creates a staged file as `creds` (the daemon itself without).
+    pub fn create(&self, name: &str, mode: u32, creds: Option<&Creds>) -> Result<Staged> {
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR;
+        let file = self.acting(creds, || at::open_file(&self.dir, OsStr::new(name), flags, mode))?;
+        let ino = stat::fstat(&file)?.ino;
+        Ok(Staged { file: Arc::new(file), name: name.to_owned(), ino })
+    }
+
+    /// What a new file gets from the folder it will appear in: group of a setgid folder, default access list.
+    pub fn inherit(&self, staged: &Staged, folder: impl AsFd, mode: u32) -> Result<()> {
+        let above = stat::fstat(folder.as_fd())?;
+        if above.perm & 0o2000 != 0 && stat::fstat(&staged.file)?.gid != above.gid {
+            at::chown(&staged.file, None, Some(above.gid))?;
+            at::chmod(&staged.file, mode)?;
+        }
+        if let Some(default) = acl::default_of(folder)? {
+            acl::inherit(&staged.file, &default, mode)?;
+        }
+        Ok(())
+    }
+
+    /// Makes a staged file look like the version it will replace: owner, group, mode, attributes, access list. Fails
+    /// with `EPERM` where the owner cannot be kept, so that a replacement never changes owner silently.
+    pub fn resemble(&self, staged: &Staged, base: &File, like: &Stat) -> Result<()> {
+        let fresh = stat::fstat(&staged.file)?;
+        if (fresh.uid, fresh.gid) != (like.uid, like.gid) {
+            at::chown(&staged.file, Some(like.uid), Some(like.gid))?;
+        }
+        if stat::fstat(&staged.file)?.perm != like.perm {
+            at::chmod(&staged.file, like.perm)?;
+        }
+        xattr::copy_all(base, &staged.file)
+    }
+
+    /// Removes a staged file; one that is gone already is fine.
+    pub fn remove(&self, name: &str) -> Result<()> {
+        match at::unlink(&self.dir, OsStr::new(name)) {
+            Err(Errno::NOENT) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Opens a staged file for reading.
+    pub fn read(&self, name: &str) -> Result<File> {
+        at::open_file(&self.dir, OsStr::new(name), OFlags::RDONLY, 0)
+    }
+
+    /// Attributes of a staged file.
+    pub fn stat(&self, name: &str) -> Result<Stat> {
+        stat::stat_at(&self.dir, OsStr::new(name))
+    }
+
+    /// Runs `call` as somebody else, if the daemon can.
+    pub fn acting<T>(&self, creds: Option<&Creds>, call: impl FnOnce() -> Result<T>) -> Result<T> {
+        match creds {
+            Some(creds) if self.privileged => {
+                let _acting = Acting::begin(creds)?;
+                call()
+            }
+            _ => call(),
+        }
+    }
+
+    /// Runs a change of names that the writer's open has already been allowed: as the daemon where root is root, as
+    /// the writer on a root-squashed export.
+    pub fn acting_for<T>(&self, writer: Option<&Creds>, call: impl FnOnce() -> Result<T>) -> Result<T> {
+        self.acting(writer.filter(|_| self.squashed), call)
+    }
+}
+
+fn folder(parent: impl AsFd, name: &str, mode: u32) -> Result<OwnedFd> {
+    let name = OsStr::new(name);
+    match at::mkdir(parent.as_fd(), name, mode) {
+        Ok(()) => {
+            let dir = at::open_dir(parent, name)?;
+            at::chmod(&dir, mode)?;
+            Ok(dir)
+        }
+        Err(Errno::EXIST) => at::open_dir(parent, name),
+        Err(other) => Err(other),
+    }
+}

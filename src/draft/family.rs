@@ -1,0 +1,163 @@
+//! Who writes a draft, who therefore sees it, and how its writers ended.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use rustix::fs::OFlags;
+
+use super::Draft;
+use crate::rules::{Decision, OnFailureExit, OnKill};
+use crate::sys::procfs::{self, Exit, Holds, Task};
+
+/// The process behind a request.
+#[derive(Clone, Copy, Debug)]
+pub struct Caller {
+    /// Thread id in the daemon's pid namespace; 0 for somebody outside of it.
+    pub tid: u32,
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+}
+
+/// One descriptor (and its duplicates) through which a draft is written.
+#[derive(Clone, Copy, Debug)]
+pub struct Writer {
+    /// Process that opened it; 0 when unknown.
+    pub tgid: u32,
+    /// Opened for writing only: it cannot be behind a writable mapping.
+    pub write_only: bool,
+    /// Ticks since boot at the open.
+    pub opened: u64,
+    /// When it was opened.
+    pub at: Instant,
+    /// The pid given out last before the open.
+    pub last_pid: Option<u32>,
+}
+
+impl Writer {
+    /// A writer that opens now.
+    pub fn opening(task: Option<&Task>, flags: OFlags) -> Self {
+        Writer {
+            tgid: task.map_or(0, |task| task.tgid),
+            write_only: flags & OFlags::ACCMODE == OFlags::WRONLY,
+            opened: procfs::now_ticks(),
+            at: Instant::now(),
+            last_pid: procfs::last_pid(),
+        }
+    }
+}
+
+/// All writers of a draft, past and present.
+#[derive(Debug, Default)]
+pub(super) struct Writers {
+    open: HashMap<u64, Writer>,
+    /// Every process that ever opened the draft for writing, with the ticks of its open.
+    openers: Vec<(u32, u64)>,
+    /// The worst end of an opener so far.
+    exit: Option<Exit>,
+    /// A close without proof was answered; outsiders wait until then for the release that may be behind it.
+    hold_until: Option<Instant>,
+}
+
+impl Writers {
+    /// The exit that forbids publication, by the rules of the path.
+    pub(super) fn failed_exit(&self, decision: &Decision) -> Option<Exit> {
+        self.exit.filter(|exit| match exit {
+            Exit::Signal(_) => decision.on_kill == OnKill::Quarantine,
+            Exit::Status(0) => false,
+            Exit::Status(_) => decision.on_failure_exit == OnFailureExit::Quarantine,
+        })
+    }
+}
+
+impl Draft {
+    /// A process opened the draft for writing.
+    pub fn add_writer(&self, fh: u64, writer: Writer, appends: bool) {
+        let mut writers = self.writers.lock();
+        if !appends {
+            self.only_appends.store(false, std::sync::atomic::Ordering::Relaxed);
+        }
+        if writer.tgid != 0 && !writers.openers.iter().any(|&(tgid, _)| tgid == writer.tgid) {
+            writers.openers.push((writer.tgid, writer.opened));
+        }
+        writers.open.insert(fh, writer);
+    }
+
+    /// The last reference to a descriptor is gone. True if it was the last writer.
+    pub fn remove_writer(&self, fh: u64) -> bool {
+        let mut writers = self.writers.lock();
+        writers.open.remove(&fh).is_some() && writers.open.is_empty()
+    }
+
+    /// The release that outsiders were held back for is here.
+    pub fn end_hold(&self) {
+        self.writers.lock().hold_until = None;
+    }
+
+    /// The writer behind a descriptor, and whether it is the only one.
+    pub(super) fn writer(&self, fh: u64) -> Option<(Writer, bool)> {
+        let writers = self.writers.lock();
+        writers.open.get(&fh).map(|writer| (*writer, writers.open.len() == 1))
+    }
+
+    /// True while somebody has the draft open for writing.
+    pub fn has_writers(&self) -> bool {
+        !self.writers.lock().open.is_empty()
+    }
+
+    /// A process on its way out closes the draft. Only openers are judged, not helpers that inherited a descriptor.
+    pub fn note_exit(&self, tgid: u32, exit: Exit) {
+        let mut writers = self.writers.lock();
+        if writers.openers.iter().any(|&(opener, _)| opener == tgid) {
+            writers.exit = match (writers.exit, exit) {
+                (Some(killed @ Exit::Signal(_)), _) => Some(killed),
+                (Some(failed @ Exit::Status(1..)), Exit::Status(_)) => Some(failed),
+                (_, latest) => Some(latest),
+            };
+        }
+    }
+
+    /// Outsiders wait for at most `limit` from now for a release.
+    pub fn hold(&self, limit: Duration) {
+        self.writers.lock().hold_until = Some(Instant::now() + limit);
+    }
+
+    /// When a hold ends, if one is on.
+    pub fn held_until(&self) -> Option<Instant> {
+        self.writers.lock().hold_until.filter(|until| *until > Instant::now())
+    }
+
+    /// True if the caller is a writer's process, one of its descendants, or holds the draft open although its
+    /// ancestors are gone.
+    pub fn is_family(&self, caller: Caller) -> bool {
+        let openers = self.writers.lock().openers.clone();
+        let Some(task) = procfs::task(caller.tid) else { return false };
+        let own = task.tgid;
+        let (mut pid, mut above) = (task.tgid, task.ppid);
+        for _ in 0..MAX_DEPTH {
+            if let Some(&(_, opened)) = openers.iter().find(|&&(tgid, _)| tgid == pid)
+                && procfs::start_ticks(pid).is_some_and(|start| start <= opened)
+            {
+                return true;
+            }
+            if above == 0 {
+                break;
+            }
+            let Some(parent) = procfs::task(above) else { break };
+            (pid, above) = (parent.tgid, parent.ppid);
+        }
+        let orphaned = openers.iter().any(|&(tgid, opened)| {
+            procfs::start_ticks(tgid).is_none_or(|start| start > opened) || procfs::exit_of(tgid).is_some()
+        });
+        orphaned && procfs::holds(own, &self.inos(), true) == Holds::Yes
+    }
+
+    /// The inode numbers under which the kernel may show the draft in `/proc`.
+    pub(super) fn inos(&self) -> [u64; 2] {
+        [self.node, self.stat().map_or(self.node, |stat| stat.ino)]
+    }
+}
+
+/// Generations of processes looked at; a chain that is longer is nobody's family.
+const MAX_DEPTH: usize = 64;

@@ -1,0 +1,373 @@
+//! Drafts: pending writes, each with a node id of its own, hidden from everybody but the writer's family.
+//!
+//! Lock order: a draft's `body`, then its `writers`, then `stream`; the table's shards before all of them and never held
+//! while one is waited for. `body` is held for reading across a write to the staged file, so that sealing (which takes
+//! it for writing) waits for writes in flight: it is the one lock that spans I/O, and only this draft's writers meet it.
+
+mod digest;
+mod family;
+mod proof;
+mod stage;
+mod table;
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Instant;
+
+use parking_lot::{Mutex, RwLock};
+
+use crate::commit::{Reason, Sealed, Staged, Target};
+use crate::inode::Key;
+use crate::journal::{CommitKind, DraftId, Owner, Ticket};
+use crate::rules::Decision;
+use crate::sys::cred::Creds;
+use crate::sys::stat::{self, Stat};
+use crate::sys::{Errno, Result, at};
+
+pub use digest::Digester;
+pub use family::{Caller, Writer};
+pub use proof::{Proof, last_close};
+pub use stage::{Keep, NewDraft};
+pub use table::{Drafts, Switch};
+
+/// A pending write on one name.
+#[derive(Debug)]
+pub struct Draft {
+    /// Its node id; never a version's.
+    pub node: u64,
+    /// What the rules say of its path.
+    pub decision: Decision,
+    /// Credentials of whoever began it.
+    pub creds: Option<Creds>,
+    /// Who began it, for the journal.
+    pub owner: Owner,
+    body: RwLock<Body>,
+    writers: Mutex<family::Writers>,
+    stream: Mutex<digest::Stream>,
+    taint: Mutex<Option<(&'static str, Errno)>>,
+    nlookup: AtomicU64,
+    handles: AtomicUsize,
+    only_appends: AtomicBool,
+    only_resizes: AtomicBool,
+}
+
+/// Content and target of a draft.
+#[derive(Debug)]
+pub struct Body {
+    /// What there is to read and write.
+    pub phase: Phase,
+    /// Where it will appear; `None` once its family unlinked it.
+    pub target: Option<Target>,
+    /// The version it was opened over.
+    pub base: Option<Base>,
+}
+
+/// The version below a draft.
+#[derive(Clone, Debug)]
+pub struct Base {
+    /// Its content.
+    pub file: Arc<File>,
+    /// Its inode.
+    pub key: Key,
+}
+
+/// A draft's content.
+#[derive(Debug)]
+pub enum Phase {
+    /// Nothing was changed yet: reads come from the version below.
+    Clean,
+    /// Accepts writes.
+    Open(Work),
+    /// No writer is left; a commit is on its way.
+    Sealing(Arc<File>),
+    /// Published. A write that still arrives gets a fresh staged file.
+    Published(Arc<File>),
+    /// Quarantined or dropped: nothing more will come of it.
+    Ended(Option<Arc<File>>),
+}
+
+/// A staged file that accepts writes.
+#[derive(Debug)]
+pub struct Work {
+    /// The draft's id in the journal.
+    pub id: DraftId,
+    /// Position of its first row there.
+    pub begun: Ticket,
+    /// The file.
+    pub staged: Staged,
+    /// True while the journal says `sealed`: a close was promised without proof, and a further write must take that
+    /// back first.
+    pub promised: AtomicBool,
+    /// How the version will have come to be, if nothing else is seen.
+    pub kind: CommitKind,
+}
+
+/// What to do before a write can go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blocked {
+    /// The version below must be copied.
+    Clean,
+    /// The journal still promises the content as it is.
+    Promised,
+    /// A commit is on its way: wait for its end.
+    Sealing,
+    /// The content is published: write to a fresh copy.
+    Published,
+    /// The draft ended; there is nothing to write to.
+    Ended,
+}
+
+impl Draft {
+    /// The open file to read the draft's content from.
+    pub fn content(&self) -> Result<Arc<File>> {
+        self.body.read().content()
+    }
+
+    /// Attributes of the draft as its family sees it.
+    pub fn stat(&self) -> Result<Stat> {
+        stat::fstat(&*self.content()?)
+    }
+
+    /// Where the draft will appear, unless its name was taken away.
+    pub fn target(&self) -> Option<Target> {
+        self.body.read().target.clone()
+    }
+
+    /// The inode of the version below.
+    pub fn base_key(&self) -> Option<Key> {
+        self.body.read().base.as_ref().map(|base| base.key)
+    }
+
+    /// True while a commit is on its way.
+    pub fn is_sealing(&self) -> bool {
+        matches!(self.body.read().phase, Phase::Sealing(_))
+    }
+
+    /// True while the draft may still become a version: it has content of its own and accepts writes, or is on its
+    /// way.
+    pub fn is_pending(&self) -> bool {
+        matches!(self.body.read().phase, Phase::Open(_) | Phase::Sealing(_))
+    }
+
+    /// True if there is no version below: the name is new.
+    pub fn is_new(&self) -> bool {
+        self.body.read().base.is_none()
+    }
+
+    /// The journal's id and the present size, while the draft accepts writes.
+    pub fn progress(&self) -> Option<(DraftId, u64)> {
+        match &self.body.read().phase {
+            Phase::Open(work) => Some((work.id, stat::fstat(&work.staged.file).ok()?.size)),
+            _ => None,
+        }
+    }
+
+    /// Runs `call` on the staged file while no seal can come in between.
+    pub fn change<T>(&self, call: impl FnOnce(&File) -> Result<T>) -> Result<std::result::Result<T, Blocked>> {
+        let body = self.body.read();
+        match &body.phase {
+            Phase::Open(work) if work.promised.load(Ordering::Acquire) => Ok(Err(Blocked::Promised)),
+            Phase::Open(work) => call(&work.staged.file).map(Ok),
+            Phase::Clean => Ok(Err(Blocked::Clean)),
+            Phase::Sealing(_) => Ok(Err(Blocked::Sealing)),
+            Phase::Published(_) => Ok(Err(Blocked::Published)),
+            Phase::Ended(_) => Ok(Err(Blocked::Ended)),
+        }
+    }
+
+    /// Writes to the staged file; the error taints the draft.
+    pub fn write(&self, data: &[u8], offset: u64) -> Result<std::result::Result<(), Blocked>> {
+        let written = self.change(|file| {
+            at::write_at(file, data, offset)?;
+            self.stream.lock().feed(offset, data);
+            Ok(())
+        });
+        if let Ok(Ok(())) = written {
+            self.only_resizes.store(false, Ordering::Relaxed);
+        }
+        self.tainting("write", written)
+    }
+
+    /// Changes the staged file by another call than a write: a resize, a hole, a copy inside the file system.
+    pub fn alter<T>(
+        &self,
+        step: &'static str,
+        call: impl FnOnce(&File) -> Result<T>,
+    ) -> Result<std::result::Result<T, Blocked>> {
+        let altered = self.change(call);
+        if let Ok(Ok(_)) = altered {
+            self.stream.lock().lose();
+            if step != "truncate" {
+                self.only_resizes.store(false, Ordering::Relaxed);
+            }
+        }
+        self.tainting(step, altered)
+    }
+
+    fn tainting<T>(
+        &self,
+        step: &'static str,
+        result: Result<std::result::Result<T, Blocked>>,
+    ) -> Result<std::result::Result<T, Blocked>> {
+        if let Err(errno) = result {
+            self.taint(step, errno);
+        }
+        result
+    }
+
+    /// Remembers the first failure: from here on every fsync and close of the draft returns it, and it is never
+    /// published.
+    pub fn taint(&self, step: &'static str, errno: Errno) {
+        // What the caller asked for wrongly says nothing about the content.
+        if matches!(errno, Errno::INVAL | Errno::OPNOTSUPP | Errno::FBIG | Errno::BADF | Errno::INTR) {
+            return;
+        }
+        let mut taint = self.taint.lock();
+        if taint.is_none() {
+            tracing::warn!(node = self.node, step, %errno, "draft tainted");
+            *taint = Some((step, errno));
+        }
+    }
+
+    /// The first failure, if there was one.
+    pub fn tainted(&self) -> Option<(&'static str, Errno)> {
+        *self.taint.lock()
+    }
+
+    /// Ends the writing: from here on nothing can change the content. `None` if there is nothing to publish or
+    /// somebody else seals already.
+    pub fn seal(&self) -> Option<Ending> {
+        let began = Instant::now();
+        let mut body = self.body.write();
+        if !matches!(body.phase, Phase::Open(_)) {
+            return None;
+        }
+        let Phase::Open(work) = std::mem::replace(&mut body.phase, Phase::Ended(None)) else { return None };
+        body.phase = Phase::Sealing(work.staged.file.clone());
+        let target = body.target.clone();
+        let kind = self.kind(&work, body.base.is_some());
+        drop(body);
+        let reason = match (self.tainted(), self.writers.lock().failed_exit(&self.decision)) {
+            (Some((step, errno)), _) => Some(Reason::Failed { step, errno }),
+            (None, Some(exit)) => Some(Reason::Exit(exit)),
+            (None, None) => None,
+        };
+        Some(match (target, reason) {
+            (None, _) => Ending::Unnamed { id: work.id, staged: work.staged },
+            (Some(_), Some(reason)) => Ending::Refused { id: work.id, staged: work.staged, reason },
+            (Some(target), None) => Ending::Commit(Sealed {
+                id: work.id,
+                begun: work.begun,
+                digest: self.stream.lock().digest(&work.staged.file),
+                staged: work.staged,
+                target,
+                kind,
+                writer: self.creds.clone(),
+                began,
+            }),
+        })
+    }
+
+    /// Ends a sealing.
+    pub fn finish(&self, phase: Phase) {
+        let mut body = self.body.write();
+        debug_assert!(matches!(body.phase, Phase::Sealing(_)));
+        body.phase = phase;
+    }
+
+    /// Takes the draft's name away: nothing will be published. False while a commit is on its way.
+    pub fn unname(&self) -> bool {
+        let mut body = self.body.write();
+        if matches!(body.phase, Phase::Sealing(_)) {
+            return false;
+        }
+        body.target = None;
+        true
+    }
+
+    /// Gives the draft another name. False while a commit is on its way.
+    pub fn retarget(&self, target: Target) -> bool {
+        let mut body = self.body.write();
+        if matches!(body.phase, Phase::Sealing(_)) {
+            return false;
+        }
+        body.target = Some(target);
+        true
+    }
+
+    /// True if the draft would appear under this name in this folder.
+    pub fn is_at(&self, parent: Key, name: &OsStr) -> bool {
+        self.body.read().target.as_ref().is_some_and(|t| t.parent.key == parent && t.name == name)
+    }
+
+    /// Counts one look-up of the draft's node by the kernel.
+    pub fn looked_up(&self) {
+        self.nlookup.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Counts one more open descriptor, of a reader or a writer.
+    pub fn opened(&self) {
+        self.handles.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// One descriptor is gone.
+    pub fn closed(&self) {
+        self.handles.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// True when neither the kernel nor a descriptor refers to the draft any more.
+    fn is_unreferenced(&self) -> bool {
+        self.nlookup.load(Ordering::Acquire) == 0 && self.handles.load(Ordering::Acquire) == 0
+    }
+
+    fn kind(&self, work: &Work, has_base: bool) -> CommitKind {
+        if !has_base {
+            CommitKind::New
+        } else if work.kind == CommitKind::Overwrite {
+            CommitKind::Overwrite
+        } else if self.only_resizes.load(Ordering::Relaxed) {
+            CommitKind::Truncate
+        } else if self.only_appends.load(Ordering::Relaxed) {
+            CommitKind::Append
+        } else {
+            CommitKind::Overwrite
+        }
+    }
+}
+
+impl Body {
+    fn content(&self) -> Result<Arc<File>> {
+        match &self.phase {
+            Phase::Clean => self.base.as_ref().map(|base| base.file.clone()).ok_or(Errno::IO),
+            Phase::Open(work) => Ok(work.staged.file.clone()),
+            Phase::Sealing(file) | Phase::Published(file) | Phase::Ended(Some(file)) => Ok(file.clone()),
+            Phase::Ended(None) => Err(Errno::IO),
+        }
+    }
+}
+
+/// How the writing of a draft ends.
+#[derive(Debug)]
+#[must_use]
+pub enum Ending {
+    /// It is to be published.
+    Commit(Sealed),
+    /// It must not be published: to quarantine.
+    Refused {
+        /// The draft.
+        id: DraftId,
+        /// Its content.
+        staged: Staged,
+        /// Why.
+        reason: Reason,
+    },
+    /// Its family unlinked it: the content goes with the last descriptor.
+    Unnamed {
+        /// The draft.
+        id: DraftId,
+        /// Its content.
+        staged: Staged,
+    },
+}

@@ -1,0 +1,85 @@
+//! Was this close the last one? FLUSH comes with every close of every duplicate; only a proof lets a commit happen in
+//! `close` itself.
+
+use std::time::Duration;
+
+use super::{Caller, Draft, Writer};
+use crate::sys::procfs::{self, Holds};
+
+/// What is known of the other references to a descriptor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// There is none: this was the last close.
+    LastClose,
+    /// There is one.
+    StillOpen,
+    /// It cannot be told; the kernel will say at release.
+    Unknown,
+}
+
+/// Within this time an unchanged last pid cannot be a counter that went round once.
+const NO_WRAP: Duration = Duration::from_secs(2);
+
+/// Pids given out since the open, up to which each is looked at directly instead of by listing all processes.
+const FEW: u32 = 64;
+
+/// Judges the close of descriptor `fh` by `caller`, whose own table no longer has the closed number.
+///
+/// Only the closing process, the opener, and processes forked after the open can have a duplicate, except for
+/// descriptors in flight over a socket or registered with io_uring: a write through one of those meets a published
+/// draft and is copied elsewhere, so a proof that was wrong costs a second version, never wholeness.
+pub fn last_close(draft: &Draft, fh: u64, caller: Caller) -> Proof {
+    let Some((writer, alone)) = draft.writer(fh) else { return Proof::Unknown };
+    if !alone {
+        return Proof::StillOpen;
+    }
+    let Some(closer) = procfs::task(caller.tid) else { return Proof::Unknown };
+    let inos = draft.inos();
+    let holds = |pid| procfs::holds(pid, &inos, !writer.write_only);
+    match holds(closer.tgid) {
+        Holds::Yes => return Proof::StillOpen,
+        Holds::Unknown => return Proof::Unknown,
+        Holds::No => {}
+    }
+    if closer.tgid != writer.tgid {
+        if writer.tgid == 0 || procfs::start_ticks(closer.tgid).is_none_or(|start| start + 1 < writer.opened) {
+            return Proof::Unknown;
+        }
+        match holds(writer.tgid) {
+            Holds::Yes => return Proof::StillOpen,
+            Holds::Unknown => return Proof::Unknown,
+            Holds::No => {}
+        }
+    }
+    let Some(candidates) = forked_since(&writer) else { return Proof::Unknown };
+    let own = std::process::id();
+    let mut proof = Proof::LastClose;
+    for pid in candidates {
+        if pid == own || pid == closer.tgid || pid == writer.tgid {
+            continue;
+        }
+        match holds(pid) {
+            Holds::Yes => return Proof::StillOpen,
+            Holds::Unknown => proof = Proof::Unknown,
+            Holds::No => {}
+        }
+    }
+    proof
+}
+
+/// Processes that may have been forked after the open. A pid of a thread is fine: it has its process's tables.
+fn forked_since(writer: &Writer) -> Option<Vec<u32>> {
+    let (then, now) = (writer.last_pid?, procfs::last_pid()?);
+    if writer.at.elapsed() < NO_WRAP {
+        if now == then {
+            return Some(Vec::new());
+        }
+        if now > then && now - then <= FEW {
+            return Some((then + 1..=now).collect());
+        }
+    }
+    let mut pids = procfs::processes()?;
+    // Ticks are coarse: one that started in the same tick as the open counts as later.
+    pids.retain(|&pid| procfs::start_ticks(pid).is_some_and(|start| start + 1 >= writer.opened));
+    Some(pids)
+}

@@ -1,0 +1,256 @@
+//! How a draft gets content of its own: an empty staged file for a new name, a copy of the version below otherwise.
+
+use std::ffi::OsStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+use parking_lot::{Mutex, RwLock};
+
+use super::{Base, Blocked, Body, Draft, Phase, Work, digest, family};
+use crate::commit::{Committer, Staged, Target};
+use crate::failpoint;
+use crate::journal::{Begun, CommitKind, Entry, Owner};
+use crate::rules::Decision;
+use crate::sys::cred::Creds;
+use crate::sys::{Errno, Result, at, copy, stat};
+
+/// How much of the version below a draft starts with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// Everything: append, patch, map.
+    All,
+    /// The first bytes: truncate.
+    Bytes(u64),
+    /// Nothing: the open truncated.
+    Nothing,
+}
+
+/// What a draft is begun with.
+#[derive(Debug)]
+pub struct NewDraft {
+    /// Its node id.
+    pub node: u64,
+    /// Where it will appear.
+    pub target: Target,
+    /// The version below, if the name exists.
+    pub base: Option<Base>,
+    /// What the rules say of its path.
+    pub decision: Decision,
+    /// As whom it is created; `None` for the daemon itself.
+    pub creds: Option<Creds>,
+    /// Who begins it.
+    pub owner: Owner,
+}
+
+impl Draft {
+    /// A draft without content of its own.
+    pub fn new(new: NewDraft) -> Arc<Self> {
+        Arc::new(Draft {
+            node: new.node,
+            decision: new.decision,
+            creds: new.creds,
+            owner: new.owner,
+            body: RwLock::new(Body { phase: Phase::Clean, target: Some(new.target), base: new.base }),
+            writers: Mutex::new(family::Writers::default()),
+            stream: Mutex::new(digest::Stream::default()),
+            taint: Mutex::new(None),
+            nlookup: AtomicU64::new(0),
+            handles: AtomicUsize::new(0),
+            only_appends: AtomicBool::new(true),
+            only_resizes: AtomicBool::new(true),
+        })
+    }
+
+    /// Creates the staged file of a new name. `listed` is called with the draft locked, so that whoever finds it from
+    /// then on waits until the file is there (or the attempt failed).
+    pub fn create(
+        self: &Arc<Self>,
+        by: &Committer,
+        mode: u32,
+        masked_mode: u32,
+        listed: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
+        let mut body = self.body.write();
+        listed()?;
+        let target = body.target.clone().ok_or(Errno::NOENT)?;
+        let work = self.begin(by, &target, CommitKind::New, |name| {
+            let staged = by.staging.create(name, masked_mode, self.creds.as_ref())?;
+            Ok((staged, ()))
+        });
+        let work = work.and_then(|(work, ())| {
+            let inherited = by.nodes.fd(&target.parent).and_then(|dir| by.staging.inherit(&work.staged, dir, mode));
+            match inherited {
+                Ok(()) => Ok(work),
+                Err(errno) => {
+                    by.discard(work.id, &work.staged, "could not be begun");
+                    Err(errno)
+                }
+            }
+        });
+        body.phase = match work {
+            Ok(work) => Phase::Open(work),
+            Err(errno) => {
+                body.phase = Phase::Ended(None);
+                return Err(errno);
+            }
+        };
+        Ok(())
+    }
+
+    /// Makes the draft ready to be changed, as `blocked` said it was not. Not for [`Blocked::Sealing`]: wait for the
+    /// commit's end first.
+    pub fn unblock(&self, by: &Committer, blocked: Blocked, keep: Keep) -> Result<()> {
+        match blocked {
+            Blocked::Clean => self.copy_up(by, keep),
+            Blocked::Promised => self.take_promise_back(by),
+            Blocked::Published => self.begin_again(by, keep),
+            Blocked::Sealing => Err(Errno::AGAIN),
+            Blocked::Ended => Err(self.tainted().map_or(Errno::IO, |(_, errno)| errno)),
+        }
+    }
+
+    /// Says durably in the journal that the content is final unless a further write says otherwise. Only for a close
+    /// without proof; the data is made durable first.
+    pub fn promise(&self, by: &Committer) -> Result<()> {
+        let body = self.body.read();
+        let Phase::Open(work) = &body.phase else { return Ok(()) };
+        let synced = at::fsync(&work.staged.file);
+        if let Err(errno) = synced {
+            drop(body);
+            self.taint("fsync", errno);
+            return Err(errno);
+        }
+        if body.target.is_none() || work.promised.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let bytes = stat::fstat(&work.staged.file)?.size;
+        by.journal.submit_durable(Entry::Sealed { id: work.id, bytes }).map_err(|error| {
+            tracing::error!(draft = work.id, %error, "cannot promise a close");
+            Errno::from_raw_os_error(error.errno())
+        })?;
+        work.promised.store(true, Ordering::Release);
+        failpoint!("commit_after_seal");
+        Ok(())
+    }
+
+    fn take_promise_back(&self, by: &Committer) -> Result<()> {
+        let body = self.body.write();
+        let Phase::Open(work) = &body.phase else { return Ok(()) };
+        if work.promised.load(Ordering::Acquire) {
+            by.journal
+                .submit_durable(Entry::Unsealed { id: work.id })
+                .map_err(|error| Errno::from_raw_os_error(error.errno()))?;
+            work.promised.store(false, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// Copies the version below into a staged file of its own.
+    fn copy_up(&self, by: &Committer, keep: Keep) -> Result<()> {
+        let mut body = self.body.write();
+        if !matches!(body.phase, Phase::Clean) {
+            return Ok(());
+        }
+        let target = body.target.clone().ok_or(Errno::NOENT)?;
+        let base = body.base.clone().ok_or(Errno::IO)?;
+        let work = self.fork(by, &target, &base, keep).inspect_err(|&errno| self.taint("copy", errno))?;
+        body.phase = Phase::Open(work);
+        Ok(())
+    }
+
+    /// A write after the commit: the published version becomes the version below a fresh draft.
+    fn begin_again(&self, by: &Committer, keep: Keep) -> Result<()> {
+        let mut body = self.body.write();
+        let Phase::Published(file) = &body.phase else { return Ok(()) };
+        let target = body.target.clone().ok_or(Errno::NOENT)?;
+        let base = Base { file: file.clone(), key: crate::inode::Key::of(&stat::fstat(&**file)?) };
+        tracing::info!(node = self.node, "write after the last close: a fresh draft");
+        self.only_resizes.store(true, Ordering::Relaxed);
+        let work = self.fork(by, &target, &base, keep).inspect_err(|&errno| self.taint("copy", errno))?;
+        body.base = Some(base);
+        body.phase = Phase::Open(work);
+        Ok(())
+    }
+
+    fn fork(&self, by: &Committer, target: &Target, base: &Base, keep: Keep) -> Result<Work> {
+        let like = stat::fstat(&*base.file)?;
+        let kept = match keep {
+            Keep::All => like.size,
+            Keep::Bytes(bytes) => bytes.min(like.size),
+            Keep::Nothing => 0,
+        };
+        let kind = if keep == Keep::Nothing { CommitKind::Overwrite } else { CommitKind::Append };
+        let (work, ()) = self.begin(by, target, kind, |name| {
+            let staged = by.staging.create(name, 0o600, self.creds.as_ref())?;
+            let filled = by
+                .staging
+                .resemble(&staged, &base.file, &like)
+                .and_then(|()| copy::copy_content(&*base.file, &*staged.file, kept));
+            match filled {
+                Ok(()) => Ok((staged, ())),
+                Err(errno) => {
+                    by.staging.remove(name)?;
+                    Err(errno)
+                }
+            }
+        })?;
+        let mut stream = self.stream.lock();
+        stream.restart();
+        if kept > 0 {
+            stream.lose();
+        }
+        Ok(work)
+    }
+
+    /// The first row and the staged file of a draft. Fails before anything exists if the journal cannot take rows.
+    fn begin<T>(
+        &self,
+        by: &Committer,
+        target: &Target,
+        kind: CommitKind,
+        make: impl FnOnce(&str) -> Result<(Staged, T)>,
+    ) -> Result<(Work, T)> {
+        by.journal.health().map_err(|error| {
+            tracing::warn!(%error, "no new draft while the journal is in trouble");
+            Errno::from_raw_os_error(error.errno())
+        })?;
+        let id = by.journal.next_draft_id();
+        let name = by.staging.name_of(id);
+        let (staged, extra) = make(&name)?;
+        failpoint!("begin_after_stage");
+        let begun = by.journal.submit(Entry::Begun(Begun {
+            id,
+            path: target.path(),
+            stage: name,
+            ino: staged.ino,
+            kind,
+            owner: self.owner.clone(),
+        }));
+        failpoint!("begin_after_row");
+        Ok((Work { id, begun, staged, promised: AtomicBool::new(false), kind }, extra))
+    }
+
+    /// Empties the draft: an open that truncates a draft somebody else began.
+    pub fn empty(&self, by: &Committer) -> Result<()> {
+        loop {
+            let emptied = self.change(|file| {
+                at::truncate(file, 0)?;
+                self.stream.lock().restart();
+                Ok(())
+            })?;
+            match emptied {
+                Ok(()) => {
+                    self.only_resizes.store(false, Ordering::Relaxed);
+                    return Ok(());
+                }
+                Err(blocked) => self.unblock(by, blocked, Keep::Nothing)?,
+            }
+        }
+    }
+
+    /// The name under which a listing shows the draft.
+    pub fn name_in(&self, parent: crate::inode::Key) -> Option<std::ffi::OsString> {
+        let body = self.body.read();
+        body.target.as_ref().filter(|target| target.parent.key == parent).map(|target| OsStr::to_owned(&target.name))
+    }
+}

@@ -1,0 +1,204 @@
+//! Calls on one name in an open directory, or on one open inode.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+pub use rustix::fs::{FallocateFlags, RenameFlags, StatVfs, Timestamps};
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid};
+use rustix::io::retry_on_intr;
+
+use super::{Errno, Result};
+
+/// A reference to the inode itself: no access to its content, no side effect of opening (pipes, devices, atime).
+pub fn open_path(dir: impl AsFd, name: &OsStr) -> Result<OwnedFd> {
+    rustix::fs::openat(dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// Opens folder `name` in `dir` for listing, never through a symlink.
+pub fn open_dir(dir: impl AsFd, name: &OsStr) -> Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    retry_on_intr(|| rustix::fs::openat(dir.as_fd(), name, flags, Mode::empty()))
+}
+
+/// Opens the regular file `name` in `dir` with the access bits and creation flags of `flags`.
+pub fn open_file(dir: impl AsFd, name: &OsStr, flags: OFlags, mode: u32) -> Result<File> {
+    let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
+    retry_on_intr(|| rustix::fs::openat(dir.as_fd(), name, flags, Mode::from_raw_mode(mode & 0o7777))).map(File::from)
+}
+
+/// Opens again, with other access, the inode that an `O_PATH` descriptor refers to.
+pub fn reopen(fd: impl AsFd, flags: OFlags) -> Result<File> {
+    let flags = (flags - OFlags::NOFOLLOW) | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
+    retry_on_intr(|| rustix::fs::open(proc_path(fd.as_fd()), flags, Mode::empty())).map(File::from)
+}
+
+/// The magic link to an open inode, for calls that take a path only; following it walks no name of the export.
+pub(super) fn proc_path(fd: BorrowedFd<'_>) -> String {
+    format!("/proc/self/fd/{}", fd.as_raw_fd())
+}
+
+/// Creates a folder.
+pub fn mkdir(dir: impl AsFd, name: &OsStr, mode: u32) -> Result<()> {
+    rustix::fs::mkdirat(dir, name, Mode::from_raw_mode(mode & 0o7777))
+}
+
+/// Creates a special file or an empty regular one; `mode` holds the type, `rdev` has the kernel's 32-bit encoding.
+pub fn mknod(dir: impl AsFd, name: &OsStr, mode: u32, rdev: u32) -> Result<()> {
+    let (major, minor) = ((rdev >> 8) & 0xfff, (rdev & 0xff) | ((rdev >> 12) & 0xfff00));
+    rustix::fs::mknodat(
+        dir,
+        name,
+        rustix::fs::FileType::from_raw_mode(mode),
+        Mode::from_raw_mode(mode & 0o7777),
+        rustix::fs::makedev(major, minor),
+    )
+}
+
+/// Creates a symbolic link.
+pub fn symlink(target: &OsStr, dir: impl AsFd, name: &OsStr) -> Result<()> {
+    rustix::fs::symlinkat(target, dir, name)
+}
+
+/// The target of the symbolic link behind an `O_PATH` descriptor.
+pub fn readlink(fd: impl AsFd) -> Result<Vec<u8>> {
+    Ok(rustix::fs::readlinkat(fd, "", Vec::new())?.into_bytes())
+}
+
+/// A further name for an open inode.
+pub fn link(fd: impl AsFd, dir: impl AsFd, name: &OsStr) -> Result<()> {
+    rustix::fs::linkat(rustix::fs::CWD, proc_path(fd.as_fd()), dir, name, AtFlags::SYMLINK_FOLLOW)
+}
+
+/// Removes a name that is not a folder.
+pub fn unlink(dir: impl AsFd, name: &OsStr) -> Result<()> {
+    rustix::fs::unlinkat(dir, name, AtFlags::empty())
+}
+
+/// Removes an empty folder.
+pub fn rmdir(dir: impl AsFd, name: &OsStr) -> Result<()> {
+    rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR)
+}
+
+/// Renames; with empty flags the atomic replacement that everything here rests on.
+pub fn rename(from: impl AsFd, name: &OsStr, to: impl AsFd, new: &OsStr, flags: RenameFlags) -> Result<()> {
+    if flags.is_empty() {
+        rustix::fs::renameat(from, name, to, new)
+    } else {
+        rustix::fs::renameat_with(from, name, to, new, flags)
+    }
+}
+
+/// Changes the permission bits of an open inode (also an `O_PATH` one).
+pub fn chmod(fd: impl AsFd, perm: u32) -> Result<()> {
+    rustix::fs::chmod(proc_path(fd.as_fd()), Mode::from_raw_mode(perm & 0o7777))
+}
+
+/// Changes owner and group of an open inode; `None` leaves one as it is.
+pub fn chown(fd: impl AsFd, uid: Option<u32>, gid: Option<u32>) -> Result<()> {
+    rustix::fs::chownat(fd, "", uid.map(Uid::from_raw), gid.map(Gid::from_raw), AtFlags::EMPTY_PATH)
+}
+
+/// Sets the times of an open inode (also an `O_PATH` one).
+pub fn set_times(fd: impl AsFd, times: &Timestamps) -> Result<()> {
+    // utimensat takes no empty path with O_PATH on older kernels; the magic link always works but is followed, which
+    // for a symlink's own descriptor ends at the symlink.
+    rustix::fs::utimensat(rustix::fs::CWD, proc_path(fd.as_fd()), times, AtFlags::empty())
+}
+
+/// Makes a file's data and size durable.
+pub fn fsync(fd: impl AsFd) -> Result<()> {
+    retry_on_intr(|| rustix::fs::fsync(fd.as_fd()))
+}
+
+/// Makes a folder's names durable. File systems that cannot fsync a folder answer EINVAL: they have nothing to sync.
+pub fn fsync_dir(fd: impl AsFd) -> Result<()> {
+    match fsync(fd) {
+        Err(Errno::INVAL) => Ok(()),
+        other => other,
+    }
+}
+
+/// Reads at an offset until the buffer is full or the file ends; returns the bytes read.
+pub fn read_at(fd: impl AsFd, buf: &mut [u8], offset: u64) -> Result<usize> {
+    let mut done = 0;
+    while done < buf.len() {
+        match retry_on_intr(|| rustix::io::pread(fd.as_fd(), &mut buf[done..], offset + done as u64))? {
+            0 => break,
+            n => done += n,
+        }
+    }
+    Ok(done)
+}
+
+/// Writes all of `data` at an offset.
+pub fn write_at(fd: impl AsFd, data: &[u8], offset: u64) -> Result<()> {
+    let mut done = 0;
+    while done < data.len() {
+        match retry_on_intr(|| rustix::io::pwrite(fd.as_fd(), &data[done..], offset + done as u64))? {
+            0 => return Err(Errno::IO),
+            n => done += n,
+        }
+    }
+    Ok(())
+}
+
+/// Sets a file's length.
+pub fn truncate(fd: impl AsFd, size: u64) -> Result<()> {
+    retry_on_intr(|| rustix::fs::ftruncate(fd.as_fd(), size))
+}
+
+/// Preallocates, punches, zeroes, as the flags say.
+pub fn fallocate(fd: impl AsFd, mode: u32, offset: u64, len: u64) -> Result<()> {
+    retry_on_intr(|| rustix::fs::fallocate(fd.as_fd(), FallocateFlags::from_bits_retain(mode), offset, len))
+}
+
+/// Finds data or a hole from `offset` on.
+pub fn seek_hole_data(fd: impl AsFd, offset: u64, hole: bool) -> Result<u64> {
+    let to = if hole { rustix::fs::SeekFrom::Hole(offset) } else { rustix::fs::SeekFrom::Data(offset) };
+    rustix::fs::seek(fd, to)
+}
+
+/// Space and limits of the file system.
+pub fn statvfs(fd: impl AsFd) -> Result<StatVfs> {
+    rustix::fs::fstatvfs(fd)
+}
+
+/// One entry of a listing.
+#[derive(Clone, Debug)]
+pub struct DirEntry {
+    /// Inode number.
+    pub ino: u64,
+    /// Type, where the file system tells it without a further call.
+    pub kind: Option<super::Kind>,
+    /// Name.
+    pub name: Box<OsStr>,
+}
+
+/// The whole listing of an open folder, without `.` and `..`.
+pub fn list(dir: impl AsFd) -> Result<Vec<DirEntry>> {
+    use super::Kind;
+    use rustix::fs::FileType;
+    use std::os::unix::ffi::OsStrExt;
+
+    let mut entries = Vec::new();
+    for entry in rustix::fs::Dir::read_from(dir)? {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        if name == b"." || name == b".." {
+            continue;
+        }
+        let kind = match entry.file_type() {
+            FileType::RegularFile => Some(Kind::File),
+            FileType::Directory => Some(Kind::Dir),
+            FileType::Symlink => Some(Kind::Symlink),
+            FileType::Fifo => Some(Kind::Fifo),
+            FileType::Socket => Some(Kind::Socket),
+            FileType::CharacterDevice => Some(Kind::Char),
+            FileType::BlockDevice => Some(Kind::Block),
+            FileType::Unknown => None,
+        };
+        entries.push(DirEntry { ino: entry.ino(), kind, name: OsStr::from_bytes(name).into() });
+    }
+    Ok(entries)
+}

@@ -1,0 +1,74 @@
+//! Copying content between two files of the export, by the cheapest way that the file system has.
+
+use std::os::fd::AsFd;
+
+use super::{Errno, Result, at};
+
+/// Makes `to` (empty) hold the first `size` bytes of `from`: a clone if the file system shares extents, a copy inside
+/// the file system or on the server next, through memory last. Holes stay holes.
+pub fn copy_content(from: impl AsFd, to: impl AsFd, size: u64) -> Result<()> {
+    if size == 0 {
+        return Ok(());
+    }
+    match rustix::fs::ioctl_ficlone(to.as_fd(), from.as_fd()) {
+        Ok(()) => return at::truncate(to, size),
+        Err(Errno::OPNOTSUPP | Errno::XDEV | Errno::INVAL | Errno::NOTTY | Errno::NOSYS | Errno::PERM) => {}
+        Err(other) => return Err(other),
+    }
+    at::truncate(to.as_fd(), size)?;
+    let mut offset = 0;
+    while offset < size {
+        let start = match at::seek_hole_data(from.as_fd(), offset, false) {
+            Ok(start) => start,
+            Err(Errno::NXIO) => break,
+            Err(Errno::INVAL | Errno::OPNOTSUPP) => offset,
+            Err(other) => return Err(other),
+        };
+        let end = match at::seek_hole_data(from.as_fd(), start, true) {
+            Ok(end) => end.min(size),
+            Err(Errno::INVAL | Errno::OPNOTSUPP) => size,
+            Err(Errno::NXIO) => break,
+            Err(other) => return Err(other),
+        };
+        if start >= size {
+            break;
+        }
+        copy_range(from.as_fd(), start, to.as_fd(), start, end - start)?;
+        offset = end.max(start + 1);
+    }
+    Ok(())
+}
+
+/// Copies `len` bytes, fewer only at the source's end; returns the bytes copied.
+pub fn copy_range(from: impl AsFd, mut src: u64, to: impl AsFd, mut dst: u64, len: u64) -> Result<u64> {
+    let mut left = len;
+    while left > 0 {
+        let chunk = usize::try_from(left.min(1 << 30)).unwrap_or(1 << 30);
+        match rustix::fs::copy_file_range(from.as_fd(), Some(&mut src), to.as_fd(), Some(&mut dst), chunk) {
+            Ok(0) => break,
+            Ok(n) => left -= n as u64,
+            Err(Errno::INTR) => {}
+            Err(Errno::OPNOTSUPP | Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::PERM) => {
+                return copy_through_memory(from, src, to, dst, left).map(|n| len - left + n);
+            }
+            Err(other) => return Err(other),
+        }
+    }
+    Ok(len - left)
+}
+
+fn copy_through_memory(from: impl AsFd, src: u64, to: impl AsFd, dst: u64, len: u64) -> Result<u64> {
+    let mut buf = vec![0; usize::try_from(len.min(1 << 20)).unwrap_or(1 << 20)];
+    let mut done = 0;
+    while done < len {
+        let want = usize::try_from(len - done).unwrap_or(usize::MAX).min(buf.len());
+        match at::read_at(from.as_fd(), &mut buf[..want], src + done)? {
+            0 => break,
+            n => {
+                at::write_at(to.as_fd(), &buf[..n], dst + done)?;
+                done += n as u64;
+            }
+        }
+    }
+    Ok(done)
+}

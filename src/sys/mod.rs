@@ -1,0 +1,24 @@
+//! The one wall between the program and the kernel: every system call that touches the export, another process or the
+//! thread's credentials is made here, with the flags that keep it safe (`O_CLOEXEC`, `O_NOFOLLOW`, single names relative
+//! to a directory descriptor). The only `unsafe` of the crate lives below this module.
+
+pub mod acl;
+pub mod at;
+pub mod copy;
+pub mod cred;
+pub mod handle;
+pub mod mount;
+pub mod procfs;
+pub mod stat;
+pub mod xattr;
+
+pub use rustix::io::Errno;
+pub use stat::{Kind, Stat};
+
+/// Result of a call to the kernel; the raw errno is what the caller of the file system gets to see.
+pub type Result<T> = std::result::Result<T, Errno>;
+
+/// The errno of a standard-library error, `EIO` where it carries none.
+pub fn errno_of(error: &std::io::Error) -> Errno {
+    Errno::from_io_error(error).unwrap_or(Errno::IO)
+}

@@ -1,0 +1,45 @@
+//! Mount points, file system types, descriptor limits.
+
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use rustix::mount::UnmountFlags;
+use rustix::process::{Resource, Rlimit};
+
+use super::{Errno, Result};
+
+/// `f_type` of NFS.
+const NFS_SUPER_MAGIC: u64 = 0x6969;
+
+/// True on an NFS mount.
+pub fn is_nfs(fd: impl AsFd) -> Result<bool> {
+    Ok(rustix::fs::fstatfs(fd)?.f_type as u64 == NFS_SUPER_MAGIC)
+}
+
+/// Takes a mount out of the name space at once; its users keep what they have open.
+pub fn detach(mountpoint: &Path) -> Result<()> {
+    rustix::mount::unmount(mountpoint, UnmountFlags::DETACH)
+}
+
+/// Unmounts if nobody uses it: `EBUSY` otherwise.
+pub fn unmount(mountpoint: &Path) -> Result<()> {
+    rustix::mount::unmount(mountpoint, UnmountFlags::empty())
+}
+
+/// Raises the soft limit of open descriptors to the hard one and returns it.
+pub fn raise_descriptor_limit() -> u64 {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    match rustix::process::setrlimit(Resource::Nofile, raised) {
+        Ok(()) => limit.maximum.unwrap_or(1 << 20),
+        Err(errno) => {
+            tracing::warn!(%errno, "cannot raise the limit of open descriptors");
+            limit.current.unwrap_or(1024)
+        }
+    }
+}
+
+/// True when the error says that the file system has no more room for this user.
+pub fn is_no_space(errno: Errno) -> bool {
+    matches!(errno, Errno::NOSPC | Errno::DQUOT)
+}

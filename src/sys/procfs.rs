@@ -1,0 +1,226 @@
+//! What the kernel tells about other processes. Nothing here calls back into a mount: links are read, never followed.
+
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+
+use rustix::time::ClockId;
+
+/// Clock ticks per second in `/proc` (USER_HZ, the same on every Linux architecture that has FUSE).
+const TICKS: u64 = 100;
+
+/// One task, from `/proc/TID/status`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Task {
+    /// Process (thread group) id.
+    pub tgid: u32,
+    /// Parent's process id; 0 at the top of the pid namespace.
+    pub ppid: u32,
+    /// Name of the thread, at most 15 bytes.
+    pub comm: String,
+    /// Supplementary groups.
+    pub groups: Box<[u32]>,
+}
+
+/// Reads a task; `None` when it is gone, unreadable, or has no pid in the daemon's namespace.
+pub fn task(tid: u32) -> Option<Task> {
+    if tid == 0 {
+        return None;
+    }
+    let status = fs::read(format!("/proc/{tid}/status")).ok()?;
+    let status = String::from_utf8_lossy(&status);
+    let mut task = Task { tgid: 0, ppid: 0, comm: String::new(), groups: Box::default() };
+    for line in status.lines() {
+        let Some((key, value)) = line.split_once(':') else { continue };
+        let value = value.trim();
+        match key {
+            "Name" => task.comm = value.to_owned(),
+            "Tgid" => task.tgid = value.parse().ok()?,
+            "PPid" => task.ppid = value.parse().ok()?,
+            "Groups" => {
+                task.groups = value.split_whitespace().filter_map(|g| g.parse().ok()).collect();
+                break;
+            }
+            _ => {}
+        }
+    }
+    (task.tgid != 0).then_some(task)
+}
+
+/// How a dying task ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// By a signal.
+    Signal(u8),
+    /// By itself, with this status.
+    Status(u8),
+}
+
+/// `None` while the task is alive and well; how it ends once it is on its way out (PF_EXITING).
+pub fn exit_of(tid: u32) -> Option<Exit> {
+    const PF_EXITING: u64 = 0x4;
+    let stat = stat_fields(tid)?;
+    if field::<u64>(&stat, 9)? & PF_EXITING == 0 {
+        return None;
+    }
+    let code: u32 = field(&stat, 52)?;
+    Some(match code & 0x7f {
+        0 => Exit::Status((code >> 8) as u8),
+        signal => Exit::Signal(signal as u8),
+    })
+}
+
+/// When a process started, in ticks since boot.
+pub fn start_ticks(pid: u32) -> Option<u64> {
+    field(&stat_fields(pid)?, 22)
+}
+
+/// Ticks since boot, on the clock of [`start_ticks`].
+pub fn now_ticks() -> u64 {
+    let now = rustix::time::clock_gettime(ClockId::Boottime);
+    now.tv_sec as u64 * TICKS + now.tv_nsec as u64 / (1_000_000_000 / TICKS)
+}
+
+/// The pid given out last, by `/proc/loadavg`: unchanged means that nothing was forked.
+pub fn last_pid() -> Option<u32> {
+    let loadavg = fs::read_to_string("/proc/loadavg").ok()?;
+    loadavg.split_whitespace().nth(4)?.parse().ok()
+}
+
+/// All processes there are now.
+pub fn processes() -> Option<Vec<u32>> {
+    let mut pids = Vec::new();
+    for entry in fs::read_dir("/proc").ok()? {
+        if let Some(pid) = entry.ok()?.file_name().to_str().and_then(|name| name.parse().ok()) {
+            pids.push(pid);
+        }
+    }
+    Some(pids)
+}
+
+/// Whether a process has a file open or mapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holds {
+    /// It has a descriptor, or a shared mapping where asked for.
+    Yes,
+    /// It has none, or it is gone.
+    No,
+    /// Its tables cannot be read.
+    Unknown,
+}
+
+/// Looks for any of `inos` (the inode numbers that a mount reports for one file) in the process's descriptor table,
+/// and with `mappings` among its shared mappings. Files of other file systems with the same number count too, which
+/// errs towards `Yes`.
+pub fn holds(pid: u32, inos: &[u64], mappings: bool) -> Holds {
+    match holds_descriptor(pid, inos) {
+        Holds::No if mappings => holds_mapping(pid, inos),
+        other => other,
+    }
+}
+
+fn holds_descriptor(pid: u32, inos: &[u64]) -> Holds {
+    let table = match fs::read_dir(format!("/proc/{pid}/fd")) {
+        Ok(table) => table,
+        Err(error) => return unreadable(&error),
+    };
+    for entry in table {
+        let entry = match entry {
+            Ok(entry) => entry,
+            Err(error) => return unreadable(&error),
+        };
+        match fs::read_link(entry.path()) {
+            // Sockets, pipes and anonymous inodes have no absolute path.
+            Ok(link) if link.as_os_str().as_bytes().first() != Some(&b'/') => continue,
+            Ok(_) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(error) => return unreadable(&error),
+        }
+        let number = entry.file_name();
+        let info = match fs::read_to_string(format!("/proc/{pid}/fdinfo/{}", number.to_string_lossy())) {
+            Ok(info) => info,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(error) => return unreadable(&error),
+        };
+        let ino = info.lines().find_map(|line| line.strip_prefix("ino:"));
+        match ino.map(|ino| ino.trim().parse::<u64>()) {
+            Some(Ok(ino)) if inos.contains(&ino) => return Holds::Yes,
+            Some(Ok(_)) => {}
+            _ => return Holds::Unknown,
+        }
+    }
+    Holds::No
+}
+
+fn holds_mapping(pid: u32, inos: &[u64]) -> Holds {
+    let maps = match fs::read(format!("/proc/{pid}/maps")) {
+        Ok(maps) => maps,
+        Err(error) => return unreadable(&error),
+    };
+    for line in maps.split(|&b| b == b'\n') {
+        // address perms offset dev inode [path]; a shared mapping that is read-only now may become writable.
+        let mut words = line.split(|&b| b == b' ').filter(|word| !word.is_empty());
+        let (Some(perms), Some(ino)) = (words.nth(1), words.nth(2)) else { continue };
+        let ino = std::str::from_utf8(ino).ok().and_then(|ino| ino.parse().ok());
+        if perms.get(3) == Some(&b's') && ino.is_some_and(|ino| inos.contains(&ino)) {
+            return Holds::Yes;
+        }
+    }
+    Holds::No
+}
+
+/// A process that went away in the meantime holds nothing.
+fn unreadable(error: &std::io::Error) -> Holds {
+    match rustix::io::Errno::from_io_error(error) {
+        Some(rustix::io::Errno::NOENT | rustix::io::Errno::SRCH) => Holds::No,
+        _ => Holds::Unknown,
+    }
+}
+
+/// The fields of `/proc/TID/stat` from the third on; the second, the name, may hold anything.
+fn stat_fields(tid: u32) -> Option<Vec<String>> {
+    if tid == 0 {
+        return None;
+    }
+    let stat = fs::read(format!("/proc/{tid}/stat")).ok()?;
+    let end = stat.iter().rposition(|&b| b == b')')?;
+    let rest = std::str::from_utf8(&stat[end + 1..]).ok()?;
+    Some(rest.split_whitespace().map(str::to_owned).collect())
+}
+
+/// Field `number` as `proc(5)` counts them, from 1.
+fn field<T: std::str::FromStr>(fields: &[String], number: usize) -> Option<T> {
+    fields.get(number - 3)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_itself() {
+        let me = std::process::id();
+        let task = task(me).unwrap();
+        assert_eq!(task.tgid, me);
+        assert_eq!(task.ppid, std::os::unix::process::parent_id());
+        assert_eq!(exit_of(me), None);
+        assert!(start_ticks(me).unwrap() <= now_ticks());
+        assert!(processes().unwrap().contains(&me));
+    }
+
+    #[test]
+    fn sees_an_open_and_a_mapped_file() {
+        use std::os::unix::fs::MetadataExt;
+        let file = tempfile::tempfile_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let ino = file.metadata().unwrap().ino();
+        let me = std::process::id();
+        assert_eq!(holds(me, &[ino], true), Holds::Yes);
+        drop(file);
+        assert_eq!(holds(me, &[ino, 0x3fff_ffff_ffff_ffff], true), Holds::No);
+    }
+
+    #[test]
+    fn a_pid_that_is_nobody_holds_nothing() {
+        assert_eq!(holds(u32::MAX >> 1, &[1], true), Holds::No);
+        assert_eq!(task(0), None);
+    }
+}
