@@ -79,6 +79,17 @@ impl CommitKind {
             CommitKind::Truncate => "truncate",
         }
     }
+
+    /// Reads the stored word.
+    pub fn parse(word: &str) -> Option<Self> {
+        Some(match word {
+            "new" => CommitKind::New,
+            "overwrite" => CommitKind::Overwrite,
+            "append" => CommitKind::Append,
+            "truncate" => CommitKind::Truncate,
+            _ => return None,
+        })
+    }
 }
 
 /// The process that began a draft.

@@ -1,0 +1,66 @@
+# Shared by the scripts of this folder: source it; it only defines functions and $top, the repository's root.
+# shellcheck shell=bash
+
+top=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+export PATH="$PATH:${CARGO_HOME:-$HOME/.cargo}/bin:/usr/sbin:/sbin"
+
+say() { printf '%s\n' "$*"; }
+die() { printf '%s: %s\n' "${0##*/}" "$*" >&2; exit 1; }
+
+# Headings stand out in a terminal and stay plain in a log.
+heading() {
+  if [ -t 1 ] && [ -z "${NO_COLOR:-}" ]; then printf '\n\033[1m%s\033[0m\n' "$*"; else printf '\n%s\n' "$*"; fi
+}
+
+as_root() { if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo "$@"; fi; }
+
+# need COMMAND=PACKAGE[,PACKAGE...]...: installs the Debian packages of those commands that are missing.
+need() {
+  local pair packages missing=()
+  for pair in "$@"; do
+    command -v "${pair%%=*}" >/dev/null && continue
+    IFS=, read -r -a packages <<<"${pair#*=}"
+    missing+=("${packages[@]}")
+  done
+  [ ${#missing[@]} -gt 0 ] || return 0
+  command -v apt-get >/dev/null || die "please install: ${missing[*]}"
+  say "installing ${missing[*]}"
+  install_packages "${missing[@]}" && return 0
+  as_root apt-get update -qq && install_packages "${missing[@]}" || die "could not install ${missing[*]}"
+}
+
+install_packages() {
+  as_root env DEBIAN_FRONTEND=noninteractive \
+    apt-get install -y -qq --no-install-recommends "$@" </dev/null >/dev/null 2>&1
+}
+
+# The compiler and what it links with: SQLite is compiled from source.
+need_rust() {
+  need cc=gcc,libc6-dev
+  command -v cargo >/dev/null || die "cargo is missing: install Rust (rust-version in Cargo.toml, or newer)"
+}
+
+need_fuse() {
+  need fusermount3=fuse3
+  [ -c /dev/fuse ] || as_root modprobe fuse 2>/dev/null || true
+  [ -c /dev/fuse ] || die "/dev/fuse is missing: this kernel or container offers no FUSE"
+}
+
+# Cargo's target folder, wherever the environment or a configuration file has put it.
+target_dir() {
+  cargo metadata --no-deps --format-version 1 --manifest-path "$top/Cargo.toml" \
+    | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p'
+}
+
+# The FUSE mounts at or below FOLDER, innermost first.
+fuse_mounts_below() {
+  awk -v folder="$1" '$3 ~ /^fuse/ && ($2 == folder || index($2, folder "/") == 1) { print $2 }' /proc/mounts | tac
+}
+
+# Ends every FUSE mount at or below FOLDER, lazily where it is still in use or its daemon is gone.
+unmount_below() {
+  local mounted
+  fuse_mounts_below "$1" | while read -r mounted; do
+    fusermount3 -u "$mounted" 2>/dev/null || as_root umount -l "$mounted" || true
+  done
+}

@@ -1,0 +1,327 @@
+//! The journal: a local SQLite database that remembers every draft, commit and change of state.
+//!
+//! It is the memory, not the truth: whether a version was published is decided by the rename on the export, and recovery
+//! reads both. So [`Journal::submit`] never waits for a disk; only who has promised something waits.
+//!
+//! Lock order: `reader`, then `queue`, then the writer's progress. None is held across a call to another room.
+
+pub mod error;
+pub mod read;
+pub mod record;
+mod schema;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use std::collections::HashSet;
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::thread::JoinHandle;
+
+use crossbeam_channel::Sender;
+use parking_lot::Mutex;
+use rusqlite::Connection;
+use rustix::fs::FlockOperation;
+
+pub use error::JournalError;
+pub use record::{Begun, Commit, CommitKind, DraftId, DraftRow, DraftState, Entry, Owner};
+
+use read::Reader;
+use writer::{Message, Progress, Queued, Writer};
+
+/// Name of the database in the state folder.
+pub const FILE: &str = "journal.sqlite";
+/// Name of the file whose lock says that a daemon uses the state folder.
+const LOCK: &str = "lock";
+
+/// Draft ids are reserved this many at a time. Ids given out and lost in a crash are not given out again: a staged file
+/// may carry one that no row tells of.
+const RESERVE: i64 = 256;
+/// The next reservation is queued when this many ids are left: more than one transaction can lag behind.
+const RESERVE_AT: i64 = 128;
+
+/// A handle on the journal; clones share one writer thread.
+#[derive(Clone)]
+pub struct Journal(Arc<Shared>);
+
+/// Position of an entry in the queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ticket(u64);
+
+struct Shared {
+    state_dir: PathBuf,
+    queue: Mutex<Queue>,
+    progress: Arc<Progress>,
+    next_draft: AtomicI64,
+    reserved: AtomicI64,
+    /// Opened at the first read.
+    reader: Mutex<Option<Reader>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// Ticket and place in the channel are taken under one lock, so that they have the same order.
+struct Queue {
+    /// `None` once closed.
+    sender: Option<Sender<Message>>,
+    last_ticket: u64,
+}
+
+impl Journal {
+    /// Opens or creates `STATE_DIR/journal.sqlite` and starts its writer thread. Fails on a folder that is not on a local
+    /// disk, that another daemon uses, or whose journal a later commitfs has written.
+    pub fn open(state_dir: &Path) -> Result<Journal, JournalError> {
+        check_local(state_dir)?;
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(state_dir)
+            .map_err(|error| JournalError::io("creating state folder", state_dir, &error))?;
+        let lock = lock(state_dir)?;
+        let (conn, next_draft) = open_writer(state_dir)?;
+        let (sender, intake) = crossbeam_channel::unbounded();
+        let progress = Arc::new(Progress::default());
+        let writer = Writer::new(conn, intake, Arc::clone(&progress), lock);
+        let thread = std::thread::Builder::new()
+            .name("journal".to_owned())
+            .spawn(move || writer.run())
+            .map_err(|error| {
+                JournalError::io("starting the journal's thread for", state_dir, &error)
+            })?;
+        Ok(Journal(Arc::new(Shared {
+            state_dir: state_dir.to_owned(),
+            queue: Mutex::new(Queue {
+                sender: Some(sender),
+                last_ticket: 0,
+            }),
+            progress,
+            next_draft: AtomicI64::new(next_draft),
+            reserved: AtomicI64::new(next_draft + RESERVE),
+            reader: Mutex::new(None),
+            thread: Mutex::new(Some(thread)),
+        })))
+    }
+
+    /// A fresh id, higher than any that was ever given out with this state folder. Never blocks.
+    pub fn next_draft_id(&self) -> DraftId {
+        let id = self.0.next_draft.fetch_add(1, Ordering::Relaxed);
+        let reserved = self.0.reserved.load(Ordering::Relaxed);
+        if reserved - id < RESERVE_AT {
+            let more = id + RESERVE;
+            let mine = self.0.reserved.compare_exchange(
+                reserved,
+                more,
+                Ordering::Relaxed,
+                Ordering::Relaxed,
+            );
+            if mine.is_ok() {
+                self.0.push(
+                    Entry::Meta {
+                        key: schema::RESERVED,
+                        value: more.to_string(),
+                    },
+                    false,
+                );
+            }
+        }
+        id
+    }
+
+    /// Queues an entry. Entries are written in the order of their tickets; after [`Journal::close`] they are dropped and
+    /// waiting for them fails.
+    pub fn submit(&self, entry: Entry) -> Ticket {
+        self.0.push(entry, false)
+    }
+
+    /// Returns when the entry is in a finished transaction: it survives the end of this process, not necessarily that of
+    /// the machine. Fails when the journal cannot write (the entry stays queued), or has refused the entry.
+    pub fn wait(&self, ticket: Ticket) -> Result<(), JournalError> {
+        if !self.0.progress.is_done(ticket.0) {
+            self.0.hurry();
+        }
+        self.0.progress.wait(ticket.0)
+    }
+
+    /// Queues an entry and returns when it would survive power loss too. Fails as [`Journal::wait`] does.
+    pub fn submit_durable(&self, entry: Entry) -> Result<(), JournalError> {
+        let ticket = self.0.push(entry, true);
+        self.0.progress.wait(ticket.0)
+    }
+
+    /// Fails while the last attempt to write has failed: no new draft may begin then.
+    pub fn health(&self) -> Result<(), JournalError> {
+        self.0.progress.health()
+    }
+
+    /// Drafts open or sealed. Like the other reads, sees everything that was submitted before, waiting for it.
+    pub fn unfinished(&self) -> Result<Vec<DraftRow>, JournalError> {
+        self.0.read(Reader::pending)
+    }
+
+    /// One draft.
+    pub fn row(&self, id: DraftId) -> Result<Option<DraftRow>, JournalError> {
+        self.0.read(|reader| reader.row(id))
+    }
+
+    /// Stage names of every row that still keeps content: open, sealed, or quarantined and kept.
+    pub fn known_stages(&self) -> Result<HashSet<String>, JournalError> {
+        self.0.read(Reader::known_stages)
+    }
+
+    /// Writes what is queued, merges the log into the database, ends the thread. Idempotent. On a disk that refuses, gives
+    /// up after a few attempts; recovery then finds those drafts unfinished.
+    pub fn close(&self) {
+        self.0.close();
+    }
+}
+
+impl Shared {
+    fn push(&self, entry: Entry, durable: bool) -> Ticket {
+        let mut queue = self.queue.lock();
+        queue.last_ticket += 1;
+        let ticket = queue.last_ticket;
+        if let Some(sender) = &queue.sender {
+            // Fails only when the writer is gone, and then waiting for the ticket says so.
+            drop(sender.send(Message::Entry(Queued {
+                ticket,
+                durable,
+                entry,
+            })));
+        }
+        Ticket(ticket)
+    }
+
+    fn hurry(&self) {
+        if let Some(sender) = &self.queue.lock().sender {
+            // As in `push`.
+            drop(sender.send(Message::Hurry));
+        }
+    }
+
+    fn read<T>(
+        &self,
+        query: impl FnOnce(&Reader) -> Result<T, JournalError>,
+    ) -> Result<T, JournalError> {
+        let mut reader = self.reader.lock();
+        let last = self.queue.lock().last_ticket;
+        if !self.progress.is_done(last) {
+            self.hurry();
+            match self.progress.wait(last) {
+                // Somebody else's entry was refused; that is no reason not to read.
+                Ok(()) | Err(JournalError::Refused { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let opened = match reader.take() {
+            Some(opened) => opened,
+            None => Reader::open(&self.state_dir)?,
+        };
+        query(reader.insert(opened))
+    }
+
+    fn close(&self) {
+        let Some(thread) = self.thread.lock().take() else {
+            return;
+        };
+        let next = self.next_draft.load(Ordering::Relaxed);
+        self.push(
+            Entry::Meta {
+                key: schema::RESERVED,
+                value: (next - 1).to_string(),
+            },
+            false,
+        );
+        self.queue.lock().sender = None;
+        // The checkpoint needs the database to itself.
+        *self.reader.lock() = None;
+        if thread.join().is_err() {
+            tracing::error!("the journal's thread has panicked");
+        }
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// Refuses a folder on a network or user space file system. A folder that does not exist yet is judged by its parent.
+pub fn check_local(dir: &Path) -> Result<(), JournalError> {
+    let mut existing = dir;
+    let statfs = loop {
+        match rustix::fs::statfs(existing) {
+            Ok(statfs) => break statfs,
+            Err(rustix::io::Errno::NOENT) => match existing.parent() {
+                Some(parent) if !parent.as_os_str().is_empty() => existing = parent,
+                _ => existing = Path::new("."),
+            },
+            Err(errno) => {
+                return Err(JournalError::io(
+                    "looking at state folder",
+                    existing,
+                    &errno.into(),
+                ));
+            }
+        }
+    };
+    // The magic numbers of statfs(2); the field is signed on some architectures.
+    let file_system = match statfs.f_type as u32 {
+        0x6969 => "NFS",
+        0x6573_5546 => "FUSE",
+        0x517b | 0xfe53_4d42 => "SMB",
+        0xff53_4d42 => "CIFS",
+        0x00c3_6400 => "Ceph",
+        0x5346_414f => "AFS",
+        _ => return Ok(()),
+    };
+    Err(JournalError::NotLocal {
+        dir: dir.to_owned(),
+        file_system,
+    })
+}
+
+fn lock(state_dir: &Path) -> Result<File, JournalError> {
+    let path = state_dir.join(LOCK);
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(&path)
+        .map_err(|error| JournalError::io("opening", &path, &error))?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(JournalError::InUse {
+            dir: state_dir.to_owned(),
+        }),
+        Err(errno) => Err(JournalError::io("locking", &path, &errno.into())),
+    }
+}
+
+/// The writing connection, brought up to date, and the first free draft id; [`RESERVE`] ids from there are reserved.
+fn open_writer(state_dir: &Path) -> Result<(Connection, DraftId), JournalError> {
+    let failed = |error: &rusqlite::Error| JournalError::sqlite("opening", error);
+    let mut conn = Connection::open(state_dir.join(FILE)).map_err(|error| failed(&error))?;
+    let found = schema::version(&conn).map_err(|error| failed(&error))?;
+    if found > schema::NEWEST {
+        return Err(JournalError::NewerSchema {
+            dir: state_dir.to_owned(),
+            found,
+            known: schema::NEWEST,
+        });
+    }
+    let mut prepare = || {
+        schema::prepare_writer(&conn)?;
+        schema::migrate(&mut conn)?;
+        writer::reserve(&mut conn)
+    };
+    let next = prepare().map_err(|error| failed(&error))?;
+    // A new file's name must survive power loss like its content.
+    File::open(state_dir)
+        .and_then(|dir| dir.sync_all())
+        .map_err(|error| JournalError::io("syncing state folder", state_dir, &error))?;
+    Ok((conn, next))
+}

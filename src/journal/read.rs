@@ -1,0 +1,369 @@
+//! Reading the journal: by the daemon for recovery, by the command line with the daemon up or down.
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use globset::GlobMatcher;
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row};
+
+use super::record::{Commit, CommitKind, DraftId, DraftRow, DraftState, Owner};
+use super::{FILE, JournalError, schema};
+
+/// A read-only connection. Each call is one short read transaction, so that the writer's log can always be reset.
+pub struct Reader {
+    conn: Connection,
+}
+
+/// A draft that has ended, with its commit where it was published.
+#[derive(Clone, Debug)]
+pub struct LogRow {
+    /// The draft.
+    pub draft: DraftRow,
+    /// What was published.
+    pub commit: Option<CommitRow>,
+}
+
+/// A commit as the journal remembers it.
+#[derive(Clone, Debug)]
+pub struct CommitRow {
+    /// What was reported.
+    pub commit: Commit,
+    /// When it was recorded.
+    pub at: SystemTime,
+}
+
+/// One entry of the event log.
+#[derive(Clone, Debug)]
+pub struct EventRow {
+    /// Gapless and ever increasing.
+    pub id: i64,
+    /// When it was recorded; not an order.
+    pub at: SystemTime,
+    /// `begun`, `retargeted`, `sealed`, `reopened`, `committed`, `quarantined`, `discarded`.
+    pub kind: String,
+    /// The draft it tells of.
+    pub draft: Option<DraftId>,
+    /// The draft's target at that moment.
+    pub path: Option<Vec<u8>>,
+    /// The reason, where there is one.
+    pub detail: Option<String>,
+}
+
+/// Everything about one draft.
+#[derive(Clone, Debug)]
+pub struct Story {
+    /// The draft.
+    pub draft: DraftRow,
+    /// What was published.
+    pub commit: Option<CommitRow>,
+    /// What happened to it, oldest first.
+    pub events: Vec<EventRow>,
+}
+
+/// Numbers for `status`.
+#[derive(Clone, Debug, Default)]
+pub struct Counts {
+    /// Drafts open or sealed.
+    pub pending: u64,
+    /// Their bytes, as last reported.
+    pub pending_bytes: u64,
+    /// When the oldest of them began.
+    pub oldest_pending: Option<SystemTime>,
+    /// Versions published.
+    pub committed: u64,
+    /// Drafts in quarantine.
+    pub quarantined: u64,
+    /// Bytes kept there.
+    pub quarantined_bytes: u64,
+    /// Newest event; 0 when there is none.
+    pub last_event: i64,
+}
+
+const DRAFT: &str = "SELECT id, state, path, stage, ino, kind, uid, gid, pid, command, bytes, begun_at, changed_at, reason, kept
+                     FROM drafts ";
+
+impl Reader {
+    /// Opens `DIR/journal.sqlite` without writing to it. A journal that its daemon left in the middle of things is read
+    /// together with its log; where this user may not create the log's index, and the log is needed, this fails.
+    pub fn open(state_dir: &Path) -> Result<Reader, JournalError> {
+        let file = state_dir.join(FILE);
+        match std::fs::metadata(&file) {
+            Ok(_) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(JournalError::Absent {
+                    dir: state_dir.to_owned(),
+                });
+            }
+            Err(error) => return Err(JournalError::io("opening", &file, &error)),
+        }
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let conn = match Connection::open_with_flags(&file, flags).and_then(probe) {
+            Ok(conn) => conn,
+            Err(error) if needs_index(&error) && log_is_empty(state_dir) => {
+                // The log has nothing, so nobody is writing and the file alone is the whole truth.
+                Connection::open_with_flags(immutable(&file), flags | OpenFlags::SQLITE_OPEN_URI)
+                    .and_then(probe)
+                    .map_err(|error| JournalError::sqlite("opening", &error))?
+            }
+            Err(error) if needs_index(&error) => {
+                return Err(JournalError::Io {
+                    doing: "reading",
+                    path: file,
+                    message:
+                        "its log was left unfinished and this user may not write to the folder: \
+                              run this as the user that mounts, or mount once"
+                            .to_owned(),
+                    errno: JournalError::sqlite("opening", &error).errno(),
+                });
+            }
+            Err(error) => return Err(JournalError::sqlite("opening", &error)),
+        };
+        let found =
+            schema::version(&conn).map_err(|error| JournalError::sqlite("opening", &error))?;
+        let (dir, known) = (state_dir.to_owned(), schema::NEWEST);
+        match found {
+            0 => Err(JournalError::Absent { dir }),
+            _ if found > known => Err(JournalError::NewerSchema { dir, found, known }),
+            _ if found < known => Err(JournalError::OlderSchema { dir, found, known }),
+            _ => Ok(Reader { conn }),
+        }
+    }
+
+    /// Drafts open or sealed, oldest first.
+    pub fn pending(&self) -> Result<Vec<DraftRow>, JournalError> {
+        self.drafts("WHERE state IN ('open', 'sealed') ORDER BY id")
+    }
+
+    /// Drafts in quarantine, oldest first.
+    pub fn quarantined(&self) -> Result<Vec<DraftRow>, JournalError> {
+        self.drafts("WHERE state = 'quarantined' ORDER BY id")
+    }
+
+    /// One draft's row.
+    pub fn row(&self, id: DraftId) -> Result<Option<DraftRow>, JournalError> {
+        self.read(|conn| {
+            conn.prepare_cached(&format!("{DRAFT} WHERE id = ?1"))?
+                .query_row([id], draft)
+                .optional()
+        })
+    }
+
+    /// The newest `n` drafts that have ended, in the order in which they ended; only those whose path matches.
+    pub fn log(&self, n: usize, path: Option<&GlobMatcher>) -> Result<Vec<LogRow>, JournalError> {
+        self.read(|conn| {
+            let mut statement = conn.prepare_cached(&format!(
+                "{DRAFT} WHERE state IN ('committed', 'quarantined', 'discarded') ORDER BY event DESC"
+            ))?;
+            let mut rows = statement.query([])?;
+            let mut found = Vec::new();
+            while found.len() < n {
+                let Some(row) = rows.next()? else { break };
+                let draft = draft(row)?;
+                if path.is_none_or(|glob| glob.is_match(as_path(&draft.path))) {
+                    let commit = commit_of(conn, draft.id)?;
+                    found.push(LogRow { draft, commit });
+                }
+            }
+            found.reverse();
+            Ok(found)
+        })
+    }
+
+    /// One draft with all that happened to it.
+    pub fn show(&self, id: DraftId) -> Result<Option<Story>, JournalError> {
+        let Some(draft) = self.row(id)? else {
+            return Ok(None);
+        };
+        self.read(|conn| {
+            let mut statement = conn.prepare_cached(
+                "SELECT id, at, kind, draft_id, path, detail FROM events WHERE draft_id = ?1 ORDER BY id",
+            )?;
+            let events = statement.query_map([id], event)?.collect::<rusqlite::Result<_>>()?;
+            Ok(Some(Story { draft, commit: commit_of(conn, id)?, events }))
+        })
+    }
+
+    /// Facts about the instance: `export`, `mountpoint`, `instance`, `pid`, `rules`…
+    pub fn meta(&self) -> Result<BTreeMap<String, String>, JournalError> {
+        self.read(|conn| {
+            let mut statement = conn.prepare_cached("SELECT key, value FROM meta")?;
+            statement
+                .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+                .collect()
+        })
+    }
+
+    /// Numbers for `status`.
+    pub fn counts(&self) -> Result<Counts, JournalError> {
+        self.read(|conn| {
+            let mut counts = Counts::default();
+            conn.query_row(
+                "SELECT count(*), coalesce(sum(bytes), 0), min(begun_at) FROM drafts WHERE state IN ('open', 'sealed')",
+                [],
+                |row| {
+                    counts.pending = unsigned(row, 0)?;
+                    counts.pending_bytes = unsigned(row, 1)?;
+                    counts.oldest_pending = row.get::<_, Option<i64>>(2)?.map(schema::time);
+                    Ok(())
+                },
+            )?;
+            conn.query_row(
+                "SELECT count(*), coalesce(sum(CASE WHEN kept THEN bytes ELSE 0 END), 0) FROM drafts
+                 WHERE state = 'quarantined'",
+                [],
+                |row| {
+                    counts.quarantined = unsigned(row, 0)?;
+                    counts.quarantined_bytes = unsigned(row, 1)?;
+                    Ok(())
+                },
+            )?;
+            counts.committed = conn.query_row("SELECT count(*) FROM commits", [], |row| unsigned(row, 0))?;
+            counts.last_event = conn.query_row("SELECT coalesce(max(id), 0) FROM events", [], |row| row.get(0))?;
+            Ok(counts)
+        })
+    }
+
+    /// Stage names of every row that still keeps content.
+    pub fn known_stages(&self) -> Result<HashSet<String>, JournalError> {
+        self.read(|conn| {
+            let mut statement = conn.prepare_cached(
+                "SELECT stage FROM drafts WHERE state IN ('open', 'sealed')
+                 UNION ALL SELECT stage FROM drafts WHERE state = 'quarantined' AND kept",
+            )?;
+            statement.query_map([], |row| row.get(0))?.collect()
+        })
+    }
+
+    fn drafts(&self, which: &str) -> Result<Vec<DraftRow>, JournalError> {
+        self.read(|conn| {
+            conn.prepare_cached(&format!("{DRAFT} {which}"))?
+                .query_map([], draft)?
+                .collect()
+        })
+    }
+
+    fn read<T>(
+        &self,
+        query: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, JournalError> {
+        query(&self.conn).map_err(|error| JournalError::sqlite("reading", &error))
+    }
+}
+
+/// Opening is lazy: only a query finds out whether the file can be read.
+fn probe(conn: Connection) -> rusqlite::Result<Connection> {
+    schema::prepare_reader(&conn)?;
+    conn.query_row("SELECT count(*) FROM sqlite_schema", [], |row| {
+        row.get::<_, i64>(0)
+    })?;
+    Ok(conn)
+}
+
+/// What SQLite says when it may not create the shared index of the log.
+fn needs_index(error: &rusqlite::Error) -> bool {
+    matches!(
+        error.sqlite_error_code(),
+        Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly | ErrorCode::PermissionDenied)
+    )
+}
+
+fn log_is_empty(state_dir: &Path) -> bool {
+    match std::fs::metadata(state_dir.join(format!("{FILE}-wal"))) {
+        Ok(log) => log.len() == 0,
+        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+    }
+}
+
+fn immutable(file: &Path) -> String {
+    use std::fmt::Write as _;
+    use std::os::unix::ffi::OsStrExt as _;
+    let mut uri = String::from("file:");
+    for &byte in file.as_os_str().as_bytes() {
+        if byte.is_ascii_alphanumeric() || b"/._-".contains(&byte) {
+            uri.push(char::from(byte));
+        } else {
+            // Writing to a string cannot fail.
+            write!(uri, "%{byte:02x}").unwrap_or_default();
+        }
+    }
+    uri + "?immutable=1"
+}
+
+fn as_path(bytes: &[u8]) -> &Path {
+    use std::os::unix::ffi::OsStrExt as _;
+    Path::new(std::ffi::OsStr::from_bytes(bytes))
+}
+
+fn commit_of(conn: &Connection, id: DraftId) -> rusqlite::Result<Option<CommitRow>> {
+    conn.prepare_cached(
+        "SELECT id, path, ino, size, digest, mtime, uid, at, duration_us, kind FROM commits WHERE id = ?1",
+    )?
+    .query_row([id], |row| {
+        Ok(CommitRow {
+            commit: Commit {
+                id: row.get(0)?,
+                path: row.get(1)?,
+                ino: row.get::<_, i64>(2)?.cast_unsigned(),
+                size: unsigned(row, 3)?,
+                digest: row.get(4)?,
+                mtime: schema::time(row.get(5)?),
+                uid: row.get(6)?,
+                duration: Duration::from_micros(unsigned(row, 8)?),
+                kind: kind(row, 9)?,
+            },
+            at: schema::time(row.get(7)?),
+        })
+    })
+    .optional()
+}
+
+fn draft(row: &Row<'_>) -> rusqlite::Result<DraftRow> {
+    let word: String = row.get(1)?;
+    Ok(DraftRow {
+        id: row.get(0)?,
+        state: DraftState::parse(&word).ok_or_else(|| unknown_word(1, &word))?,
+        path: row.get(2)?,
+        stage: row.get(3)?,
+        ino: row.get::<_, i64>(4)?.cast_unsigned(),
+        kind: kind(row, 5)?,
+        owner: Owner {
+            uid: row.get(6)?,
+            gid: row.get(7)?,
+            pid: row.get(8)?,
+            command: row.get(9)?,
+        },
+        bytes: unsigned(row, 10)?,
+        begun_at: schema::time(row.get(11)?),
+        changed_at: schema::time(row.get(12)?),
+        reason: row.get(13)?,
+        kept: row.get(14)?,
+    })
+}
+
+fn event(row: &Row<'_>) -> rusqlite::Result<EventRow> {
+    Ok(EventRow {
+        id: row.get(0)?,
+        at: schema::time(row.get(1)?),
+        kind: row.get(2)?,
+        draft: row.get(3)?,
+        path: row.get(4)?,
+        detail: row.get(5)?,
+    })
+}
+
+/// Counts and sizes; the schema keeps them from being negative.
+fn unsigned(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
+    row.get::<_, i64>(column)
+        .map(|number| u64::try_from(number).unwrap_or(0))
+}
+
+fn kind(row: &Row<'_>, column: usize) -> rusqlite::Result<CommitKind> {
+    let word: String = row.get(column)?;
+    CommitKind::parse(&word).ok_or_else(|| unknown_word(column, &word))
+}
+
+fn unknown_word(column: usize, word: &str) -> rusqlite::Error {
+    let message = format!("unknown word {word:?}");
+    rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, message.into())
+}

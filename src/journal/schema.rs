@@ -1,0 +1,213 @@
+//! The journal's tables, and how an older file is brought up to date.
+//!
+//! Times are microseconds since the epoch and are never used for ordering: clocks jump back. Order is that of ids.
+//! Paths are BLOBs because names are bytes. Inode numbers and sizes are unsigned 64 bit; inode numbers are stored
+//! with the same bits as a signed integer, sizes are clamped to what a signed integer can hold.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rusqlite::{Connection, TransactionBehavior};
+
+/// Schema `n` is what the first `n` entries produce; `PRAGMA user_version` says how many have run. Entries are only ever
+/// appended: a released one is part of somebody's file.
+const MIGRATIONS: &[&str] = &[FIRST];
+
+/// The newest schema this program knows.
+pub(super) const NEWEST: i64 = MIGRATIONS.len() as i64;
+
+/// Key in `meta`: every draft id up to this one may have been given out, also when no row tells of it.
+pub(super) const RESERVED: &str = "draft_ids_reserved";
+
+/// `drafts.event` is the event that told of the row's state: the order in which drafts ended.
+///
+/// The newest row of `events` must never be deleted: the next id is taken from it.
+const FIRST: &str = "
+CREATE TABLE meta (
+    key   TEXT PRIMARY KEY,
+    value TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE drafts (
+    id         INTEGER PRIMARY KEY CHECK (id > 0),
+    state      TEXT NOT NULL CHECK (state IN ('open', 'sealed', 'committed', 'quarantined', 'discarded')),
+    path       BLOB NOT NULL,
+    stage      TEXT NOT NULL CHECK (stage <> ''),
+    ino        INTEGER NOT NULL,
+    kind       TEXT NOT NULL CHECK (kind IN ('new', 'overwrite', 'append', 'truncate')),
+    uid        INTEGER NOT NULL,
+    gid        INTEGER NOT NULL,
+    pid        INTEGER NOT NULL,
+    command    TEXT NOT NULL,
+    bytes      INTEGER NOT NULL CHECK (bytes >= 0),
+    begun_at   INTEGER NOT NULL,
+    changed_at INTEGER NOT NULL,
+    event      INTEGER NOT NULL,
+    reason     TEXT,
+    kept       INTEGER NOT NULL CHECK (kept IN (0, 1)),
+    CHECK (state NOT IN ('quarantined', 'discarded') OR reason IS NOT NULL)
+) STRICT;
+
+CREATE INDEX drafts_unfinished ON drafts (id) WHERE state IN ('open', 'sealed');
+CREATE INDEX drafts_quarantined ON drafts (id) WHERE state = 'quarantined';
+CREATE INDEX drafts_ended ON drafts (event) WHERE state IN ('committed', 'quarantined', 'discarded');
+
+CREATE TRIGGER drafts_begin BEFORE INSERT ON drafts
+WHEN NEW.state NOT IN ('open', 'quarantined')
+BEGIN
+    SELECT RAISE(ABORT, 'a draft begins open or quarantined');
+END;
+
+CREATE TRIGGER drafts_become BEFORE UPDATE OF state ON drafts
+WHEN NOT (
+       (OLD.state = 'open'        AND NEW.state IN ('sealed', 'committed', 'quarantined', 'discarded'))
+    OR (OLD.state = 'sealed'      AND NEW.state IN ('open', 'committed', 'quarantined', 'discarded'))
+    OR (OLD.state = 'quarantined' AND NEW.state IN ('committed', 'discarded')))
+BEGIN
+    SELECT RAISE(ABORT, 'illegal change of state');
+END;
+
+CREATE TABLE commits (
+    id          INTEGER PRIMARY KEY REFERENCES drafts (id),
+    path        BLOB NOT NULL,
+    ino         INTEGER NOT NULL,
+    size        INTEGER NOT NULL CHECK (size >= 0),
+    digest      TEXT,
+    mtime       INTEGER NOT NULL,
+    uid         INTEGER NOT NULL,
+    at          INTEGER NOT NULL,
+    duration_us INTEGER NOT NULL CHECK (duration_us >= 0),
+    kind        TEXT NOT NULL CHECK (kind IN ('new', 'overwrite', 'append', 'truncate'))
+) STRICT;
+
+CREATE TABLE events (
+    id       INTEGER PRIMARY KEY CHECK (id > 0),
+    at       INTEGER NOT NULL,
+    kind     TEXT NOT NULL,
+    draft_id INTEGER,
+    path     BLOB,
+    detail   TEXT
+) STRICT;
+
+CREATE INDEX events_of_draft ON events (draft_id);
+";
+
+/// The schema a file has: 0 for a new one.
+pub(super) fn version(conn: &Connection) -> rusqlite::Result<i64> {
+    conn.query_row("PRAGMA user_version", [], |row| row.get(0))
+}
+
+/// Runs the migrations the file has not seen, all in one transaction. The caller has refused newer files.
+pub(super) fn migrate(conn: &mut Connection) -> rusqlite::Result<()> {
+    let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let have = usize::try_from(version(&tx)?).unwrap_or(0);
+    for sql in MIGRATIONS.iter().skip(have) {
+        tx.execute_batch(sql)?;
+    }
+    tx.pragma_update(None, "user_version", NEWEST)?;
+    tx.commit()
+}
+
+/// Settings of the one writing connection. The cache is small on purpose: the daemon's memory belongs to its users.
+pub(super) fn prepare_writer(conn: &Connection) -> rusqlite::Result<()> {
+    conn.busy_timeout(Duration::from_secs(5))?;
+    conn.set_prepared_statement_cache_capacity(48);
+    // Answers with the mode that is in force, which is not WAL where shared memory is impossible.
+    let mode: String = conn.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
+    if mode != "wal" {
+        return Err(rusqlite::Error::InvalidParameterName(format!(
+            "journal_mode stays {mode}, WAL is needed"
+        )));
+    }
+    conn.execute_batch(
+        "PRAGMA foreign_keys = ON;
+         PRAGMA cache_size = -1024;
+         PRAGMA temp_store = MEMORY;
+         PRAGMA wal_autocheckpoint = 4000;
+         PRAGMA journal_size_limit = 33554432;",
+    )
+}
+
+/// Settings of a connection that only reads.
+pub(super) fn prepare_reader(conn: &Connection) -> rusqlite::Result<()> {
+    conn.busy_timeout(Duration::from_secs(2))?;
+    conn.execute_batch(
+        "PRAGMA query_only = ON; PRAGMA cache_size = -512; PRAGMA temp_store = MEMORY;",
+    )
+}
+
+/// Microseconds since the epoch; negative before it.
+pub(super) fn micros(time: SystemTime) -> i64 {
+    match time.duration_since(UNIX_EPOCH) {
+        Ok(after) => i64::try_from(after.as_micros()).unwrap_or(i64::MAX),
+        Err(before) => i64::try_from(before.duration().as_micros()).map_or(i64::MIN, |us| -us),
+    }
+}
+
+/// The other way; the epoch itself where the platform cannot say it.
+pub(super) fn time(micros: i64) -> SystemTime {
+    let distance = Duration::from_micros(micros.unsigned_abs());
+    let time = if micros < 0 {
+        UNIX_EPOCH.checked_sub(distance)
+    } else {
+        UNIX_EPOCH.checked_add(distance)
+    };
+    time.unwrap_or(UNIX_EPOCH)
+}
+
+/// Sizes for the file: clamped, since nothing is that large.
+pub(super) fn size(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::DraftState;
+
+    const STATES: [DraftState; 5] = [
+        DraftState::Open,
+        DraftState::Sealed,
+        DraftState::Committed,
+        DraftState::Quarantined,
+        DraftState::Discarded,
+    ];
+
+    #[test]
+    fn trigger_and_can_become_say_the_same() {
+        let mut conn = Connection::open_in_memory().unwrap();
+        migrate(&mut conn).unwrap();
+        for from in STATES {
+            for to in STATES {
+                // The trigger on INSERT is about beginnings only; here every state is needed as a start.
+                conn.execute_batch("DROP TRIGGER IF EXISTS drafts_begin; DELETE FROM drafts;")
+                    .unwrap();
+                conn.execute(
+                    "INSERT INTO drafts VALUES (1, ?1, x'61', 's', 1, 'new', 0, 0, 0, '', 0, 0, 0, 1, 'why', 1)",
+                    [from.as_str()],
+                )
+                .unwrap();
+                let changed = conn.execute("UPDATE drafts SET state = ?1", [to.as_str()]);
+                assert_eq!(
+                    changed.is_ok(),
+                    from.can_become(to),
+                    "{from:?} -> {to:?}: {changed:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn migrating_twice_changes_nothing() {
+        let mut conn = Connection::open_in_memory().unwrap();
+        migrate(&mut conn).unwrap();
+        migrate(&mut conn).unwrap();
+        assert_eq!(version(&conn).unwrap(), NEWEST);
+    }
+
+    #[test]
+    fn times_survive_the_round_trip() {
+        for us in [0, 1, -1, 1_700_000_000_123_456, -62_000_000_000_000_000] {
+            assert_eq!(micros(time(us)), us);
+        }
+    }
+}

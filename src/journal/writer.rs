@@ -1,0 +1,700 @@
+//! The one thread that writes: many queued entries become one transaction.
+//!
+//! Nothing that was queued is dropped while the disk refuses: the backlog stays in memory, in order, and is tried again.
+//! An entry that contradicts the journal (an unknown draft, an illegal change of state) is left out by itself.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::fs::File;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
+use parking_lot::{Condvar, Mutex};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, TransactionBehavior, params};
+
+use super::record::{CommitKind, DraftId, DraftState, Entry, Owner};
+use super::{JournalError, schema};
+
+/// Entries per transaction: enough to share one commit, few enough that nobody waits long behind a batch.
+const BATCH: usize = 256;
+/// Between attempts while the disk refuses and nothing new comes.
+const RETRY: Duration = Duration::from_millis(500);
+/// Between attempts however much comes.
+const RETRY_AT_MOST_EVERY: Duration = Duration::from_millis(25);
+/// A busy journal gathers this long before a transaction that nobody waits for.
+const LINGER: Duration = Duration::from_millis(1);
+/// Attempts for what is left when the journal is closed while the disk refuses.
+const LAST_ATTEMPTS: u32 = 3;
+/// Refusals remembered for those who wait for them.
+const REFUSALS: usize = 1024;
+
+pub(super) struct Queued {
+    pub ticket: u64,
+    /// Its transaction must survive power loss.
+    pub durable: bool,
+    pub entry: Entry,
+}
+
+pub(super) enum Message {
+    Entry(Queued),
+    /// Somebody waits for what is queued: do not linger.
+    Hurry,
+    #[cfg(test)]
+    Run(Box<dyn FnOnce(&Connection) + Send>),
+}
+
+/// How far the writer is. One lock, held for a few instructions and never across I/O.
+#[derive(Default)]
+pub(super) struct Progress {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    /// Every ticket up to this one is in a finished transaction, or refused.
+    done: u64,
+    /// Every ticket up to this one was queued when the last attempt failed.
+    failed: u64,
+    /// Why the last attempt failed; `None` while the journal is healthy.
+    failure: Option<JournalError>,
+    refused: BTreeMap<u64, JournalError>,
+    closed: bool,
+}
+
+impl Progress {
+    pub(super) fn health(&self) -> Result<(), JournalError> {
+        match &self.state.lock().failure {
+            Some(failure) => Err(failure.clone()),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn is_done(&self, ticket: u64) -> bool {
+        self.state.lock().done >= ticket
+    }
+
+    /// Until the ticket is written, refused, or part of a failed attempt.
+    pub(super) fn wait(&self, ticket: u64) -> Result<(), JournalError> {
+        let mut state = self.state.lock();
+        loop {
+            if state.done >= ticket {
+                return state.refused.get(&ticket).cloned().map_or(Ok(()), Err);
+            }
+            if state.closed {
+                return Err(state.failure.clone().unwrap_or(JournalError::Closed));
+            }
+            if let Some(failure) = state.failure.as_ref().filter(|_| state.failed >= ticket) {
+                return Err(failure.clone());
+            }
+            self.changed.wait(&mut state);
+        }
+    }
+}
+
+pub(super) struct Writer {
+    conn: Connection,
+    intake: Receiver<Message>,
+    progress: Arc<Progress>,
+    /// In order of tickets.
+    backlog: VecDeque<Queued>,
+    /// Highest ticket taken from the channel.
+    taken: u64,
+    /// Somebody waits for something in the backlog.
+    hurry: bool,
+    disconnected: bool,
+    /// While the disk refuses: where in the backlog a draft's newest size stands, as long as nothing else of that draft
+    /// is behind it. It is replaced in place, so that a waiting backlog grows with drafts and not with time.
+    grown: HashMap<DraftId, usize>,
+    failing: bool,
+    /// `PRAGMA synchronous` in force.
+    durable: Option<bool>,
+    last_write: Option<Instant>,
+    /// Held as long as this thread writes: one daemon per state folder.
+    _lock: File,
+}
+
+impl Drop for Writer {
+    /// Also on a panic: nobody may wait for a thread that is gone.
+    fn drop(&mut self) {
+        self.progress.state.lock().closed = true;
+        self.progress.changed.notify_all();
+    }
+}
+
+impl Writer {
+    pub(super) fn new(
+        conn: Connection,
+        intake: Receiver<Message>,
+        progress: Arc<Progress>,
+        lock: File,
+    ) -> Self {
+        Writer {
+            conn,
+            intake,
+            progress,
+            backlog: VecDeque::new(),
+            taken: 0,
+            hurry: false,
+            disconnected: false,
+            grown: HashMap::new(),
+            failing: false,
+            durable: None,
+            last_write: None,
+            _lock: lock,
+        }
+    }
+
+    /// Ends when the channel is closed and the backlog written or given up.
+    pub(super) fn run(mut self) {
+        let mut attempts_left = LAST_ATTEMPTS;
+        loop {
+            self.gather();
+            if self.backlog.is_empty() {
+                self.report(Ok(()), Vec::new());
+                if self.disconnected {
+                    break;
+                }
+                continue;
+            }
+            let mut refused = Vec::new();
+            let outcome = self
+                .write_batch(&mut refused)
+                .map_err(|error| JournalError::sqlite("writing", &error));
+            let failed = outcome.is_err();
+            self.report(outcome, refused);
+            if failed && self.disconnected {
+                attempts_left -= 1;
+                if attempts_left == 0 {
+                    tracing::error!(
+                        entries = self.backlog.len(),
+                        "journal closed with entries it could not write"
+                    );
+                    break;
+                }
+            }
+        }
+        self.checkpoint();
+    }
+
+    /// Fills the backlog. Blocks only while there is nothing to write, or nothing that can be written yet.
+    fn gather(&mut self) {
+        if self.failing {
+            self.gather_while_failing();
+            return;
+        }
+        if self.backlog.is_empty() && !self.disconnected {
+            match self.intake.recv() {
+                Ok(message) => self.take(message),
+                Err(_) => self.disconnected = true,
+            }
+        }
+        let busy = self.last_write.is_some_and(|at| at.elapsed() < 2 * LINGER);
+        let deadline = Instant::now() + LINGER;
+        while self.backlog.len() < BATCH && !self.disconnected {
+            match self.intake.try_recv() {
+                Ok(message) => self.take(message),
+                Err(TryRecvError::Disconnected) => self.disconnected = true,
+                Err(TryRecvError::Empty) if busy && !self.hurry => {
+                    match self.intake.recv_deadline(deadline) {
+                        Ok(message) => self.take(message),
+                        Err(RecvTimeoutError::Timeout) => break,
+                        Err(RecvTimeoutError::Disconnected) => self.disconnected = true,
+                    }
+                }
+                Err(TryRecvError::Empty) => break,
+            }
+        }
+    }
+
+    /// Waits for the next attempt and takes everything that comes meanwhile, so that its tickets are known to have failed.
+    fn gather_while_failing(&mut self) {
+        let begun = Instant::now();
+        let mut deadline = begun + RETRY;
+        loop {
+            match self.intake.recv_deadline(deadline) {
+                Ok(message) => {
+                    self.take(message);
+                    deadline = deadline.min(begun + RETRY_AT_MOST_EVERY);
+                }
+                Err(RecvTimeoutError::Timeout) => return,
+                Err(RecvTimeoutError::Disconnected) => {
+                    // A closed channel answers at once; the pause between attempts is still wanted.
+                    self.disconnected = true;
+                    std::thread::sleep(deadline.saturating_duration_since(Instant::now()));
+                    return;
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::Entry(queued) => self.take_entry(queued),
+            Message::Hurry => self.hurry = true,
+            #[cfg(test)]
+            Message::Run(run) => run(&self.conn),
+        }
+    }
+
+    fn take_entry(&mut self, queued: Queued) {
+        self.taken = queued.ticket;
+        self.hurry |= queued.durable;
+        if self.failing {
+            if let Entry::Grown { id, bytes: newer } = &queued.entry {
+                let at = *self.grown.entry(*id).or_insert(self.backlog.len());
+                if let Some(Queued {
+                    entry: Entry::Grown { bytes, .. },
+                    ..
+                }) = self.backlog.get_mut(at)
+                {
+                    *bytes = *newer;
+                    return;
+                }
+            } else if let Some(id) = draft_of(&queued.entry) {
+                self.grown.remove(&id);
+            }
+        }
+        self.backlog.push_back(queued);
+    }
+
+    /// One transaction over the front of the backlog; the backlog is shortened only when it has succeeded.
+    fn write_batch(&mut self, refused: &mut Vec<(u64, JournalError)>) -> rusqlite::Result<()> {
+        let batch = self.backlog.len().min(BATCH);
+        self.set_durable(self.backlog.iter().take(batch).any(|queued| queued.durable))?;
+        let now = schema::micros(SystemTime::now());
+        let tx = self
+            .conn
+            .transaction_with_behavior(TransactionBehavior::Immediate)?;
+        for queued in self.backlog.iter().take(batch) {
+            if let Err(error) = write_entry(&tx, &queued.entry, now)? {
+                refused.push((queued.ticket, error));
+            }
+        }
+        tx.commit()?;
+        self.backlog.drain(..batch);
+        self.last_write = Some(Instant::now());
+        Ok(())
+    }
+
+    /// Power loss may cost what was written with NORMAL, never the file's consistency.
+    fn set_durable(&mut self, durable: bool) -> rusqlite::Result<()> {
+        if self.durable != Some(durable) {
+            self.durable = None;
+            self.conn.pragma_update(
+                None,
+                "synchronous",
+                if durable { "FULL" } else { "NORMAL" },
+            )?;
+            self.durable = Some(durable);
+        }
+        Ok(())
+    }
+
+    fn report(&mut self, outcome: Result<(), JournalError>, refused: Vec<(u64, JournalError)>) {
+        let mut state = self.progress.state.lock();
+        match outcome {
+            Ok(()) => {
+                state.done = match self.backlog.front() {
+                    Some(next) => next.ticket - 1,
+                    None => self.taken,
+                };
+                for (ticket, error) in refused {
+                    tracing::error!(%error, "journal entry left out");
+                    state.refused.insert(ticket, error);
+                    if state.refused.len() > REFUSALS {
+                        state.refused.pop_first();
+                    }
+                }
+                if state.failure.take().is_some() {
+                    tracing::info!(entries = self.backlog.len(), "journal writes again");
+                }
+                self.failing = false;
+                self.grown.clear();
+                self.hurry = !self.backlog.is_empty();
+            }
+            Err(error) => {
+                if state.failure.is_none() {
+                    tracing::error!(%error, entries = self.backlog.len(), "journal cannot write, new drafts are refused");
+                }
+                state.failed = self.taken;
+                state.failure = Some(error);
+                self.failing = true;
+            }
+        }
+        drop(state);
+        self.progress.changed.notify_all();
+    }
+
+    /// Best effort: what stays in the write-ahead log is read from there at the next open.
+    fn checkpoint(&self) {
+        let mode = "PRAGMA wal_checkpoint(TRUNCATE)";
+        if let Err(error) = self.conn.query_row(mode, [], |row| row.get::<_, i64>(0)) {
+            tracing::warn!(%error, "journal closed without a checkpoint");
+        }
+    }
+}
+
+/// Takes the next block of draft ids, durably, and returns its first: higher than any id that was ever given out.
+pub(super) fn reserve(conn: &mut Connection) -> rusqlite::Result<DraftId> {
+    let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let used: DraftId = tx.query_row("SELECT coalesce(max(id), 0) FROM drafts", [], |row| {
+        row.get(0)
+    })?;
+    let reserved: Option<String> = tx
+        .query_row(
+            "SELECT value FROM meta WHERE key = ?1",
+            [schema::RESERVED],
+            |row| row.get(0),
+        )
+        .optional()?;
+    let reserved = reserved.and_then(|value| value.parse().ok()).unwrap_or(0);
+    let next = used.max(reserved) + 1;
+    let entry = Entry::Meta {
+        key: schema::RESERVED,
+        value: (next + super::RESERVE).to_string(),
+    };
+    apply(&tx, &entry, 0)?;
+    tx.commit()?;
+    Ok(next)
+}
+
+/// The outer error ends the batch (the disk refuses), the inner one leaves out this entry.
+fn write_entry(
+    conn: &Connection,
+    entry: &Entry,
+    now: i64,
+) -> rusqlite::Result<Result<(), JournalError>> {
+    conn.prepare_cached("SAVEPOINT entry")?.execute([])?;
+    let refusal = match apply(conn, entry, now) {
+        Ok(true) => None,
+        Ok(false) => Some("no draft in a state that allows it".to_owned()),
+        Err(error) if is_environment(&error) => return Err(error),
+        Err(error) => Some(error.to_string()),
+    };
+    if refusal.is_some() {
+        conn.prepare_cached("ROLLBACK TO entry")?.execute([])?;
+    }
+    conn.prepare_cached("RELEASE entry")?.execute([])?;
+    Ok(match refusal {
+        None => Ok(()),
+        Some(message) => Err(JournalError::Refused {
+            entry: name(entry),
+            message,
+        }),
+    })
+}
+
+/// Whether trying again later can help, as opposed to an entry that will never fit.
+fn is_environment(error: &rusqlite::Error) -> bool {
+    match error.sqlite_error_code() {
+        Some(
+            ErrorCode::ConstraintViolation
+            | ErrorCode::TypeMismatch
+            | ErrorCode::TooBig
+            | ErrorCode::ParameterOutOfRange,
+        )
+        | None => false,
+        Some(_) => true,
+    }
+}
+
+/// False when the entry speaks of a draft that is not there, or not in a state that allows it.
+fn apply(conn: &Connection, entry: &Entry, now: i64) -> rusqlite::Result<bool> {
+    match entry {
+        Entry::Begun(begun) => {
+            let new = NewRow {
+                id: begun.id,
+                state: DraftState::Open,
+                path: &begun.path,
+                stage: &begun.stage,
+                ino: begun.ino,
+                kind: begun.kind,
+                owner: &begun.owner,
+                bytes: 0,
+                reason: None,
+            };
+            insert(conn, &new, "begun", now)?;
+            Ok(true)
+        }
+        Entry::Adopted {
+            id,
+            stage,
+            ino,
+            uid,
+            bytes,
+            reason,
+        } => {
+            let owner = Owner {
+                uid: *uid,
+                ..Owner::default()
+            };
+            let new = NewRow {
+                id: *id,
+                state: DraftState::Quarantined,
+                path: b"",
+                stage,
+                ino: *ino,
+                kind: CommitKind::New,
+                owner: &owner,
+                bytes: *bytes,
+                reason: Some(reason),
+            };
+            insert(conn, &new, "quarantined", now)?;
+            Ok(true)
+        }
+        Entry::Retargeted { id, path } => {
+            let changed = conn
+                .prepare_cached(
+                    "UPDATE drafts SET path = ?2
+                     WHERE id = ?1 AND state IN ('open', 'sealed', 'quarantined')",
+                )?
+                .execute(params![id, path])?;
+            if changed > 0 {
+                event(conn, next_event(conn)?, now, "retargeted", *id, path, None)?;
+            }
+            Ok(changed > 0)
+        }
+        // A size that comes late, for a draft that has ended, is not worth a word.
+        Entry::Grown { id, bytes } => {
+            conn.prepare_cached(
+                "UPDATE drafts SET bytes = ?2 WHERE id = ?1 AND state IN ('open', 'sealed')",
+            )?
+            .execute(params![id, schema::size(*bytes)])?;
+            Ok(true)
+        }
+        Entry::Sealed { id, bytes } => Change::to(DraftState::Sealed)
+            .bytes(*bytes)
+            .write(conn, *id, "sealed", now),
+        Entry::Unsealed { id } => Change::to(DraftState::Open).write(conn, *id, "reopened", now),
+        Entry::Committed(commit) => {
+            let change = Change::to(DraftState::Committed)
+                .bytes(commit.size)
+                .path(&commit.path);
+            if !change.write(conn, commit.id, "committed", now)? {
+                return Ok(false);
+            }
+            conn.prepare_cached(
+                "INSERT INTO commits (id, path, ino, size, digest, mtime, uid, at, duration_us, kind)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+            )?
+            .execute(params![
+                commit.id,
+                commit.path,
+                commit.ino.cast_signed(),
+                schema::size(commit.size),
+                commit.digest,
+                schema::micros(commit.mtime),
+                commit.uid,
+                now,
+                i64::try_from(commit.duration.as_micros()).unwrap_or(i64::MAX),
+                commit.kind.as_str(),
+            ])?;
+            Ok(true)
+        }
+        Entry::Digested { id, digest } => {
+            let changed = conn
+                .prepare_cached("UPDATE commits SET digest = ?2 WHERE id = ?1")?
+                .execute(params![id, digest])?;
+            Ok(changed > 0)
+        }
+        Entry::Quarantined {
+            id,
+            reason,
+            bytes,
+            kept,
+        } => Change::to(DraftState::Quarantined)
+            .bytes(*bytes)
+            .reason(reason)
+            .kept(*kept)
+            .write(conn, *id, "quarantined", now),
+        Entry::Discarded { id, reason } => Change::to(DraftState::Discarded)
+            .reason(reason)
+            .kept(false)
+            .write(conn, *id, "discarded", now),
+        Entry::Meta { key, value } => {
+            conn.prepare_cached(
+                "INSERT INTO meta (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+            )?
+            .execute(params![key, value])?;
+            Ok(true)
+        }
+    }
+}
+
+struct NewRow<'a> {
+    id: DraftId,
+    state: DraftState,
+    path: &'a [u8],
+    stage: &'a str,
+    ino: u64,
+    kind: CommitKind,
+    owner: &'a Owner,
+    bytes: u64,
+    reason: Option<&'a str>,
+}
+
+fn insert(conn: &Connection, new: &NewRow<'_>, kind: &str, now: i64) -> rusqlite::Result<()> {
+    let told_by = next_event(conn)?;
+    conn.prepare_cached(
+        "INSERT INTO drafts (id, state, path, stage, ino, kind, uid, gid, pid, command, bytes, begun_at, changed_at,
+                             event, reason, kept)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?12, ?13, ?14, 1)",
+    )?
+    .execute(params![
+        new.id,
+        new.state.as_str(),
+        new.path,
+        new.stage,
+        new.ino.cast_signed(),
+        new.kind.as_str(),
+        new.owner.uid,
+        new.owner.gid,
+        new.owner.pid,
+        new.owner.command,
+        schema::size(new.bytes),
+        now,
+        told_by,
+        new.reason,
+    ])?;
+    event(conn, told_by, now, kind, new.id, new.path, new.reason)
+}
+
+/// A change of state; what is `None` stays as it is, except the reason, which belongs to the state.
+struct Change<'a> {
+    state: DraftState,
+    bytes: Option<u64>,
+    path: Option<&'a [u8]>,
+    reason: Option<&'a str>,
+    kept: Option<bool>,
+}
+
+impl<'a> Change<'a> {
+    fn to(state: DraftState) -> Self {
+        Change {
+            state,
+            bytes: None,
+            path: None,
+            reason: None,
+            kept: None,
+        }
+    }
+
+    fn bytes(self, bytes: u64) -> Self {
+        Change {
+            bytes: Some(bytes),
+            ..self
+        }
+    }
+
+    fn path(self, path: &'a [u8]) -> Self {
+        Change {
+            path: Some(path),
+            ..self
+        }
+    }
+
+    fn reason(self, reason: &'a str) -> Self {
+        Change {
+            reason: Some(reason),
+            ..self
+        }
+    }
+
+    fn kept(self, kept: bool) -> Self {
+        Change {
+            kept: Some(kept),
+            ..self
+        }
+    }
+
+    /// False when there is no such draft; the trigger refuses what [`DraftState::can_become`] refuses.
+    fn write(
+        &self,
+        conn: &Connection,
+        id: DraftId,
+        kind: &str,
+        now: i64,
+    ) -> rusqlite::Result<bool> {
+        let told_by = next_event(conn)?;
+        let path: Option<Vec<u8>> = conn
+            .prepare_cached(
+                "UPDATE drafts
+                 SET state = ?2, bytes = coalesce(?3, bytes), path = coalesce(?4, path), reason = ?5,
+                     kept = coalesce(?6, kept), changed_at = ?7, event = ?8
+                 WHERE id = ?1 RETURNING path",
+            )?
+            .query_row(
+                params![
+                    id,
+                    self.state.as_str(),
+                    self.bytes.map(schema::size),
+                    self.path,
+                    self.reason,
+                    self.kept,
+                    now,
+                    told_by
+                ],
+                |row| row.get(0),
+            )
+            .optional()?;
+        let Some(path) = path else { return Ok(false) };
+        event(conn, told_by, now, kind, id, &path, self.reason)?;
+        Ok(true)
+    }
+}
+
+/// Gapless, because the id is taken in the transaction that uses it and the newest row is never deleted.
+fn next_event(conn: &Connection) -> rusqlite::Result<i64> {
+    conn.prepare_cached("SELECT coalesce(max(id), 0) + 1 FROM events")?
+        .query_row([], |row| row.get(0))
+}
+
+fn event(
+    conn: &Connection,
+    id: i64,
+    now: i64,
+    kind: &str,
+    draft: DraftId,
+    path: &[u8],
+    detail: Option<&str>,
+) -> rusqlite::Result<()> {
+    conn.prepare_cached(
+        "INSERT INTO events (id, at, kind, draft_id, path, detail) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+    )?
+    .execute(params![id, now, kind, draft, path, detail])?;
+    Ok(())
+}
+
+fn draft_of(entry: &Entry) -> Option<DraftId> {
+    match entry {
+        Entry::Begun(begun) => Some(begun.id),
+        Entry::Committed(commit) => Some(commit.id),
+        Entry::Retargeted { id, .. }
+        | Entry::Grown { id, .. }
+        | Entry::Sealed { id, .. }
+        | Entry::Unsealed { id }
+        | Entry::Digested { id, .. }
+        | Entry::Quarantined { id, .. }
+        | Entry::Adopted { id, .. }
+        | Entry::Discarded { id, .. } => Some(*id),
+        Entry::Meta { .. } => None,
+    }
+}
+
+fn name(entry: &Entry) -> String {
+    let word = match entry {
+        Entry::Begun(_) => "begun",
+        Entry::Retargeted { .. } => "retargeted",
+        Entry::Grown { .. } => "grown",
+        Entry::Sealed { .. } => "sealed",
+        Entry::Unsealed { .. } => "reopened",
+        Entry::Committed(_) => "committed",
+        Entry::Digested { .. } => "digested",
+        Entry::Quarantined { .. } => "quarantined",
+        Entry::Adopted { .. } => "adopted",
+        Entry::Discarded { .. } => "discarded",
+        Entry::Meta { key, .. } => return format!("meta {key}"),
+    };
+    format!("{word} of draft {}", draft_of(entry).unwrap_or(0))
+}
