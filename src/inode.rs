@@ -327,6 +327,21 @@ impl NodeTable {
         Ok((self.remember(parent, name, fd, &stat), stat))
     }
 
+    /// Records attributes after a change made through the mount on an inode that may have a node.
+    pub fn note(&self, stat: &Stat) {
+        if let Some(node) = self.by_key.get(&Key::of(stat)) {
+            node.note(stat);
+        }
+    }
+
+    /// Records that an inode, if it has a node, now has this name.
+    pub fn moved(&self, stat: &Stat, parent: &Arc<Node>, name: &OsStr) {
+        let node = self.by_key.get(&Key::of(stat)).map(|node| node.clone());
+        if let Some(node) = node {
+            node.set_link(parent, name);
+        }
+    }
+
     /// Takes `count` look-ups back; a node without any is gone.
     pub fn forget(&self, id: u64, count: u64) {
         let Ok(node) = self.get(id) else { return };

@@ -87,11 +87,13 @@ impl Staging {
     }
 
     /// What a new file gets from the folder it will appear in: group of a setgid folder, default access list.
-    pub fn inherit(&self, staged: &Staged, folder: impl AsFd, mode: u32) -> Result<()> {
+    ///
+    /// `masked` is `mode` less the umask, which does not apply where there is a default list.
+    pub fn inherit(&self, staged: &Staged, folder: impl AsFd, mode: u32, masked: u32) -> Result<()> {
         let above = stat::fstat(folder.as_fd())?;
         if above.perm & 0o2000 != 0 && stat::fstat(&staged.file)?.gid != above.gid {
             at::chown(&staged.file, None, Some(above.gid))?;
-            at::chmod(&staged.file, mode)?;
+            at::chmod(&staged.file, masked)?;
         }
         if let Some(default) = acl::default_of(folder)? {
             acl::inherit(&staged.file, &default, mode)?;

@@ -10,7 +10,6 @@ mod proof;
 mod stage;
 mod table;
 
-use std::ffi::OsStr;
 use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -51,6 +50,8 @@ pub struct Draft {
     handles: AtomicUsize,
     only_appends: AtomicBool,
     only_resizes: AtomicBool,
+    /// A version came to lie under the draft's name after the draft began.
+    shadows: AtomicBool,
 }
 
 /// Content and target of a draft.
@@ -149,6 +150,11 @@ impl Draft {
     /// way.
     pub fn is_pending(&self) -> bool {
         matches!(self.body.read().phase, Phase::Open(_) | Phase::Sealing(_))
+    }
+
+    /// True while the draft claims its name: not after its commit or its end.
+    pub fn wants_name(&self) -> bool {
+        matches!(self.body.read().phase, Phase::Clean | Phase::Open(_))
     }
 
     /// True if there is no version below: the name is new.
@@ -297,14 +303,28 @@ impl Draft {
         true
     }
 
-    /// True if the draft would appear under this name in this folder.
-    pub fn is_at(&self, parent: Key, name: &OsStr) -> bool {
-        self.body.read().target.as_ref().is_some_and(|t| t.parent.key == parent && t.name == name)
+    /// A version was put under the draft's name by somebody else.
+    pub fn shadow(&self) {
+        self.shadows.store(true, Ordering::Release);
     }
 
-    /// Counts one look-up of the draft's node by the kernel.
-    pub fn looked_up(&self) {
-        self.nlookup.fetch_add(1, Ordering::AcqRel);
+    /// True if the kernel may know a version under the draft's name.
+    pub fn replaces(&self) -> bool {
+        self.shadows.load(Ordering::Acquire) || !self.is_new()
+    }
+
+    /// The daemon stops: a draft that still has writers ends here, one whose close was promised is sealed.
+    pub fn stop(&self) -> Option<Ending> {
+        let promised = match &self.body.read().phase {
+            Phase::Open(work) => work.promised.load(Ordering::Acquire),
+            _ => return None,
+        };
+        match self.seal()? {
+            Ending::Commit(Sealed { id, staged, .. }) if !promised && self.has_writers() => {
+                Some(Ending::Refused { id, staged, reason: Reason::Stopped })
+            }
+            ending => Some(ending),
+        }
     }
 
     /// Counts one more open descriptor, of a reader or a writer.

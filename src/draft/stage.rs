@@ -1,6 +1,5 @@
 //! How a draft gets content of its own: an empty staged file for a new name, a copy of the version below otherwise.
 
-use std::ffi::OsStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
@@ -58,6 +57,7 @@ impl Draft {
             handles: AtomicUsize::new(0),
             only_appends: AtomicBool::new(true),
             only_resizes: AtomicBool::new(true),
+            shadows: AtomicBool::new(false),
         })
     }
 
@@ -74,11 +74,10 @@ impl Draft {
         listed()?;
         let target = body.target.clone().ok_or(Errno::NOENT)?;
         let work = self.begin(by, &target, CommitKind::New, |name| {
-            let staged = by.staging.create(name, masked_mode, self.creds.as_ref())?;
-            Ok((staged, ()))
+            by.staging.create(name, masked_mode, self.creds.as_ref())
         });
-        let work = work.and_then(|(work, ())| {
-            let inherited = by.nodes.fd(&target.parent).and_then(|dir| by.staging.inherit(&work.staged, dir, mode));
+        let work = work.and_then(|work| {
+            let inherited = by.nodes.fd(&target.parent).and_then(|dir| by.staging.inherit(&work.staged, dir, mode, masked_mode));
             match inherited {
                 Ok(()) => Ok(work),
                 Err(errno) => {
@@ -180,14 +179,14 @@ impl Draft {
             Keep::Nothing => 0,
         };
         let kind = if keep == Keep::Nothing { CommitKind::Overwrite } else { CommitKind::Append };
-        let (work, ()) = self.begin(by, target, kind, |name| {
+        let work = self.begin(by, target, kind, |name| {
             let staged = by.staging.create(name, 0o600, self.creds.as_ref())?;
             let filled = by
                 .staging
                 .resemble(&staged, &base.file, &like)
                 .and_then(|()| copy::copy_content(&*base.file, &*staged.file, kept));
             match filled {
-                Ok(()) => Ok((staged, ())),
+                Ok(()) => Ok(staged),
                 Err(errno) => {
                     by.staging.remove(name)?;
                     Err(errno)
@@ -203,20 +202,20 @@ impl Draft {
     }
 
     /// The first row and the staged file of a draft. Fails before anything exists if the journal cannot take rows.
-    fn begin<T>(
+    fn begin(
         &self,
         by: &Committer,
         target: &Target,
         kind: CommitKind,
-        make: impl FnOnce(&str) -> Result<(Staged, T)>,
-    ) -> Result<(Work, T)> {
+        make: impl FnOnce(&str) -> Result<Staged>,
+    ) -> Result<Work> {
         by.journal.health().map_err(|error| {
             tracing::warn!(%error, "no new draft while the journal is in trouble");
             Errno::from_raw_os_error(error.errno())
         })?;
         let id = by.journal.next_draft_id();
         let name = by.staging.name_of(id);
-        let (staged, extra) = make(&name)?;
+        let staged = make(&name)?;
         failpoint!("begin_after_stage");
         let begun = by.journal.submit(Entry::Begun(Begun {
             id,
@@ -227,7 +226,7 @@ impl Draft {
             owner: self.owner.clone(),
         }));
         failpoint!("begin_after_row");
-        Ok((Work { id, begun, staged, promised: AtomicBool::new(false), kind }, extra))
+        Ok(Work { id, begun, staged, promised: AtomicBool::new(false), kind })
     }
 
     /// Empties the draft: an open that truncates a draft somebody else began.
@@ -246,11 +245,5 @@ impl Draft {
                 Err(blocked) => self.unblock(by, blocked, Keep::Nothing)?,
             }
         }
-    }
-
-    /// The name under which a listing shows the draft.
-    pub fn name_in(&self, parent: crate::inode::Key) -> Option<std::ffi::OsString> {
-        let body = self.body.read();
-        body.target.as_ref().filter(|target| target.parent.key == parent).map(|target| OsStr::to_owned(&target.name))
     }
 }

@@ -137,6 +137,13 @@ impl Drafts {
         }
     }
 
+    /// Counts one look-up of the draft's node by the kernel.
+    pub fn looked_up(&self, draft: &Arc<Draft>) {
+        draft.nlookup.fetch_add(1, Ordering::AcqRel);
+        // It may have been let go of since it was found.
+        self.by_node.entry(draft.node).or_insert_with(|| draft.clone());
+    }
+
     /// Takes `count` look-ups of a draft's node back. False if there is no such draft.
     pub fn forget(&self, node: u64, count: u64) -> bool {
         let Some(draft) = self.get(node) else { return false };

@@ -1,0 +1,214 @@
+//! Attributes: reading and changing them on versions (at once) and on drafts (with the content).
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use rustix::fs::Timespec;
+
+use super::handle::Handle;
+use super::{Attr, Done, Fs};
+use crate::draft::{Caller, Draft, Keep};
+use crate::inode::Node;
+use crate::sys::at::{self, Timestamps};
+use crate::sys::stat::{self, Time};
+use crate::sys::{Errno, Kind, Result};
+
+/// The kernel may keep a draft's attributes for long: every change of them goes through it.
+const DRAFT_TTL: Duration = Duration::from_secs(3600);
+
+/// A time to set.
+#[derive(Clone, Copy, Debug)]
+pub enum SetTime {
+    /// The present.
+    Now,
+    /// This one.
+    At(SystemTime),
+}
+
+/// What to change; `None` leaves a thing as it is.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Changes {
+    /// Permission bits.
+    pub perm: Option<u32>,
+    /// Owner.
+    pub uid: Option<u32>,
+    /// Group.
+    pub gid: Option<u32>,
+    /// Bytes.
+    pub size: Option<u64>,
+    /// Last access.
+    pub atime: Option<SetTime>,
+    /// Last modification.
+    pub mtime: Option<SetTime>,
+}
+
+impl Changes {
+    fn timestamps(&self) -> Option<Timestamps> {
+        if self.atime.is_none() && self.mtime.is_none() {
+            return None;
+        }
+        let spec = |time: Option<SetTime>| match time {
+            None => Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT },
+            Some(SetTime::Now) => Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_NOW },
+            Some(SetTime::At(time)) => {
+                let Time { sec, nsec } = Time::from_system(time);
+                Timespec { tv_sec: sec, tv_nsec: nsec.into() }
+            }
+        };
+        Some(Timestamps { last_access: spec(self.atime), last_modification: spec(self.mtime) })
+    }
+}
+
+impl Fs {
+    /// Attributes of a node, through an open descriptor if there is one.
+    pub fn getattr(&self, node: u64, fh: Option<u64>) -> Result<Attr> {
+        if let Some(fh) = fh
+            && let Ok(handle) = self.handles.get(fh)
+        {
+            return match &*handle {
+                Handle::Version { file, .. } | Handle::Direct { file, .. } => self.version_attr(stat::fstat(&**file)?),
+                Handle::Draft { draft, .. } => draft_attr(draft),
+                Handle::Folder(folder) => self.node_attr(folder.node()),
+            };
+        }
+        match self.drafts.get(node) {
+            Some(draft) => draft_attr(&draft),
+            None => self.node_attr(&*self.nodes().get(node)?),
+        }
+    }
+
+    fn version_attr(&self, stat: stat::Stat) -> Result<Attr> {
+        Ok(Attr { stat, ttl: self.options.ttl })
+    }
+
+    fn node_attr(&self, node: &Node) -> Result<Attr> {
+        self.version_attr(stat::fstat(self.nodes().fd(node)?)?)
+    }
+
+    /// Changes attributes.
+    pub fn setattr(
+        self: &Arc<Self>,
+        caller: Caller,
+        node: u64,
+        fh: Option<u64>,
+        changes: Changes,
+        done: impl Done<Attr>,
+    ) {
+        let handle = fh.and_then(|fh| self.handles.get(fh).ok());
+        let draft = match handle.as_deref() {
+            Some(Handle::Draft { draft, .. }) => Some(draft.clone()),
+            _ => self.drafts.get(node),
+        };
+        if let Some(draft) = draft {
+            return match changes.size {
+                Some(size) => self.resize_draft(caller, draft, size, changes, done),
+                None => done(self.change_draft(caller, &draft, changes).and_then(|()| draft_attr(&draft))),
+            };
+        }
+        done(self.change_node(caller, node, handle.as_deref(), changes));
+    }
+
+    /// `ftruncate` on a draft, or `truncate` by path, which is a version of its own: it is published before the answer.
+    fn resize_draft(
+        self: &Arc<Self>,
+        caller: Caller,
+        draft: Arc<Draft>,
+        size: u64,
+        changes: Changes,
+        done: impl Done<Attr>,
+    ) {
+        self.drafts.end_switch(caller.tid);
+        let fs = self.clone();
+        let (resized, stay) = (draft.clone(), draft.clone());
+        // Held like an open descriptor, so that the draft stays while it is worked on.
+        draft.opened();
+        let call = move |file: &std::fs::File| at::truncate(file, size);
+        self.alter(draft, Keep::Bytes(size), "truncate", call, move |altered| {
+            let rest = Changes { size: None, ..changes };
+            let changed = altered
+                .and_then(|()| resized.content())
+                .and_then(|file| fs.strip_set_ids(caller, &*file))
+                .and_then(|()| fs.change_draft(caller, &resized, rest));
+            let by_path = !resized.has_writers();
+            let committer = fs.clone();
+            let finish = move || {
+                let ended = if by_path {
+                    resized.seal().map_or(Ok(()), |ending| committer.end(&resized, ending))
+                } else {
+                    Ok(())
+                };
+                done(changed.and(ended).and_then(|()| draft_attr(&resized)));
+                stay.closed();
+                committer.drafts.drop_if_unreferenced(&stay);
+            };
+            if by_path { fs.commits.run(finish) } else { finish() }
+        });
+    }
+
+    /// Owner, mode and times of a draft. Before its first change they are those of the version below and change at
+    /// once, as anybody else's `chmod` would.
+    fn change_draft(&self, caller: Caller, draft: &Draft, changes: Changes) -> Result<()> {
+        let staging = &self.committer.staging;
+        let file = draft.content()?;
+        if draft.is_pending() {
+            return staging.acting_for(draft.creds.as_ref(), || apply(&*file, changes));
+        }
+        staging.acting(self.creds(caller).as_ref(), || apply(&*file, changes))?;
+        if changes.mtime.is_some() {
+            self.nodes().note(&stat::fstat(&*file)?);
+        }
+        Ok(())
+    }
+
+    fn change_node(
+        &self,
+        caller: Caller,
+        id: u64,
+        handle: Option<&Handle>,
+        changes: Changes,
+    ) -> Result<Attr> {
+        let node = self.nodes().get(id)?;
+        if let Some(size) = changes.size {
+            match handle {
+                Some(Handle::Direct { file, writes: true, .. }) => {
+                    at::truncate(&**file, size)?;
+                    self.strip_set_ids(caller, &**file)?;
+                }
+                Some(_) => return Err(Errno::BADF),
+                None if node.kind == Kind::Dir => return Err(Errno::ISDIR),
+                None if self.is_direct(&node.path()) => {
+                    let file = self.nodes().open(&node, rustix::fs::OFlags::RDWR)?;
+                    at::truncate(&file, size)?;
+                    self.strip_set_ids(caller, &file)?;
+                }
+                // The kernel repeats the call with a fresh look-up, which is answered with a draft's node.
+                None if self.drafts.begin_switch(caller.tid, id) => return Err(Errno::STALE),
+                None => return Err(Errno::TXTBSY),
+            }
+        }
+        let fd = self.nodes().fd(&node)?;
+        self.committer.staging.acting(self.creds(caller).as_ref(), || apply(&fd, changes))?;
+        let stat = stat::fstat(&fd)?;
+        if node.kind == Kind::File && (changes.size.is_some() || changes.mtime.is_some()) {
+            node.note(&stat);
+        }
+        self.version_attr(stat)
+    }
+}
+
+fn draft_attr(draft: &Draft) -> Result<Attr> {
+    Ok(Attr { stat: draft.stat()?, ttl: DRAFT_TTL })
+}
+
+fn apply(fd: impl std::os::fd::AsFd, changes: Changes) -> Result<()> {
+    if changes.uid.is_some() || changes.gid.is_some() {
+        at::chown(fd.as_fd(), changes.uid, changes.gid)?;
+    }
+    if let Some(perm) = changes.perm {
+        at::chmod(fd.as_fd(), perm)?;
+    }
+    if let Some(times) = changes.timestamps() {
+        at::set_times(fd.as_fd(), &times)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,161 @@
+//! Closing: FLUSH with every close of every duplicate, RELEASE after the last reference; in between the proof that lets
+//! the commit happen before `close` returns.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::handle::Handle;
+use super::wait::HOLD_LIMIT;
+use super::{Done, Fs};
+use crate::commit::{Failed, Reason};
+use crate::draft::{self, Caller, Draft, Ending, Phase, Proof};
+use crate::sys::{Result, procfs};
+
+impl Fs {
+    /// One duplicate of a descriptor is being closed. Answers after the commit if this was provably the last one.
+    pub fn flush(self: &Arc<Self>, caller: Caller, fh: u64, done: impl Done<()>) {
+        let handle = match self.handles.get(fh) {
+            Ok(handle) => handle,
+            Err(errno) => return done(Err(errno)),
+        };
+        let Handle::Draft { draft, writes: true } = &*handle else { return done(Ok(())) };
+        let (fs, draft) = (self.clone(), draft.clone());
+        self.commits.run(move || done(fs.close_writer(caller, fh, &draft)));
+    }
+
+    fn close_writer(&self, caller: Caller, fh: u64, draft: &Arc<Draft>) -> Result<()> {
+        if let Some(exit) = procfs::exit_of(caller.tid)
+            && let Some(task) = procfs::task(caller.tid)
+        {
+            draft.note_exit(task.tgid, exit);
+        }
+        let tainted = draft.tainted().map(|(_, errno)| errno);
+        match draft::last_close(draft, fh, caller) {
+            Proof::LastClose => {
+                let ended = draft.seal().map(|ending| self.end(draft, ending));
+                ended.unwrap_or_else(|| tainted.map_or(Ok(()), Err))
+            }
+            Proof::StillOpen => tainted.map_or(Ok(()), Err),
+            Proof::Unknown => {
+                draft.hold(HOLD_LIMIT);
+                match tainted {
+                    Some(errno) => Err(errno),
+                    None => draft.promise(&self.committer),
+                }
+            }
+        }
+    }
+
+    /// The last reference to a descriptor is gone. Commits now if no close did.
+    pub fn release(self: &Arc<Self>, fh: u64) -> Result<()> {
+        match &*self.handles.remove(fh)? {
+            Handle::Version { node, .. } => self.backings.close(node.id),
+            Handle::Direct { file, node, writes } => {
+                self.backings.close(node.id);
+                if *writes {
+                    node.note(&crate::sys::stat::fstat(&**file)?);
+                    node.writers_in_place.fetch_sub(1, Ordering::AcqRel);
+                }
+            }
+            Handle::Draft { draft, writes } => {
+                let last = *writes && draft.remove_writer(fh);
+                // Sealed here and not on the worker: a look-up that comes after this answer must find a commit to wait
+                // for.
+                let ending = if last { draft.seal() } else { None };
+                draft.end_hold();
+                self.poke();
+                match ending {
+                    Some(ending) => {
+                        let (fs, draft) = (self.clone(), draft.clone());
+                        self.commits.run(move || {
+                            // Its error has nobody to go to; the journal has it.
+                            if let Err(errno) = fs.end(&draft, ending) {
+                                tracing::error!(node = draft.node, %errno, "commit after the last release failed");
+                            }
+                            draft.closed();
+                            fs.drafts.drop_if_unreferenced(&draft);
+                        });
+                    }
+                    None => {
+                        draft.closed();
+                        self.drafts.drop_if_unreferenced(draft);
+                    }
+                }
+            }
+            Handle::Folder(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Carries an ending out. Runs on a commit thread; no lock is held.
+    pub(super) fn end(&self, draft: &Arc<Draft>, ending: Ending) -> Result<()> {
+        let target = draft.target();
+        let settle = |phase| {
+            if let Some(target) = &target {
+                self.drafts.unlist(target.parent.key, &target.name, draft);
+            }
+            draft.finish(phase);
+            self.poke();
+        };
+        let mut settled = Settled(Some(settle));
+        match ending {
+            Ending::Commit(sealed) => {
+                let (id, file, digested) = (sealed.id, sealed.staged.file.clone(), sealed.digest.is_some());
+                let published = sealed.make_durable().and_then(|durable| durable.publish(&self.committer));
+                let published = match published {
+                    Ok(published) => published,
+                    Err(Failed { sealed, step, errno }) => {
+                        draft.taint(step, errno);
+                        self.committer.quarantine(id, &sealed.staged, Reason::Failed { step, errno });
+                        settled.now(Phase::Ended(Some(file)));
+                        return Err(errno);
+                    }
+                };
+                let replaced = draft.replaces();
+                let (target, recorded) = published.record(&self.committer);
+                settled.now(Phase::Published(file.clone()));
+                self.announce(&target, replaced);
+                self.commits_done.fetch_add(1, Ordering::Relaxed);
+                if !digested {
+                    self.digester.take(id, file);
+                }
+                recorded
+            }
+            Ending::Refused { id, staged, reason } => {
+                self.committer.quarantine(id, &staged, reason);
+                settled.now(Phase::Ended(Some(staged.file)));
+                match reason {
+                    Reason::Failed { errno, .. } => Err(errno),
+                    Reason::Exit(_) | Reason::Stopped => Ok(()),
+                }
+            }
+            Ending::Unnamed { id, staged } => {
+                self.committer.discard(id, &staged, "unlinked by its writer");
+                settled.now(Phase::Ended(Some(staged.file)));
+                Ok(())
+            }
+        }
+    }
+
+    /// Commits since the mount.
+    pub fn commits_done(&self) -> u64 {
+        self.commits_done.load(Ordering::Relaxed)
+    }
+}
+
+/// Ends a draft's sealing on every way out, a panic included: nobody may wait for it for ever.
+struct Settled<F: FnOnce(Phase)>(Option<F>);
+
+impl<F: FnOnce(Phase)> Settled<F> {
+    fn now(&mut self, phase: Phase) {
+        if let Some(settle) = self.0.take() {
+            settle(phase);
+        }
+    }
+}
+
+impl<F: FnOnce(Phase)> Drop for Settled<F> {
+    fn drop(&mut self) {
+        self.now(Phase::Ended(None));
+    }
+}

@@ -1,0 +1,222 @@
+//! Creating: files as drafts, everything else at once.
+
+use std::ffi::{OsStr, OsString};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::fs::OFlags;
+
+use super::handle::Handle;
+use super::wait::Until;
+use super::{Done, Entry, Fs, OpenMode, Opened};
+use crate::commit::Target;
+use crate::draft::{Caller, Draft, NewDraft};
+use crate::inode::Node;
+use crate::sys::{Errno, Kind, Result, acl, at, procfs, stat};
+
+/// A created and opened file.
+#[derive(Clone, Debug)]
+pub struct Created {
+    /// Its name's node.
+    pub entry: Entry,
+    /// Its descriptor.
+    pub opened: Opened,
+}
+
+/// Mode bits of a creation.
+#[derive(Clone, Copy, Debug)]
+struct Mode {
+    asked: u32,
+    masked: u32,
+}
+
+impl Fs {
+    /// Creates and opens a file.
+    #[allow(clippy::too_many_arguments)]
+    pub fn create(
+        self: &Arc<Self>,
+        caller: Caller,
+        parent: u64,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        flags: OFlags,
+        done: impl Done<Created>,
+    ) {
+        let mode = Mode { asked: mode & 0o7777, masked: mode & 0o7777 & !umask };
+        self.create_patiently(caller, parent, name.to_owned(), mode, flags, done);
+    }
+
+    fn create_patiently(
+        self: &Arc<Self>,
+        caller: Caller,
+        parent: u64,
+        name: OsString,
+        mode: Mode,
+        flags: OFlags,
+        done: impl Done<Created>,
+    ) {
+        let folder = match self.refuse_hidden(parent, &name).and_then(|()| self.folder(parent)) {
+            Ok(folder) => folder,
+            Err(errno) => return done(Err(errno)),
+        };
+        self.drafts.end_switch(caller.tid);
+        if let Some(draft) = self.drafts.at(folder.key, &name) {
+            if draft.is_sealing() {
+                let fs = self.clone();
+                return self.park(Until::Settled(draft), move |settled| {
+                    if settled {
+                        fs.create_patiently(caller, parent, name, mode, flags, done);
+                    } else {
+                        done(Err(Errno::AGAIN));
+                    }
+                });
+            }
+            return self.join(caller, draft, flags, done);
+        }
+        done(self.create_now(caller, &folder, &name, mode, flags));
+    }
+
+    /// A name that somebody is writing already.
+    fn join(self: &Arc<Self>, caller: Caller, draft: Arc<Draft>, flags: OFlags, done: impl Done<Created>) {
+        if flags.contains(OFlags::EXCL) {
+            return done(Err(Errno::EXIST));
+        }
+        let fs = self.clone();
+        let joined = draft.clone();
+        self.open_draft(caller, draft, flags, move |opened| {
+            done(opened.and_then(|opened| Ok(Created { entry: fs.draft_entry(&joined)?, opened })));
+        });
+    }
+
+    fn create_now(
+        &self,
+        caller: Caller,
+        folder: &Arc<Node>,
+        name: &OsStr,
+        mode: Mode,
+        flags: OFlags,
+    ) -> Result<Created> {
+        let reads_only = flags & OFlags::ACCMODE == OFlags::RDONLY && !flags.contains(OFlags::TRUNC);
+        let decision = self.rules.decide(&folder.path_of(name));
+        let direct = decision.mode == crate::rules::Mode::Direct;
+        match stat::stat_at(self.nodes().fd(folder)?, name) {
+            Ok(_) if flags.contains(OFlags::EXCL) => return Err(Errno::EXIST),
+            // It appeared since the kernel looked: it shall look again and open it.
+            Ok(_) => return Err(Errno::STALE),
+            Err(Errno::NOENT) => {}
+            Err(other) => return Err(other),
+        }
+        if direct || reads_only {
+            return self.create_at_once(caller, folder, name, mode, flags, direct);
+        }
+        let task = procfs::task(caller.tid);
+        let draft = Draft::new(NewDraft {
+            node: self.nodes().fresh_id(),
+            target: Target { parent: folder.clone(), name: name.to_owned() },
+            base: None,
+            decision: decision.clone(),
+            creds: self.creds(caller),
+            owner: self.owner(caller, task.as_ref()),
+        });
+        let list = || {
+            self.drafts.list(folder.key, name, &draft).map_err(|_| {
+                if flags.contains(OFlags::EXCL) { Errno::EXIST } else { Errno::STALE }
+            })
+        };
+        if let Err(errno) = draft.create(&self.committer, mode.asked, mode.masked, list) {
+            self.drafts.unlist(folder.key, name, &draft);
+            self.drafts.drop_if_unreferenced(&draft);
+            return Err(errno);
+        }
+        let entry = self.draft_entry(&draft)?;
+        let opened = self.draft_handle(caller, &draft, flags, true)?;
+        Ok(Created { entry, opened })
+    }
+
+    /// A file that is there from the beginning: written in place, or opened for reading only.
+    fn create_at_once(
+        &self,
+        caller: Caller,
+        folder: &Arc<Node>,
+        name: &OsStr,
+        mode: Mode,
+        flags: OFlags,
+        direct: bool,
+    ) -> Result<Created> {
+        let dir = self.nodes().fd(folder)?;
+        let mode = if acl::default_of(&dir)?.is_some() { mode.asked } else { mode.masked };
+        let access = if direct { OFlags::RDWR | (flags & (OFlags::APPEND | OFlags::SYNC)) } else { OFlags::RDONLY };
+        let create = || at::open_file(&dir, name, access | OFlags::CREATE | OFlags::EXCL, mode);
+        let file = Arc::new(self.committer.staging.acting(self.creds(caller).as_ref(), create)?);
+        let (node, stat) = self.nodes().lookup(folder, name)?;
+        let entry = Entry { entry_ttl: Duration::ZERO, ..self.version_entry(&node, stat, Duration::ZERO) };
+        let opened = if direct {
+            self.opened_in_place(file, node, true)
+        } else {
+            let (fh, id) = (self.handles.number(), node.id);
+            self.handles.insert(fh, Handle::Version { file: file.clone(), node });
+            Opened { fh, mode: OpenMode::Version(file, id) }
+        };
+        Ok(Created { entry, opened })
+    }
+
+    /// Creates a folder.
+    pub fn mkdir(&self, caller: Caller, parent: u64, name: &OsStr, mode: u32, umask: u32) -> Result<Entry> {
+        self.make(caller, parent, name, |dir| at::mkdir(dir, name, masked(dir, mode, umask)?))
+    }
+
+    /// Creates a special file, or an empty regular one, at once.
+    pub fn mknod(
+        &self,
+        caller: Caller,
+        parent: u64,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        rdev: u32,
+    ) -> Result<Entry> {
+        let kind = mode & !0o7777;
+        self.make(caller, parent, name, |dir| at::mknod(dir, name, kind | masked(dir, mode, umask)?, rdev))
+    }
+
+    /// Creates a symbolic link.
+    pub fn symlink(&self, caller: Caller, parent: u64, name: &OsStr, target: &OsStr) -> Result<Entry> {
+        self.make(caller, parent, name, |dir| at::symlink(target, dir, name))
+    }
+
+    /// The target of a symbolic link.
+    pub fn readlink(&self, node: u64) -> Result<Vec<u8>> {
+        let node = self.nodes().get(node)?;
+        if node.kind != Kind::Symlink {
+            return Err(Errno::INVAL);
+        }
+        at::readlink(self.nodes().fd(&node)?)
+    }
+
+    /// Makes a name by `call`, as the caller, and looks it up.
+    pub(super) fn make(
+        &self,
+        caller: Caller,
+        parent: u64,
+        name: &OsStr,
+        call: impl FnOnce(std::os::fd::BorrowedFd<'_>) -> Result<()>,
+    ) -> Result<Entry> {
+        use std::os::fd::AsFd;
+        self.refuse_hidden(parent, name)?;
+        let folder = self.folder(parent)?;
+        if self.drafts.at(folder.key, name).is_some_and(|draft| draft.is_pending()) {
+            return Err(Errno::EXIST);
+        }
+        let dir = self.nodes().fd(&folder)?;
+        self.committer.staging.acting(self.creds(caller).as_ref(), || call(dir.as_fd()))?;
+        let (node, stat) = self.nodes().lookup(&folder, name)?;
+        Ok(self.version_entry(&node, stat, self.options.ttl))
+    }
+}
+
+/// The mode of a new name: the umask does not apply where the folder has a default access list.
+fn masked(dir: std::os::fd::BorrowedFd<'_>, mode: u32, umask: u32) -> Result<u32> {
+    let mode = mode & 0o7777;
+    Ok(if acl::default_of(dir)?.is_some() { mode } else { mode & !umask })
+}

@@ -1,0 +1,177 @@
+//! Listing folders. A listing is a snapshot taken when it is read from the start, so that its offsets stay good while
+//! entries come and go.
+
+use std::ffi::{OsStr, OsString};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use rustix::fs::OFlags;
+
+use super::handle::Handle;
+use super::lookup::Seen;
+use super::{Entry, Fs};
+use crate::draft::Caller;
+use crate::inode::Node;
+use crate::sys::{Kind, Result, at, stat};
+
+/// An open folder.
+pub(super) struct OpenFolder {
+    node: Arc<Node>,
+    listing: Mutex<Option<Arc<[Listed]>>>,
+}
+
+impl OpenFolder {
+    pub(super) fn node(&self) -> &Arc<Node> {
+        &self.node
+    }
+}
+
+/// One entry of a listing.
+#[derive(Clone, Debug)]
+pub struct Listed {
+    /// Inode number.
+    pub ino: u64,
+    /// Type.
+    pub kind: Kind,
+    /// Name.
+    pub name: Box<OsStr>,
+}
+
+impl Fs {
+    /// Opens a folder; returns the descriptor's number.
+    pub fn open_folder(&self, node: u64) -> Result<u64> {
+        let node = self.folder(node)?;
+        let fh = self.handles.number();
+        self.handles.insert(fh, Handle::Folder(OpenFolder { node, listing: Mutex::new(None) }));
+        Ok(fh)
+    }
+
+    /// Closes a folder.
+    pub fn close_folder(&self, fh: u64) -> Result<()> {
+        self.handles.remove(fh).map(drop)
+    }
+
+    /// Offers the entries from `offset` on to `take`, with the offset behind each, until it has enough.
+    pub fn list(
+        &self,
+        caller: Caller,
+        fh: u64,
+        offset: u64,
+        mut take: impl FnMut(&Listed, u64) -> bool,
+    ) -> Result<()> {
+        let handle = self.handles.get(fh)?;
+        let Handle::Folder(folder) = &*handle else { return Err(crate::sys::Errno::NOTDIR) };
+        let listing = self.listing(caller, folder, offset)?;
+        for (index, entry) in listing.iter().enumerate().skip(offset as usize) {
+            if take(entry, index as u64 + 1) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// As [`Fs::list`], with each entry's node; `take` says whether the entry was taken, and a node counts as looked up
+    /// only then. `answered` ends the reply: names may be remembered by the kernel, so it runs while nobody changes
+    /// them unannounced.
+    pub fn list_nodes(
+        &self,
+        caller: Caller,
+        fh: u64,
+        offset: u64,
+        mut take: impl FnMut(&Listed, u64, Entry) -> bool,
+        answered: impl FnOnce(Result<()>),
+    ) {
+        let handle = match self.handles.get(fh) {
+            Ok(handle) => handle,
+            Err(errno) => return answered(Err(errno)),
+        };
+        let Handle::Folder(folder) = &*handle else { return answered(Err(crate::sys::Errno::NOTDIR)) };
+        let Ok(state) = folder.node.as_folder() else { return answered(Err(crate::sys::Errno::NOTDIR)) };
+        let listing = match self.listing(caller, folder, offset) {
+            Ok(listing) => listing,
+            Err(errno) => return answered(Err(errno)),
+        };
+        let answering = state.answers.read();
+        for (index, listed) in listing.iter().enumerate().skip(offset as usize) {
+            let entry = match self.entry_for(caller, folder, listed) {
+                Ok(Some(entry)) => entry,
+                // Gone since the listing was taken.
+                Ok(None) => continue,
+                Err(errno) => {
+                    tracing::debug!(%errno, "cannot look up a listed name");
+                    continue;
+                }
+            };
+            if take(listed, index as u64 + 1, entry) {
+                if !is_dot(&listed.name) {
+                    self.forget(entry.node, 1);
+                }
+                break;
+            }
+        }
+        answered(Ok(()));
+        drop(answering);
+    }
+
+    fn entry_for(&self, caller: Caller, folder: &OpenFolder, listed: &Listed) -> Result<Option<Entry>> {
+        if is_dot(&listed.name) {
+            // The kernel takes no look-up for these two and uses only number and type.
+            let stat = stat::fstat(self.nodes().fd(&folder.node)?)?;
+            let stat = stat::Stat { ino: listed.ino, ..stat };
+            return Ok(Some(Entry { node: listed.ino, stat, entry_ttl: Duration::ZERO, attr_ttl: Duration::ZERO }));
+        }
+        match self.see(caller, &folder.node, &listed.name, false) {
+            Ok(Seen::Entry(entry)) => Ok(Some(entry)),
+            Ok(Seen::Wait(_)) | Err(crate::sys::Errno::NOENT) => Ok(None),
+            Err(other) => Err(other),
+        }
+    }
+
+    fn listing(&self, caller: Caller, folder: &OpenFolder, offset: u64) -> Result<Arc<[Listed]>> {
+        let held = folder.listing.lock().clone();
+        match held {
+            Some(listing) if offset > 0 => Ok(listing),
+            _ => {
+                let listing: Arc<[Listed]> = self.take_listing(caller, &folder.node)?.into();
+                *folder.listing.lock() = Some(listing.clone());
+                Ok(listing)
+            }
+        }
+    }
+
+    fn take_listing(&self, caller: Caller, node: &Arc<Node>) -> Result<Vec<Listed>> {
+        let dir = self.nodes().open(node, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        let above = node.link().parent.map_or(node.key.ino, |parent| parent.key.ino);
+        let dot = |name: &str, ino| Listed { ino, kind: Kind::Dir, name: OsString::from(name).into() };
+        let mut listing = vec![dot(".", node.key.ino), dot("..", above)];
+        for entry in at::list(&dir)? {
+            if self.is_hidden(node.id, &entry.name) {
+                continue;
+            }
+            let kind = match entry.kind {
+                Some(kind) => kind,
+                None => match stat::stat_at(&dir, &*entry.name) {
+                    Ok(stat) => stat.kind,
+                    Err(_) => continue,
+                },
+            };
+            listing.push(Listed { ino: entry.ino, kind, name: entry.name });
+        }
+        for (name, draft) in self.drafts.in_folder(node.key) {
+            if !draft.is_pending() || !draft.is_family(caller) {
+                continue;
+            }
+            if let Ok(stat) = draft.stat()
+                && !listing.iter().any(|listed| *listed.name == *name)
+            {
+                listing.push(Listed { ino: stat.ino, kind: Kind::File, name: name.into() });
+            }
+        }
+        Ok(listing)
+    }
+}
+
+fn is_dot(name: &OsStr) -> bool {
+    name == "." || name == ".."
+}

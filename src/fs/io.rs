@@ -1,0 +1,205 @@
+//! Reading, writing, and what else changes or inspects the content of an open file.
+
+use std::sync::Arc;
+
+use super::handle::Handle;
+use super::wait::Until;
+use super::{Done, Fs};
+use crate::draft::{Blocked, Caller, Draft, Keep};
+use crate::sys::{Errno, Result, at, copy, stat};
+
+/// A change of a draft's content that can be tried again once the draft is ready for it.
+type Change<T> = Arc<dyn Fn(&Draft) -> Result<std::result::Result<T, Blocked>> + Send + Sync>;
+
+impl Fs {
+    /// Reads up to `size` bytes; fewer only at the end of the file.
+    pub fn read(&self, fh: u64, offset: u64, size: u32) -> Result<Vec<u8>> {
+        let mut data = vec![0; size as usize];
+        let read = match &*self.handles.get(fh)? {
+            Handle::Version { file, .. } | Handle::Direct { file, .. } => at::read_at(&**file, &mut data, offset)?,
+            Handle::Draft { draft, .. } => at::read_at(&*draft.content()?, &mut data, offset)?,
+            Handle::Folder(_) => return Err(Errno::ISDIR),
+        };
+        data.truncate(read);
+        Ok(data)
+    }
+
+    /// Writes all of `data`. `strip` asks to take set-id bits off.
+    pub fn write(
+        self: &Arc<Self>,
+        caller: Caller,
+        fh: u64,
+        offset: u64,
+        data: &[u8],
+        strip: bool,
+        done: impl Done<u32>,
+    ) {
+        let len = data.len() as u32;
+        let handle = match self.handles.get(fh) {
+            Ok(handle) => handle,
+            Err(errno) => return done(Err(errno)),
+        };
+        match &*handle {
+            Handle::Draft { draft, writes: true } => match draft.write(data, offset) {
+                Ok(Ok(())) if strip => done(draft.content().and_then(|file| {
+                    self.strip_set_ids(caller, &*file)?;
+                    Ok(len)
+                })),
+                Ok(Ok(())) => done(Ok(len)),
+                Ok(Err(blocked)) => {
+                    let data: Arc<[u8]> = data.into();
+                    let change: Change<()> = Arc::new(move |draft| draft.write(&data, offset));
+                    self.change_later(draft.clone(), blocked, Keep::All, change, move |done_now| {
+                        done(done_now.map(|()| len));
+                    });
+                }
+                Err(errno) => done(Err(errno)),
+            },
+            Handle::Direct { file, node, writes: true } => done(at::write_at(&**file, data, offset).and_then(|()| {
+                if strip {
+                    self.strip_set_ids(caller, &**file)?;
+                }
+                node.note(&stat::fstat(&**file)?);
+                Ok(len)
+            })),
+            Handle::Folder(_) => done(Err(Errno::ISDIR)),
+            _ => done(Err(Errno::BADF)),
+        }
+    }
+
+    /// Makes the draft ready and tries the change again, off the session thread: it may mean a copy of the version
+    /// below, a durable row in the journal, or waiting for a commit in flight.
+    fn change_later<T: Send + 'static>(
+        self: &Arc<Self>,
+        draft: Arc<Draft>,
+        blocked: Blocked,
+        keep: Keep,
+        change: Change<T>,
+        done: impl Done<T>,
+    ) {
+        let fs = self.clone();
+        if blocked == Blocked::Sealing {
+            return self.park(Until::Settled(draft.clone()), move |settled| {
+                if settled { fs.change_now(draft, keep, change, done) } else { done(Err(Errno::AGAIN)) }
+            });
+        }
+        self.slow.run(move || match draft.unblock(&fs.committer, blocked, keep) {
+            Ok(()) | Err(Errno::AGAIN) => fs.change_now(draft, keep, change, done),
+            Err(errno) => done(Err(errno)),
+        });
+    }
+
+    fn change_now<T: Send + 'static>(
+        self: &Arc<Self>,
+        draft: Arc<Draft>,
+        keep: Keep,
+        change: Change<T>,
+        done: impl Done<T>,
+    ) {
+        match change(&draft) {
+            Ok(Ok(value)) => done(Ok(value)),
+            Ok(Err(blocked)) => self.change_later(draft, blocked, keep, change, done),
+            Err(errno) => done(Err(errno)),
+        }
+    }
+
+    /// Changes a draft's content by another call than a write.
+    pub(super) fn alter<T: Send + 'static>(
+        self: &Arc<Self>,
+        draft: Arc<Draft>,
+        keep: Keep,
+        step: &'static str,
+        call: impl Fn(&std::fs::File) -> Result<T> + Send + Sync + 'static,
+        done: impl Done<T>,
+    ) {
+        let change: Change<T> = Arc::new(move |draft| draft.alter(step, &call));
+        self.change_now(draft, keep, change, done);
+    }
+
+    /// Allocates, punches or zeroes a range.
+    pub fn fallocate(self: &Arc<Self>, fh: u64, offset: u64, len: u64, mode: u32, done: impl Done<()>) {
+        let call = move |file: &std::fs::File| at::fallocate(file, mode, offset, len);
+        match self.handles.get(fh).as_deref() {
+            Ok(Handle::Draft { draft, writes: true }) => {
+                self.alter(draft.clone(), Keep::All, "fallocate", call, done);
+            }
+            Ok(Handle::Direct { file, writes: true, .. }) => done(call(file)),
+            Ok(_) => done(Err(Errno::BADF)),
+            Err(errno) => done(Err(*errno)),
+        }
+    }
+
+    /// Copies between two open files inside the export's file system where it can; returns the bytes copied.
+    #[allow(clippy::too_many_arguments)]
+    pub fn copy_range(
+        self: &Arc<Self>,
+        from: u64,
+        src: u64,
+        to: u64,
+        dst: u64,
+        len: u64,
+        done: impl Done<u32>,
+    ) {
+        let source = self.handles.get(from).and_then(|handle| match &*handle {
+            Handle::Version { file, .. } | Handle::Direct { file, .. } => Ok(file.clone()),
+            Handle::Draft { draft, .. } => draft.content(),
+            Handle::Folder(_) => Err(Errno::ISDIR),
+        });
+        let (source, target) = match (source, self.handles.get(to)) {
+            (Ok(source), Ok(target)) => (source, target),
+            (Err(errno), _) | (_, Err(errno)) => return done(Err(errno)),
+        };
+        // The answer is a 32-bit number; a caller asks again for the rest.
+        let len = len.min(1 << 30);
+        let call = move |file: &std::fs::File| copy::copy_range(&*source, src, file, dst, len).map(|n| n as u32);
+        let fs = self.clone();
+        self.slow.run(move || match &*target {
+            Handle::Draft { draft, writes: true } => fs.alter(draft.clone(), Keep::All, "copy", call, done),
+            Handle::Direct { file, writes: true, .. } => done(call(file)),
+            _ => done(Err(Errno::BADF)),
+        });
+    }
+
+    /// Finds data or a hole.
+    pub fn seek(&self, fh: u64, offset: i64, hole: bool) -> Result<u64> {
+        let offset = u64::try_from(offset).map_err(|_| Errno::NXIO)?;
+        match &*self.handles.get(fh)? {
+            Handle::Version { file, .. } | Handle::Direct { file, .. } => at::seek_hole_data(&**file, offset, hole),
+            Handle::Draft { draft, .. } => at::seek_hole_data(&*draft.content()?, offset, hole),
+            Handle::Folder(_) => Err(Errno::ISDIR),
+        }
+    }
+
+    /// Makes what was written so far durable; publishes nothing.
+    pub fn fsync(self: &Arc<Self>, fh: u64, done: impl Done<()>) {
+        let handle = match self.handles.get(fh) {
+            Ok(handle) => handle,
+            Err(errno) => return done(Err(errno)),
+        };
+        self.slow.run(move || {
+            done(match &*handle {
+                Handle::Version { file, .. } | Handle::Direct { file, .. } => at::fsync(&**file),
+                Handle::Draft { draft, .. } => sync_draft(draft),
+                Handle::Folder(_) => Err(Errno::ISDIR),
+            });
+        });
+    }
+
+    /// Makes a folder's names durable.
+    pub fn fsync_folder(self: &Arc<Self>, node: u64, done: impl Done<()>) {
+        let fs = self.clone();
+        self.slow.run(move || done(fs.folder(node).and_then(|folder| fs.committer.sync_folder(&folder))));
+    }
+}
+
+fn sync_draft(draft: &Draft) -> Result<()> {
+    if let Some((_, errno)) = draft.tainted() {
+        return Err(errno);
+    }
+    let synced = draft.content().and_then(|file| at::fsync(&*file));
+    if let Err(errno) = synced {
+        // An NFS client reports a lost write once; a second fsync would say that all is well.
+        draft.taint("fsync", errno);
+    }
+    synced
+}

@@ -1,0 +1,170 @@
+//! Looking names up: which of the two nodes of a path the caller gets, and for how long the kernel may remember it.
+
+use std::ffi::{OsStr, OsString};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::wait::Until;
+use super::{Done, Fs};
+use crate::draft::{Caller, Draft, NewDraft};
+use crate::inode::{Key, Node};
+use crate::rules::Mode;
+use crate::sys::{Errno, Kind, Result, Stat, procfs, stat};
+use crate::{commit, draft};
+
+/// A name's node, as the kernel is told. Each one counts as a look-up until the kernel forgets it.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry {
+    /// Node id.
+    pub node: u64,
+    /// Attributes.
+    pub stat: Stat,
+    /// How long the name may be remembered.
+    pub entry_ttl: Duration,
+    /// How long the attributes may be remembered. Zero where `st_ino` is not the node id, because the protocol library
+    /// sends one number for both and the next `getattr` corrects it.
+    pub attr_ttl: Duration,
+}
+
+/// An answer, or what to wait for before there is one.
+pub(super) enum Seen {
+    Entry(Entry),
+    Wait(Until),
+}
+
+impl Fs {
+    /// Looks `name` up in `parent` for `caller`.
+    pub fn lookup(self: &Arc<Self>, caller: Caller, parent: u64, name: &OsStr, done: impl Done<Entry>) {
+        self.lookup_patiently(caller, parent, name.to_owned(), true, done);
+    }
+
+    fn lookup_patiently(
+        self: &Arc<Self>,
+        caller: Caller,
+        parent: u64,
+        name: OsString,
+        patient: bool,
+        done: impl Done<Entry>,
+    ) {
+        let folder = match self.folder(parent) {
+            Ok(folder) => folder,
+            Err(errno) => return done(Err(errno)),
+        };
+        let Ok(state) = folder.as_folder() else { return done(Err(Errno::NOTDIR)) };
+        let answering = state.answers.read();
+        match self.see(caller, &folder, &name, patient) {
+            Ok(Seen::Entry(entry)) => done(Ok(entry)),
+            Ok(Seen::Wait(until)) => {
+                drop(answering);
+                let fs = self.clone();
+                // A condition that held for an instant may be followed by another one to wait for.
+                self.park(until, move |held| fs.lookup_patiently(caller, parent, name, held, done));
+            }
+            Err(errno) => {
+                drop(answering);
+                done(Err(errno));
+            }
+        }
+    }
+
+    /// What `caller` sees under `name`. The folder's `answers` must be held from here to the end of the reply.
+    pub(super) fn see(&self, caller: Caller, folder: &Arc<Node>, name: &OsStr, patient: bool) -> Result<Seen> {
+        if self.is_hidden(folder.id, name) {
+            return Err(Errno::NOENT);
+        }
+        if patient && self.recovery.concerns(|| folder.path_of(name)) {
+            return Ok(Seen::Wait(Until::Recovered));
+        }
+        if let Some(draft) = self.drafts.at(folder.key, name) {
+            return self.see_around(caller, folder, name, draft, patient);
+        }
+        if self.options.revalidate {
+            stat::revalidate(self.nodes().fd(folder)?)?;
+        }
+        let (node, stat) = self.nodes().lookup(folder, name)?;
+        if node.kind == Kind::File && self.drafts.switch(caller.tid).is_some() {
+            let draft = self.begin_over(caller, folder, name, &node, &stat);
+            self.nodes().forget(node.id, 1);
+            self.drafts.switch_looked_up(caller.tid);
+            return self.draft_entry(&draft?).map(Seen::Entry);
+        }
+        Ok(Seen::Entry(self.version_entry(&node, stat, self.options.ttl)))
+    }
+
+    /// A name that has a draft: the family and further writers get the draft, everybody else the version.
+    fn see_around(
+        &self,
+        caller: Caller,
+        folder: &Arc<Node>,
+        name: &OsStr,
+        draft: Arc<Draft>,
+        patient: bool,
+    ) -> Result<Seen> {
+        if patient && draft.is_sealing() {
+            return Ok(Seen::Wait(Until::Settled(draft)));
+        }
+        if self.drafts.switch(caller.tid).is_some() {
+            self.drafts.switch_looked_up(caller.tid);
+            return self.draft_entry(&draft).map(Seen::Entry);
+        }
+        if draft.is_family(caller) {
+            return self.draft_entry(&draft).map(Seen::Entry);
+        }
+        if patient && draft.held_until().is_some() {
+            return Ok(Seen::Wait(Until::Released(draft)));
+        }
+        let (node, stat) = self.nodes().lookup(folder, name)?;
+        Ok(Seen::Entry(self.version_entry(&node, stat, Duration::ZERO)))
+    }
+
+    /// The entry of a version, folder or special file, whose look-up was counted already.
+    pub(super) fn version_entry(&self, node: &Node, stat: Stat, ttl: Duration) -> Entry {
+        let attr_ttl = if node.id == stat.ino { self.options.ttl } else { Duration::ZERO };
+        let entry_ttl = if self.options.revalidate { Duration::ZERO } else { ttl };
+        Entry { node: node.id, stat, entry_ttl, attr_ttl }
+    }
+
+    /// The entry of a draft; counts a look-up. Names that have a draft are never remembered by the kernel.
+    pub(super) fn draft_entry(&self, draft: &Arc<Draft>) -> Result<Entry> {
+        let stat = draft.stat()?;
+        self.drafts.looked_up(draft);
+        Ok(Entry { node: draft.node, stat, entry_ttl: Duration::ZERO, attr_ttl: Duration::ZERO })
+    }
+
+    /// Begins a draft over a version, without content of its own yet. Joins one that is there already.
+    fn begin_over(
+        &self,
+        caller: Caller,
+        folder: &Arc<Node>,
+        name: &OsStr,
+        node: &Arc<Node>,
+        stat: &Stat,
+    ) -> Result<Arc<Draft>> {
+        let file = self.nodes().open(node, rustix::fs::OFlags::RDONLY)?;
+        let task = procfs::task(caller.tid);
+        let draft = Draft::new(NewDraft {
+            node: self.nodes().fresh_id(),
+            target: commit::Target { parent: folder.clone(), name: name.to_owned() },
+            base: Some(draft::Base { file: Arc::new(file), key: Key::of(stat) }),
+            decision: self.rules.decide(&folder.path_of(name)).clone(),
+            creds: self.creds(caller),
+            owner: self.owner(caller, task.as_ref()),
+        });
+        match self.drafts.list(folder.key, name, &draft) {
+            Ok(()) => Ok(draft),
+            Err(there) => Ok(there),
+        }
+    }
+
+    /// True if files under this path are written in place.
+    pub(super) fn is_direct(&self, path: &[u8]) -> bool {
+        self.rules.decide(path).mode == Mode::Direct
+    }
+
+    /// The kernel forgets `count` look-ups of a node.
+    pub fn forget(&self, node: u64, count: u64) {
+        if !self.drafts.forget(node, count) {
+            self.nodes().forget(node, count);
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! The file system: one file per family of operations.
+//!
+//! Operations take a [`Caller`] and node ids and answer through a closure, because some answers come later from another
+//! thread: a commit, a copy, a look-up that waits for a commit in flight. The adapter in [`crate::fuse`] only decodes and
+//! replies.
+//!
+//! Threads: the session threads run everything that touches the export briefly; `commit` threads run fsync, rename and
+//! the kernel's notifications (which may wait for a folder that a session thread's request has locked); `slow` threads
+//! run copies and whatever was parked. No lock is held across a reply, but for a folder's `answers`.
+
+mod attr;
+mod close;
+mod create;
+mod dir;
+mod handle;
+mod io;
+mod link;
+mod lookup;
+mod open;
+mod passthrough;
+mod pool;
+mod remove;
+mod rename;
+mod statfs;
+mod stop;
+mod wait;
+mod xattr;
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use fuser::{INodeNo, Notifier};
+
+use crate::commit::{Committer, RESERVED, Target};
+use crate::draft::{Caller, Digester, Drafts};
+use crate::inode::{Node, NodeTable, ROOT_ID};
+use crate::journal::Owner;
+use crate::rules::Rules;
+use crate::sys::cred::Creds;
+use crate::sys::{Errno, Kind, Result, Stat, procfs};
+
+pub use attr::Changes;
+pub use create::Created;
+pub use dir::Listed;
+pub use lookup::Entry;
+pub use open::{Opened, OpenMode};
+pub use wait::Recovery;
+
+use handle::Handles;
+use passthrough::Backings;
+use pool::Pool;
+use wait::Parking;
+
+/// How the mount behaves.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How long the kernel may keep names and attributes of versions.
+    pub ttl: Duration,
+    /// The export is an NFS mount.
+    pub nfs: bool,
+    /// A miss and an open ask the server for the folder first.
+    pub revalidate: bool,
+    /// The daemon runs as root and acts as its callers.
+    pub act_as_caller: bool,
+    /// Versions are read by the kernel itself where it can.
+    pub passthrough: bool,
+    /// Where the state is, for the command line.
+    pub state_dir: std::path::PathBuf,
+    /// Threads for commits.
+    pub commit_workers: usize,
+}
+
+/// A mounted export.
+pub struct Fs {
+    committer: Arc<Committer>,
+    drafts: Drafts,
+    handles: Handles,
+    backings: Backings,
+    rules: Rules,
+    options: Options,
+    digester: Digester,
+    commits: Pool,
+    slow: Pool,
+    parking: Parking,
+    recovery: Recovery,
+    kernel: OnceLock<Notifier>,
+    stopping: AtomicBool,
+    commits_done: AtomicU64,
+}
+
+impl Fs {
+    /// A file system over what the committer works on.
+    pub fn new(committer: Arc<Committer>, rules: Rules, options: Options) -> std::io::Result<Arc<Self>> {
+        let fs = Arc::new(Fs {
+            digester: Digester::start(committer.journal.clone())?,
+            commits: Pool::start("commit", options.commit_workers)?,
+            slow: Pool::start("slow", SLOW_WORKERS)?,
+            backings: Backings::new(options.passthrough),
+            committer,
+            drafts: Drafts::default(),
+            handles: Handles::default(),
+            rules,
+            options,
+            parking: Parking::default(),
+            recovery: Recovery::default(),
+            kernel: OnceLock::new(),
+            stopping: AtomicBool::new(false),
+            commits_done: AtomicU64::new(0),
+        });
+        wait::start(&fs)?;
+        stop::start_progress(&fs)?;
+        Ok(fs)
+    }
+
+    /// The kernel can be notified from now on.
+    pub fn connect(&self, kernel: Notifier) {
+        // The first connection stays; there is only one session.
+        drop(self.kernel.set(kernel));
+    }
+
+    /// What the file system stands on.
+    pub fn committer(&self) -> &Arc<Committer> {
+        &self.committer
+    }
+
+    /// The path rules.
+    pub fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    fn nodes(&self) -> &NodeTable {
+        &self.committer.nodes
+    }
+
+    /// The node of a folder.
+    fn folder(&self, id: u64) -> Result<Arc<Node>> {
+        let node = self.nodes().get(id)?;
+        if node.kind == Kind::Dir { Ok(node) } else { Err(Errno::NOTDIR) }
+    }
+
+    /// Names that the mount does not show: the reserved folder, and what an NFS client makes of removed open files.
+    fn is_hidden(&self, parent: u64, name: &OsStr) -> bool {
+        (parent == ROOT_ID && name == RESERVED) || (self.options.nfs && name.as_bytes().starts_with(b".nfs"))
+    }
+
+    /// Refuses to create, move or remove a name that the mount does not show.
+    fn refuse_hidden(&self, parent: u64, name: &OsStr) -> Result<()> {
+        if self.is_hidden(parent, name) { Err(Errno::PERM) } else { Ok(()) }
+    }
+
+    /// Credentials to act under; `None` for the daemon's own.
+    fn creds(&self, caller: Caller) -> Option<Creds> {
+        if !self.options.act_as_caller || (caller.uid == 0 && caller.gid == 0) {
+            return None;
+        }
+        let groups = procfs::task(caller.tid).map(|task| task.groups).unwrap_or_default();
+        Some(Creds { uid: caller.uid, gid: caller.gid, groups })
+    }
+
+    fn owner(&self, caller: Caller, task: Option<&procfs::Task>) -> Owner {
+        Owner {
+            uid: caller.uid,
+            gid: caller.gid,
+            pid: task.map_or(0, |task| task.tgid),
+            command: task.map(|task| task.comm.clone()).unwrap_or_default(),
+        }
+    }
+
+    /// Tells the kernel that a name has a new version and that its folder changed. Only from a `commit` thread, with no
+    /// lock held.
+    fn announce(&self, target: &Target, replaced: bool) {
+        // Whoever looked the name up before has answered when this lock was free once.
+        if let Ok(folder) = target.parent.as_folder() {
+            drop(folder.answers.write());
+        }
+        let Some(kernel) = self.kernel.get() else { return };
+        let parent = INodeNo(target.parent.id);
+        if replaced && let Err(error) = kernel.inval_entry(parent, &target.name) {
+            tracing::debug!(%error, "the kernel did not take the news of a name");
+        }
+        // A negative offset: attributes only.
+        if let Err(error) = kernel.inval_inode(parent, -1, 0) {
+            // ENOENT: the kernel does not know the folder any more.
+            tracing::trace!(%error, "the kernel did not take the news of a folder");
+        }
+    }
+}
+
+/// Threads for copies and parked operations.
+const SLOW_WORKERS: usize = 8;
+
+/// Where an answer goes.
+pub trait Done<T>: FnOnce(Result<T>) + Send + 'static {}
+
+impl<T, F: FnOnce(Result<T>) + Send + 'static> Done<T> for F {}
+
+/// Attributes as the kernel is told: the node's `st_ino` is the export's inode number.
+#[derive(Clone, Copy, Debug)]
+pub struct Attr {
+    /// From the export.
+    pub stat: Stat,
+    /// How long the kernel may keep them.
+    pub ttl: Duration,
+}

@@ -1,0 +1,185 @@
+//! Opening: a version for reading, a draft for writing, a file in place where the rules say so.
+
+use std::fs::File;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use fuser::BackingId;
+use rustix::fs::OFlags;
+
+use super::handle::Handle;
+use super::wait::Until;
+use super::{Done, Fs};
+use crate::draft::{Caller, Draft, Writer};
+use crate::inode::Node;
+use crate::sys::{Errno, Kind, Result, at, procfs, stat};
+
+/// How the kernel treats an open file.
+#[derive(Clone, Debug)]
+pub enum OpenMode {
+    /// Content never changes: pages of earlier opens stay valid. Passthrough if the kernel can.
+    Version(Arc<File>, u64),
+    /// Through the page cache, with writes gathered.
+    Draft,
+    /// In place: passthrough if the kernel can, every request to the daemon otherwise.
+    Direct(Arc<File>, u64),
+}
+
+/// An opened file.
+#[derive(Clone, Debug)]
+pub struct Opened {
+    /// Number of the descriptor.
+    pub fh: u64,
+    /// How the kernel treats it.
+    pub mode: OpenMode,
+}
+
+impl Fs {
+    /// Opens the node for `caller`.
+    pub fn open(self: &Arc<Self>, caller: Caller, node: u64, flags: OFlags, done: impl Done<Opened>) {
+        if let Some(draft) = self.drafts.get(node) {
+            self.open_draft(caller, draft, flags, done);
+        } else {
+            done(self.open_node(caller, node, flags));
+        }
+    }
+
+    /// Registers an opened file for passthrough; `None`: it goes through the daemon. Counted until the descriptor is
+    /// released.
+    pub fn backing(
+        &self,
+        node: u64,
+        register: impl FnOnce() -> std::io::Result<BackingId>,
+    ) -> Option<Arc<BackingId>> {
+        self.backings.open(node, register)
+    }
+
+    fn open_node(&self, caller: Caller, id: u64, flags: OFlags) -> Result<Opened> {
+        let node = self.nodes().get(id)?;
+        if node.kind != Kind::File {
+            return Err(Errno::INVAL);
+        }
+        let writes = flags & OFlags::ACCMODE != OFlags::RDONLY || flags.contains(OFlags::TRUNC);
+        if self.is_direct(&node.path()) {
+            return self.open_in_place(caller, node, flags, writes);
+        }
+        if writes {
+            // The kernel repeats the open with a fresh look-up, which is answered with a draft's node. A thread that
+            // comes again without a look-up opened through a descriptor: a version has no name to be replaced under.
+            return Err(if self.drafts.begin_switch(caller.tid, id) { Errno::STALE } else { Errno::TXTBSY });
+        }
+        if !self.is_current(&node) && self.drafts.begin_switch(caller.tid, id) {
+            // Replaced since the kernel looked: it shall look again. Without a name to look up it comes right back.
+            return Err(Errno::STALE);
+        }
+        self.drafts.end_switch(caller.tid);
+        let file = Arc::new(self.nodes().open(&node, OFlags::RDONLY)?);
+        let fh = self.handles.number();
+        self.handles.insert(fh, Handle::Version { file: file.clone(), node });
+        Ok(Opened { fh, mode: OpenMode::Version(file, id) })
+    }
+
+    /// True if the name under which the node was last seen still shows it.
+    fn is_current(&self, node: &Node) -> bool {
+        let link = node.link();
+        let Some(parent) = link.parent else { return true };
+        let look = || {
+            let dir = self.nodes().fd(&parent)?;
+            if self.options.revalidate {
+                stat::revalidate(&dir)?;
+            }
+            stat::stat_at(dir, &link.name)
+        };
+        look().is_ok_and(|there| (there.dev, there.ino) == (node.key.dev, node.key.ino))
+    }
+
+    fn open_in_place(&self, caller: Caller, node: Arc<Node>, flags: OFlags, writes: bool) -> Result<Opened> {
+        let access = if flags & OFlags::ACCMODE == OFlags::RDONLY { OFlags::RDONLY } else { OFlags::RDWR };
+        let file = Arc::new(self.nodes().open(&node, access | (flags & (OFlags::APPEND | OFlags::SYNC)))?);
+        if flags.contains(OFlags::TRUNC) {
+            let writable = if access == OFlags::RDWR { file.clone() } else { Arc::new(self.nodes().open(&node, OFlags::RDWR)?) };
+            at::truncate(&*writable, 0)?;
+            self.strip_set_ids(caller, &*writable)?;
+            node.note(&stat::fstat(&*writable)?);
+        }
+        Ok(self.opened_in_place(file, node, writes))
+    }
+
+    /// The descriptor of a file that is written in place.
+    pub(super) fn opened_in_place(&self, file: Arc<File>, node: Arc<Node>, writes: bool) -> Opened {
+        if writes {
+            node.writers_in_place.fetch_add(1, Ordering::AcqRel);
+        }
+        let (fh, id) = (self.handles.number(), node.id);
+        self.handles.insert(fh, Handle::Direct { file: file.clone(), node, writes });
+        Opened { fh, mode: OpenMode::Direct(file, id) }
+    }
+
+    /// Opens a draft: its family for reading, anybody for writing, who thereby joins.
+    pub(super) fn open_draft(
+        self: &Arc<Self>,
+        caller: Caller,
+        draft: Arc<Draft>,
+        flags: OFlags,
+        done: impl Done<Opened>,
+    ) {
+        if draft.is_sealing() {
+            let fs = self.clone();
+            let waiting = draft.clone();
+            return self.park(Until::Settled(waiting), move |settled| {
+                if settled { fs.open_draft(caller, draft, flags, done) } else { done(Err(Errno::AGAIN)) }
+            });
+        }
+        let writes = flags & OFlags::ACCMODE != OFlags::RDONLY || flags.contains(OFlags::TRUNC);
+        if flags.contains(OFlags::TRUNC) {
+            // Creates a file and may remove one: off the session thread's short path only if it has much to do, which
+            // an empty file has not.
+            let emptied = draft.empty(&self.committer).and_then(|()| self.strip_set_ids(caller, &*draft.content()?));
+            if let Err(errno) = emptied {
+                return done(Err(errno));
+            }
+        }
+        done(self.draft_handle(caller, &draft, flags, writes));
+    }
+
+    /// A descriptor of a draft.
+    pub(super) fn draft_handle(
+        &self,
+        caller: Caller,
+        draft: &Arc<Draft>,
+        flags: OFlags,
+        writes: bool,
+    ) -> Result<Opened> {
+        // A draft that never changed gave its name back when its last descriptor went; a new writer takes it again.
+        if writes
+            && let Some(target) = draft.target()
+            && draft.wants_name()
+            && let Err(there) = self.drafts.list(target.parent.key, &target.name, draft)
+            && !Arc::ptr_eq(&there, draft)
+        {
+            return Err(Errno::STALE);
+        }
+        let fh = self.handles.number();
+        draft.opened();
+        if writes {
+            let writer = Writer::opening(procfs::task(caller.tid).as_ref(), flags);
+            draft.add_writer(fh, writer, flags.contains(OFlags::APPEND));
+        }
+        self.drafts.end_switch(caller.tid);
+        self.handles.insert(fh, Handle::Draft { draft: draft.clone(), writes });
+        Ok(Opened { fh, mode: OpenMode::Draft })
+    }
+
+    /// Takes the set-id bits off a file that an ordinary user has written to or truncated.
+    pub(super) fn strip_set_ids(&self, caller: Caller, file: impl std::os::fd::AsFd) -> Result<()> {
+        if caller.uid == 0 {
+            return Ok(());
+        }
+        let perm = stat::fstat(file.as_fd())?.perm;
+        let mut stripped = perm & !0o4000;
+        if perm & 0o010 != 0 {
+            stripped &= !0o2000;
+        }
+        if stripped == perm { Ok(()) } else { at::chmod(file, stripped) }
+    }
+}

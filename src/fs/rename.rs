@@ -1,0 +1,178 @@
+//! Renaming. Versions and folders move on the export at once; a draft moves its target, for its own family.
+
+use std::ffi::{OsStr, OsString};
+use std::sync::Arc;
+
+use super::wait::Until;
+use super::{Done, Fs};
+use crate::commit::Target;
+use crate::draft::{Caller, Draft};
+use crate::inode::{Key, Node};
+use crate::journal::Entry;
+use crate::sys::at::{self, RenameFlags};
+use crate::sys::{Errno, Kind, Result, Stat, stat};
+
+/// One side of a rename.
+#[derive(Clone)]
+struct Side {
+    folder: Arc<Node>,
+    name: OsString,
+    draft: Option<Arc<Draft>>,
+}
+
+impl Side {
+    fn is(&self, other: &Side) -> bool {
+        self.folder.id == other.folder.id && self.name == other.name
+    }
+}
+
+impl Fs {
+    /// Renames `name` in `parent` to `new_name` in `new_parent`.
+    #[allow(clippy::too_many_arguments)]
+    pub fn rename(
+        self: &Arc<Self>,
+        caller: Caller,
+        parent: u64,
+        name: &OsStr,
+        new_parent: u64,
+        new_name: &OsStr,
+        flags: RenameFlags,
+        done: impl Done<()>,
+    ) {
+        let sides = self.side(parent, name).and_then(|from| Ok((from, self.side(new_parent, new_name)?)));
+        let (from, to) = match sides {
+            Ok(sides) => sides,
+            Err(errno) => return done(Err(errno)),
+        };
+        let sealing = [&from, &to].into_iter().find_map(|side| side.draft.clone().filter(|draft| draft.is_sealing()));
+        if let Some(draft) = sealing {
+            let fs = self.clone();
+            return self.park(Until::Settled(draft), move |settled| {
+                if settled {
+                    fs.rename(caller, parent, &from.name, new_parent, &to.name, flags, done);
+                } else {
+                    done(Err(Errno::AGAIN));
+                }
+            });
+        }
+        done(self.rename_now(caller, from, to, flags));
+    }
+
+    fn side(&self, parent: u64, name: &OsStr) -> Result<Side> {
+        self.refuse_hidden(parent, name)?;
+        let folder = self.folder(parent)?;
+        let draft = self.drafts.at(folder.key, name);
+        Ok(Side { folder, name: name.to_owned(), draft })
+    }
+
+    fn rename_now(&self, caller: Caller, from: Side, to: Side, flags: RenameFlags) -> Result<()> {
+        if from.is(&to) {
+            return Ok(());
+        }
+        let pending_at = |side: &Side| side.draft.as_ref().is_some_and(|draft| draft.is_pending());
+        if flags.contains(RenameFlags::EXCHANGE) {
+            // Two names that change places, one of which somebody is about to replace: there is no right answer.
+            if pending_at(&from) || pending_at(&to) {
+                return Err(Errno::BUSY);
+            }
+            return self.rename_versions(caller, &from, &to, flags);
+        }
+        if flags.contains(RenameFlags::NOREPLACE) && pending_at(&to) {
+            return Err(Errno::EXIST);
+        }
+        let own = from.draft.clone().filter(|draft| draft.is_family(caller));
+        let replaces_own = to.draft.as_ref().is_some_and(|draft| draft.is_family(caller));
+        match own {
+            None => self.rename_versions(caller, &from, &to, flags)?,
+            Some(draft) => {
+                self.move_version_of(caller, &draft, &from, &to, flags)?;
+                let target = Target { parent: to.folder.clone(), name: to.name.clone() };
+                let path = target.path();
+                if !draft.retarget(target) {
+                    return Err(Errno::AGAIN);
+                }
+                self.drafts.unlist(from.folder.key, &from.name, &draft);
+                if let Some(there) = &to.draft {
+                    self.drafts.unlist(to.folder.key, &to.name, there);
+                }
+                if self.drafts.list(to.folder.key, &to.name, &draft).is_err() {
+                    tracing::debug!(node = draft.node, "a draft began under the name that another was renamed to");
+                }
+                draft.shadow();
+                if let Some((id, _)) = draft.progress() {
+                    self.committer.journal.submit(Entry::Retargeted { id, path });
+                }
+            }
+        }
+        if let Some(there) = &to.draft {
+            if replaces_own {
+                // As with any rename over a file: what was open under that name has none any more.
+                there.unname();
+                self.drafts.unlist(to.folder.key, &to.name, there);
+            } else {
+                there.shadow();
+            }
+        }
+        Ok(())
+    }
+
+    /// The version under a draft's old name goes along at once; a new name has none.
+    fn move_version_of(
+        &self,
+        caller: Caller,
+        draft: &Draft,
+        from: &Side,
+        to: &Side,
+        flags: RenameFlags,
+    ) -> Result<()> {
+        match self.rename_versions(caller, from, to, flags) {
+            Err(Errno::NOENT) if draft.is_pending() => {
+                match stat::stat_at(self.nodes().fd(&to.folder)?, &to.name) {
+                    Ok(there) if there.kind == Kind::Dir => Err(Errno::ISDIR),
+                    Ok(_) if flags.contains(RenameFlags::NOREPLACE) => Err(Errno::EXIST),
+                    Ok(_) | Err(Errno::NOENT) => Ok(()),
+                    Err(other) => Err(other),
+                }
+            }
+            other => other,
+        }
+    }
+
+    fn rename_versions(&self, caller: Caller, from: &Side, to: &Side, flags: RenameFlags) -> Result<()> {
+        let (old_dir, new_dir) = (self.nodes().fd(&from.folder)?, self.nodes().fd(&to.folder)?);
+        let moved = stat::stat_at(&old_dir, &from.name)?;
+        let replaced = stat::stat_at(&new_dir, &to.name).ok();
+        if moved.kind == Kind::Dir {
+            if let Some(there) = &replaced
+                && !flags.contains(RenameFlags::EXCHANGE)
+            {
+                self.refuse_occupied(Key::of(there))?;
+            } else if to.draft.as_ref().is_some_and(|draft| draft.is_pending()) {
+                return Err(Errno::NOTDIR);
+            }
+        }
+        let rename = || at::rename(&old_dir, &from.name, &new_dir, &to.name, flags);
+        self.committer.staging.acting(self.creds(caller).as_ref(), rename)?;
+        self.note_moved(&moved, to);
+        if let Some(there) = replaced
+            && flags.contains(RenameFlags::EXCHANGE)
+        {
+            self.note_moved(&there, from);
+        }
+        Ok(())
+    }
+
+    /// The inode has a new name; drafts below a folder have new paths.
+    fn note_moved(&self, moved: &Stat, to: &Side) {
+        self.nodes().moved(moved, &to.folder, &to.name);
+        if moved.kind != Kind::Dir {
+            return;
+        }
+        let Ok(node) = self.nodes().get(moved.ino) else { return };
+        for draft in self.drafts.below(&node) {
+            if let (Some((id, _)), Some(target)) = (draft.progress(), draft.target()) {
+                self.committer.journal.submit(Entry::Retargeted { id, path: target.path() });
+            }
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! Going away, and the sizes of drafts that the journal is told meanwhile.
+
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use super::Fs;
+use crate::commit::{Target, VerbError};
+use crate::journal::{DraftId, Entry};
+
+/// How often the journal is told the sizes of growing drafts.
+const PROGRESS_PERIOD: Duration = Duration::from_millis(500);
+
+impl Fs {
+    /// Waits for commits in flight and ends what is left: promised drafts are committed, others go to quarantine. The
+    /// mount must be out of the name space, and no request may come any more.
+    pub fn stop(self: &Arc<Self>) {
+        self.stopping.store(true, Ordering::Release);
+        for draft in self.drafts.all() {
+            if let Some(ending) = draft.stop() {
+                let (fs, draft) = (self.clone(), draft.clone());
+                self.commits.run(move || {
+                    if let Err(errno) = fs.end(&draft, ending) {
+                        tracing::error!(node = draft.node, %errno, "commit at the end of the mount failed");
+                    }
+                });
+            }
+        }
+        self.commits.finish();
+        self.stop_parking();
+        self.slow.finish();
+    }
+
+    /// Drafts that somebody has open for writing: path and bytes.
+    pub fn busy(&self) -> Vec<(Vec<u8>, u64)> {
+        let mut busy: Vec<_> = self
+            .drafts
+            .all()
+            .iter()
+            .filter_map(|draft| Some((draft.target()?.path(), draft.progress()?.1)))
+            .collect();
+        busy.sort();
+        busy
+    }
+
+    /// Publishes a quarantined draft; the kernel is told of it.
+    pub fn publish_quarantined(&self, id: DraftId) -> Result<(), VerbError> {
+        let target = self.committer.publish_quarantined(id)?;
+        self.announce(&target, true);
+        Ok(())
+    }
+
+    /// The kernel is told of names that recovery published.
+    pub fn announce_recovered(&self, targets: &[Target]) {
+        for target in targets {
+            self.announce(target, true);
+        }
+    }
+}
+
+/// Starts the thread that reports sizes; it ends with the file system.
+pub(super) fn start_progress(fs: &Arc<Fs>) -> std::io::Result<()> {
+    let fs = Arc::downgrade(fs);
+    std::thread::Builder::new().name("progress".to_owned()).spawn(move || report(&fs))?;
+    Ok(())
+}
+
+fn report(fs: &Weak<Fs>) {
+    let mut told: HashMap<DraftId, u64> = HashMap::new();
+    loop {
+        std::thread::sleep(PROGRESS_PERIOD);
+        let Some(fs) = fs.upgrade() else { return };
+        if fs.stopping.load(Ordering::Acquire) {
+            return;
+        }
+        let mut sizes = HashMap::new();
+        for (id, bytes) in fs.drafts.all().iter().filter_map(|draft| draft.progress()) {
+            if told.get(&id) != Some(&bytes) {
+                fs.committer.journal.submit(Entry::Grown { id, bytes });
+            }
+            sizes.insert(id, bytes);
+        }
+        told = sizes;
+    }
+}

@@ -1,0 +1,163 @@
+//! Operations that wait: for a commit in flight, for the release behind a close without proof, for recovery.
+//!
+//! Nobody blocks a thread meanwhile: the operation is parked with a deadline and runs again when its condition holds.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use super::Fs;
+use crate::draft::Draft;
+
+/// How long a look-up waits for a commit in flight before it answers with what there is.
+pub(super) const COMMIT_LIMIT: Duration = Duration::from_secs(30);
+
+/// How long outsiders wait for the release behind a close without proof.
+pub(super) const HOLD_LIMIT: Duration = Duration::from_millis(200);
+
+/// What a parked operation waits for.
+pub(super) enum Until {
+    /// No commit of this draft is in flight.
+    Settled(Arc<Draft>),
+    /// The draft's hold is over, and the commit that it may have turned into.
+    Released(Arc<Draft>),
+    /// Recovery is done.
+    Recovered,
+}
+
+struct Parked {
+    until: Until,
+    deadline: Instant,
+    /// Runs with `true` if the condition holds, `false` at the deadline.
+    run: Box<dyn FnOnce(bool) + Send>,
+}
+
+#[derive(Default)]
+pub(super) struct Parking {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    parked: Vec<Parked>,
+    poked: bool,
+    stopped: bool,
+}
+
+/// Names that recovery may still publish.
+#[derive(Debug, Default)]
+pub struct Recovery {
+    active: AtomicBool,
+    paths: Mutex<HashSet<Vec<u8>>>,
+}
+
+impl Recovery {
+    /// Recovery begins: look-ups of these paths wait.
+    pub fn begin(&self, paths: impl IntoIterator<Item = Vec<u8>>) {
+        self.paths.lock().extend(paths);
+        self.active.store(true, Ordering::Release);
+    }
+
+    fn end(&self) {
+        self.active.store(false, Ordering::Release);
+        self.paths.lock().clear();
+    }
+
+    /// True while this path may still change. `path` is called only during recovery.
+    pub(super) fn concerns(&self, path: impl FnOnce() -> Vec<u8>) -> bool {
+        self.active.load(Ordering::Acquire) && self.paths.lock().contains(&path())
+    }
+}
+
+impl Fs {
+    /// The names that recovery holds back.
+    pub fn recovery(&self) -> &Recovery {
+        &self.recovery
+    }
+
+    /// Recovery is done; whoever waited goes on.
+    pub fn recovered(&self) {
+        self.recovery.end();
+        self.poke();
+    }
+
+    /// Runs `run` on a slow thread when the condition holds (with `true`) or at its limit (with `false`).
+    pub(super) fn park(&self, until: Until, run: impl FnOnce(bool) + Send + 'static) {
+        let deadline = Instant::now() + COMMIT_LIMIT;
+        let mut state = self.parking.state.lock();
+        state.parked.push(Parked { until, deadline, run: Box::new(run) });
+        state.poked = true;
+        self.parking.changed.notify_one();
+    }
+
+    /// Something that an operation may be parked for has happened.
+    pub(super) fn poke(&self) {
+        let mut state = self.parking.state.lock();
+        if !state.parked.is_empty() {
+            state.poked = true;
+            self.parking.changed.notify_one();
+        }
+    }
+
+    /// Runs what is still parked and ends the thread.
+    pub(super) fn stop_parking(&self) {
+        self.parking.state.lock().stopped = true;
+        self.parking.changed.notify_one();
+    }
+
+    /// When the condition would hold by itself, `None` if it holds now.
+    fn pending_until(&self, parked: &Parked) -> Option<Instant> {
+        match &parked.until {
+            Until::Settled(draft) => draft.is_sealing().then_some(parked.deadline),
+            Until::Released(draft) if draft.is_sealing() => Some(parked.deadline),
+            Until::Released(draft) => draft.held_until(),
+            Until::Recovered => self.recovery.active.load(Ordering::Acquire).then_some(parked.deadline),
+        }
+    }
+}
+
+/// Starts the thread that lets parked operations go on.
+pub(super) fn start(fs: &Arc<Fs>) -> std::io::Result<()> {
+    let fs = fs.clone();
+    std::thread::Builder::new().name("parking".to_owned()).spawn(move || run(&fs))?;
+    Ok(())
+}
+
+fn run(fs: &Fs) {
+    let mut state = fs.parking.state.lock();
+    loop {
+        state.poked = false;
+        let parked = std::mem::take(&mut state.parked);
+        let stopped = state.stopped;
+        // Asking a draft may wait for its writer; nobody else's parking waits along.
+        drop(state);
+        let now = Instant::now();
+        let mut next: Option<Instant> = None;
+        let mut kept = Vec::new();
+        for parked in parked {
+            let pending = fs.pending_until(&parked);
+            match pending {
+                Some(until) if !stopped && parked.deadline > now => {
+                    next = Some(next.map_or(until, |next| next.min(until)));
+                    kept.push(parked);
+                }
+                _ => fs.slow.run(move || (parked.run)(pending.is_none())),
+            }
+        }
+        state = fs.parking.state.lock();
+        state.parked.append(&mut kept);
+        if stopped {
+            return;
+        }
+        if !state.poked && !state.stopped {
+            match next {
+                Some(next) => drop(fs.parking.changed.wait_until(&mut state, next)),
+                None => fs.parking.changed.wait(&mut state),
+            }
+        }
+    }
+}

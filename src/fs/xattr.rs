@@ -1,0 +1,68 @@
+//! Extended attributes, and the virtual ones through which the command line finds a mount's state.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+
+use super::Fs;
+use crate::draft::Caller;
+use crate::inode::ROOT_ID;
+use crate::sys::{Errno, Result, xattr};
+
+/// Prefix of the attributes that the mount itself provides: read-only, never listed, never stored.
+const VIRTUAL: &[u8] = b"user.commitfs.";
+
+/// On the root: the state folder.
+pub const STATE_DIR: &str = "user.commitfs.state_dir";
+
+impl Fs {
+    /// The value of an attribute.
+    pub fn getxattr(&self, node: u64, name: &OsStr) -> Result<Vec<u8>> {
+        if name.as_bytes().starts_with(VIRTUAL) {
+            return match name.to_str() {
+                Some(STATE_DIR) if node == ROOT_ID => Ok(self.options.state_dir.as_os_str().as_bytes().to_vec()),
+                _ => Err(Errno::NODATA),
+            };
+        }
+        self.with_inode(node, |fd| xattr::get(fd, name))
+    }
+
+    /// All names, each ended by NUL.
+    pub fn listxattr(&self, node: u64) -> Result<Vec<u8>> {
+        let names = match self.with_inode(node, |fd| xattr::list(fd)) {
+            Err(Errno::OPNOTSUPP) => Vec::new(),
+            other => other?,
+        };
+        Ok(names)
+    }
+
+    /// Sets an attribute, at once also on a draft.
+    pub fn setxattr(&self, caller: Caller, node: u64, name: &OsStr, value: &[u8], flags: u32) -> Result<()> {
+        self.refuse_virtual(name)?;
+        let creds = self.creds(caller);
+        self.with_inode(node, |fd| {
+            self.committer.staging.acting(creds.as_ref(), || xattr::set(fd, name, value, flags))
+        })
+    }
+
+    /// Removes an attribute.
+    pub fn removexattr(&self, caller: Caller, node: u64, name: &OsStr) -> Result<()> {
+        self.refuse_virtual(name)?;
+        let creds = self.creds(caller);
+        self.with_inode(node, |fd| self.committer.staging.acting(creds.as_ref(), || xattr::remove(fd, name)))
+    }
+
+    fn refuse_virtual(&self, name: &OsStr) -> Result<()> {
+        if name.as_bytes().starts_with(VIRTUAL) { Err(Errno::PERM) } else { Ok(()) }
+    }
+
+    fn with_inode<T>(&self, node: u64, call: impl FnOnce(std::os::fd::BorrowedFd<'_>) -> Result<T>) -> Result<T> {
+        use std::os::fd::AsFd;
+        match self.drafts.get(node) {
+            Some(draft) => call(draft.content()?.as_fd()),
+            None => {
+                let node = self.nodes().get(node)?;
+                call(self.nodes().fd(&node)?.as_fd())
+            }
+        }
+    }
+}
