@@ -125,16 +125,10 @@ impl JournalError {
         let errno = match error.sqlite_error_code() {
             Some(ErrorCode::DiskFull) => Errno::NOSPC,
             Some(ErrorCode::ReadOnly) => Errno::ROFS,
-            Some(ErrorCode::PermissionDenied | ErrorCode::AuthorizationForStatementDenied) => {
-                Errno::ACCESS
-            }
+            Some(ErrorCode::PermissionDenied | ErrorCode::AuthorizationForStatementDenied) => Errno::ACCESS,
             Some(ErrorCode::OutOfMemory) => Errno::NOMEM,
             _ => Errno::IO,
         };
-        JournalError::Sqlite {
-            doing,
-            message: error.to_string(),
-            errno: errno.raw_os_error(),
-        }
+        JournalError::Sqlite { doing, message: error.to_string(), errno: errno.raw_os_error() }
     }
 }

@@ -14,6 +14,7 @@ mod tests;
 mod writer;
 
 use std::collections::HashSet;
+use std::fmt;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
@@ -67,6 +68,12 @@ struct Queue {
     /// `None` once closed.
     sender: Option<Sender<Message>>,
     last_ticket: u64,
+}
+
+impl fmt::Debug for Journal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Journal").field("state_dir", &self.0.state_dir).finish_non_exhaustive()
+    }
 }
 
 impl Journal {

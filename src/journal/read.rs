@@ -80,7 +80,8 @@ pub struct Counts {
     pub last_event: i64,
 }
 
-const DRAFT: &str = "SELECT id, state, path, stage, ino, kind, uid, gid, pid, command, bytes, begun_at, changed_at, reason, kept
+const DRAFT: &str =
+    "SELECT id, state, path, stage, ino, kind, uid, gid, pid, command, bytes, begun_at, changed_at, reason, kept
                      FROM drafts ";
 
 impl Reader {
@@ -91,9 +92,7 @@ impl Reader {
         match std::fs::metadata(&file) {
             Ok(_) => {}
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                return Err(JournalError::Absent {
-                    dir: state_dir.to_owned(),
-                });
+                return Err(JournalError::Absent { dir: state_dir.to_owned() });
             }
             Err(error) => return Err(JournalError::io("opening", &file, &error)),
         }
@@ -110,17 +109,15 @@ impl Reader {
                 return Err(JournalError::Io {
                     doing: "reading",
                     path: file,
-                    message:
-                        "its log was left unfinished and this user may not write to the folder: \
+                    message: "its log was left unfinished and this user may not write to the folder: \
                               run this as the user that mounts, or mount once"
-                            .to_owned(),
+                        .to_owned(),
                     errno: JournalError::sqlite("opening", &error).errno(),
                 });
             }
             Err(error) => return Err(JournalError::sqlite("opening", &error)),
         };
-        let found =
-            schema::version(&conn).map_err(|error| JournalError::sqlite("opening", &error))?;
+        let found = schema::version(&conn).map_err(|error| JournalError::sqlite("opening", &error))?;
         let (dir, known) = (state_dir.to_owned(), schema::NEWEST);
         match found {
             0 => Err(JournalError::Absent { dir }),
@@ -142,11 +139,7 @@ impl Reader {
 
     /// One draft's row.
     pub fn row(&self, id: DraftId) -> Result<Option<DraftRow>, JournalError> {
-        self.read(|conn| {
-            conn.prepare_cached(&format!("{DRAFT} WHERE id = ?1"))?
-                .query_row([id], draft)
-                .optional()
-        })
+        self.read(|conn| conn.prepare_cached(&format!("{DRAFT} WHERE id = ?1"))?.query_row([id], draft).optional())
     }
 
     /// The newest `n` drafts that have ended, in the order in which they ended; only those whose path matches.
@@ -188,9 +181,7 @@ impl Reader {
     pub fn meta(&self) -> Result<BTreeMap<String, String>, JournalError> {
         self.read(|conn| {
             let mut statement = conn.prepare_cached("SELECT key, value FROM meta")?;
-            statement
-                .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
-                .collect()
+            statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
         })
     }
 
@@ -236,17 +227,10 @@ impl Reader {
     }
 
     fn drafts(&self, which: &str) -> Result<Vec<DraftRow>, JournalError> {
-        self.read(|conn| {
-            conn.prepare_cached(&format!("{DRAFT} {which}"))?
-                .query_map([], draft)?
-                .collect()
-        })
+        self.read(|conn| conn.prepare_cached(&format!("{DRAFT} {which}"))?.query_map([], draft)?.collect())
     }
 
-    fn read<T>(
-        &self,
-        query: impl FnOnce(&Connection) -> rusqlite::Result<T>,
-    ) -> Result<T, JournalError> {
+    fn read<T>(&self, query: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, JournalError> {
         query(&self.conn).map_err(|error| JournalError::sqlite("reading", &error))
     }
 }
@@ -254,18 +238,13 @@ impl Reader {
 /// Opening is lazy: only a query finds out whether the file can be read.
 fn probe(conn: Connection) -> rusqlite::Result<Connection> {
     schema::prepare_reader(&conn)?;
-    conn.query_row("SELECT count(*) FROM sqlite_schema", [], |row| {
-        row.get::<_, i64>(0)
-    })?;
+    conn.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get::<_, i64>(0))?;
     Ok(conn)
 }
 
 /// What SQLite says when it may not create the shared index of the log.
 fn needs_index(error: &rusqlite::Error) -> bool {
-    matches!(
-        error.sqlite_error_code(),
-        Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly | ErrorCode::PermissionDenied)
-    )
+    matches!(error.sqlite_error_code(), Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly | ErrorCode::PermissionDenied))
 }
 
 fn log_is_empty(state_dir: &Path) -> bool {
@@ -327,12 +306,7 @@ fn draft(row: &Row<'_>) -> rusqlite::Result<DraftRow> {
         stage: row.get(3)?,
         ino: row.get::<_, i64>(4)?.cast_unsigned(),
         kind: kind(row, 5)?,
-        owner: Owner {
-            uid: row.get(6)?,
-            gid: row.get(7)?,
-            pid: row.get(8)?,
-            command: row.get(9)?,
-        },
+        owner: Owner { uid: row.get(6)?, gid: row.get(7)?, pid: row.get(8)?, command: row.get(9)? },
         bytes: unsigned(row, 10)?,
         begun_at: schema::time(row.get(11)?),
         changed_at: schema::time(row.get(12)?),
@@ -354,8 +328,7 @@ fn event(row: &Row<'_>) -> rusqlite::Result<EventRow> {
 
 /// Counts and sizes; the schema keeps them from being negative.
 fn unsigned(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
-    row.get::<_, i64>(column)
-        .map(|number| u64::try_from(number).unwrap_or(0))
+    row.get::<_, i64>(column).map(|number| u64::try_from(number).unwrap_or(0))
 }
 
 fn kind(row: &Row<'_>, column: usize) -> rusqlite::Result<CommitKind> {

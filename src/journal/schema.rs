@@ -114,9 +114,7 @@ pub(super) fn prepare_writer(conn: &Connection) -> rusqlite::Result<()> {
     // Answers with the mode that is in force, which is not WAL where shared memory is impossible.
     let mode: String = conn.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
     if mode != "wal" {
-        return Err(rusqlite::Error::InvalidParameterName(format!(
-            "journal_mode stays {mode}, WAL is needed"
-        )));
+        return Err(rusqlite::Error::InvalidParameterName(format!("journal_mode stays {mode}, WAL is needed")));
     }
     conn.execute_batch(
         "PRAGMA foreign_keys = ON;
@@ -130,9 +128,7 @@ pub(super) fn prepare_writer(conn: &Connection) -> rusqlite::Result<()> {
 /// Settings of a connection that only reads.
 pub(super) fn prepare_reader(conn: &Connection) -> rusqlite::Result<()> {
     conn.busy_timeout(Duration::from_secs(2))?;
-    conn.execute_batch(
-        "PRAGMA query_only = ON; PRAGMA cache_size = -512; PRAGMA temp_store = MEMORY;",
-    )
+    conn.execute_batch("PRAGMA query_only = ON; PRAGMA cache_size = -512; PRAGMA temp_store = MEMORY;")
 }
 
 /// Microseconds since the epoch; negative before it.
@@ -146,11 +142,7 @@ pub(super) fn micros(time: SystemTime) -> i64 {
 /// The other way; the epoch itself where the platform cannot say it.
 pub(super) fn time(micros: i64) -> SystemTime {
     let distance = Duration::from_micros(micros.unsigned_abs());
-    let time = if micros < 0 {
-        UNIX_EPOCH.checked_sub(distance)
-    } else {
-        UNIX_EPOCH.checked_add(distance)
-    };
+    let time = if micros < 0 { UNIX_EPOCH.checked_sub(distance) } else { UNIX_EPOCH.checked_add(distance) };
     time.unwrap_or(UNIX_EPOCH)
 }
 
@@ -164,13 +156,8 @@ mod tests {
     use super::*;
     use crate::journal::DraftState;
 
-    const STATES: [DraftState; 5] = [
-        DraftState::Open,
-        DraftState::Sealed,
-        DraftState::Committed,
-        DraftState::Quarantined,
-        DraftState::Discarded,
-    ];
+    const STATES: [DraftState; 5] =
+        [DraftState::Open, DraftState::Sealed, DraftState::Committed, DraftState::Quarantined, DraftState::Discarded];
 
     #[test]
     fn trigger_and_can_become_say_the_same() {
@@ -179,19 +166,14 @@ mod tests {
         for from in STATES {
             for to in STATES {
                 // The trigger on INSERT is about beginnings only; here every state is needed as a start.
-                conn.execute_batch("DROP TRIGGER IF EXISTS drafts_begin; DELETE FROM drafts;")
-                    .unwrap();
+                conn.execute_batch("DROP TRIGGER IF EXISTS drafts_begin; DELETE FROM drafts;").unwrap();
                 conn.execute(
                     "INSERT INTO drafts VALUES (1, ?1, x'61', 's', 1, 'new', 0, 0, 0, '', 0, 0, 0, 1, 'why', 1)",
                     [from.as_str()],
                 )
                 .unwrap();
                 let changed = conn.execute("UPDATE drafts SET state = ?1", [to.as_str()]);
-                assert_eq!(
-                    changed.is_ok(),
-                    from.can_become(to),
-                    "{from:?} -> {to:?}: {changed:?}"
-                );
+                assert_eq!(changed.is_ok(), from.can_become(to), "{from:?} -> {to:?}: {changed:?}");
             }
         }
     }

@@ -18,12 +18,7 @@ fn begun(id: DraftId, path: &[u8]) -> Entry {
         stage: format!("stage-{id}"),
         ino: u64::MAX - id.cast_unsigned(),
         kind: CommitKind::New,
-        owner: Owner {
-            uid: 1000,
-            gid: 100,
-            pid: 4711,
-            command: "cp".to_owned(),
-        },
+        owner: Owner { uid: 1000, gid: 100, pid: 4711, command: "cp".to_owned() },
     })
 }
 
@@ -42,12 +37,7 @@ fn committed(id: DraftId, path: &[u8]) -> Entry {
 }
 
 fn quarantined(id: DraftId) -> Entry {
-    Entry::Quarantined {
-        id,
-        reason: "killed by signal 9".to_owned(),
-        bytes: 7,
-        kept: true,
-    }
+    Entry::Quarantined { id, reason: "killed by signal 9".to_owned(), bytes: 7, kept: true }
 }
 
 /// What a kill -9 leaves: the files as they are now, without the process that had them open.
@@ -64,39 +54,26 @@ fn crash(from: &Path) -> tempfile::TempDir {
 fn event_ids(dir: &Path) -> Vec<i64> {
     let conn = Connection::open(dir.join(FILE)).unwrap();
     let mut statement = conn.prepare("SELECT id FROM events ORDER BY id").unwrap();
-    statement
-        .query_map([], |row| row.get(0))
-        .unwrap()
-        .collect::<Result<_, _>>()
-        .unwrap()
+    statement.query_map([], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap()
 }
 
 /// Runs on the writer's connection, between two batches.
 fn on_writer(journal: &Journal, run: impl FnOnce(&Connection) + Send + 'static) {
     let queue = journal.0.queue.lock();
-    queue
-        .sender
-        .as_ref()
-        .unwrap()
-        .send(Message::Run(Box::new(run)))
-        .unwrap();
+    queue.sender.as_ref().unwrap().send(Message::Run(Box::new(run))).unwrap();
 }
 
 /// Lets the file grow by no page: what a full disk does to SQLite.
 fn fill_disk(journal: &Journal) {
     on_writer(journal, |conn| {
-        let pages: i64 = conn
-            .query_row("PRAGMA page_count", [], |row| row.get(0))
-            .unwrap();
-        conn.query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(()))
-            .unwrap();
+        let pages: i64 = conn.query_row("PRAGMA page_count", [], |row| row.get(0)).unwrap();
+        conn.query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(())).unwrap();
     });
 }
 
 fn free_disk(journal: &Journal) {
     on_writer(journal, |conn| {
-        conn.query_row("PRAGMA max_page_count = 1000000", [], |_| Ok(()))
-            .unwrap();
+        conn.query_row("PRAGMA max_page_count = 1000000", [], |_| Ok(())).unwrap();
     });
 }
 
@@ -117,48 +94,25 @@ fn a_draft_from_begin_to_commit() {
     journal.submit(begun(id, path));
     journal.submit(Entry::Grown { id, bytes: 3 });
     let row = journal.row(id).unwrap().unwrap();
-    assert_eq!(
-        (row.state, row.bytes, row.path.as_slice()),
-        (DraftState::Open, 3, path.as_slice())
-    );
+    assert_eq!((row.state, row.bytes, row.path.as_slice()), (DraftState::Open, 3, path.as_slice()));
     assert_eq!(row.ino, u64::MAX - id.cast_unsigned());
     assert_eq!(journal.unfinished().unwrap().len(), 1);
-    assert_eq!(
-        journal.known_stages().unwrap(),
-        HashSet::from([format!("stage-{id}")])
-    );
+    assert_eq!(journal.known_stages().unwrap(), HashSet::from([format!("stage-{id}")]));
 
-    journal
-        .submit_durable(Entry::Sealed { id, bytes: 5 })
-        .unwrap();
+    journal.submit_durable(Entry::Sealed { id, bytes: 5 }).unwrap();
     assert_eq!(journal.row(id).unwrap().unwrap().state, DraftState::Sealed);
     journal.wait(journal.submit(committed(id, path))).unwrap();
-    journal
-        .wait(journal.submit(Entry::Digested {
-            id,
-            digest: "xxh3:0".to_owned(),
-        }))
-        .unwrap();
+    journal.wait(journal.submit(Entry::Digested { id, digest: "xxh3:0".to_owned() })).unwrap();
     assert!(journal.unfinished().unwrap().is_empty());
     assert!(journal.known_stages().unwrap().is_empty());
 
     let reader = Reader::open(dir.path()).unwrap();
     let story = reader.show(id).unwrap().unwrap();
     let commit = story.commit.unwrap().commit;
-    assert_eq!(
-        (commit.path.as_slice(), commit.ino, commit.size),
-        (path.as_slice(), u64::MAX, 5)
-    );
-    assert_eq!(
-        commit.mtime,
-        SystemTime::UNIX_EPOCH - Duration::from_secs(1)
-    );
+    assert_eq!((commit.path.as_slice(), commit.ino, commit.size), (path.as_slice(), u64::MAX, 5));
+    assert_eq!(commit.mtime, SystemTime::UNIX_EPOCH - Duration::from_secs(1));
     assert_eq!(commit.digest.as_deref(), Some("xxh3:0"));
-    let kinds: Vec<_> = story
-        .events
-        .iter()
-        .map(|event| event.kind.as_str())
-        .collect();
+    let kinds: Vec<_> = story.events.iter().map(|event| event.kind.as_str()).collect();
     assert_eq!(kinds, ["begun", "sealed", "committed"]);
 }
 
@@ -166,20 +120,11 @@ fn a_draft_from_begin_to_commit() {
 fn quarantine_keeps_its_reason_and_can_be_published() {
     let dir = tempfile::tempdir().unwrap();
     let journal = Journal::open(dir.path()).unwrap();
-    let (kept, given_back, adopted) = (
-        journal.next_draft_id(),
-        journal.next_draft_id(),
-        journal.next_draft_id(),
-    );
+    let (kept, given_back, adopted) = (journal.next_draft_id(), journal.next_draft_id(), journal.next_draft_id());
     journal.submit(begun(kept, b"a"));
     journal.submit(quarantined(kept));
     journal.submit(begun(given_back, b"b"));
-    journal.submit(Entry::Quarantined {
-        id: given_back,
-        reason: "full".to_owned(),
-        bytes: 0,
-        kept: false,
-    });
+    journal.submit(Entry::Quarantined { id: given_back, reason: "full".to_owned(), bytes: 0, kept: false });
     journal.submit(Entry::Adopted {
         id: adopted,
         stage: "orphan".to_owned(),
@@ -191,32 +136,16 @@ fn quarantine_keeps_its_reason_and_can_be_published() {
     let stages = HashSet::from([format!("stage-{kept}"), "orphan".to_owned()]);
     assert_eq!(journal.known_stages().unwrap(), stages);
     let reader = Reader::open(dir.path()).unwrap();
-    let ids: Vec<_> = reader
-        .quarantined()
-        .unwrap()
-        .iter()
-        .map(|row| row.id)
-        .collect();
+    let ids: Vec<_> = reader.quarantined().unwrap().iter().map(|row| row.id).collect();
     assert_eq!(ids, [kept, given_back, adopted]);
-    assert_eq!(
-        reader.row(kept).unwrap().unwrap().reason.as_deref(),
-        Some("killed by signal 9")
-    );
+    assert_eq!(reader.row(kept).unwrap().unwrap().reason.as_deref(), Some("killed by signal 9"));
     let counts = reader.counts().unwrap();
     assert_eq!((counts.quarantined, counts.quarantined_bytes), (3, 18));
 
     journal.submit(committed(kept, b"a"));
-    journal
-        .wait(journal.submit(Entry::Discarded {
-            id: adopted,
-            reason: "by admin".to_owned(),
-        }))
-        .unwrap();
+    journal.wait(journal.submit(Entry::Discarded { id: adopted, reason: "by admin".to_owned() })).unwrap();
     let log = reader.log(10, None).unwrap();
-    let ended: Vec<_> = log
-        .iter()
-        .map(|row| (row.draft.id, row.draft.state, row.commit.is_some()))
-        .collect();
+    let ended: Vec<_> = log.iter().map(|row| (row.draft.id, row.draft.state, row.commit.is_some())).collect();
     assert_eq!(
         ended,
         [
@@ -258,9 +187,7 @@ fn many_submitters_leave_gapless_events() {
 }
 
 fn log_len(dir: &Path) -> u64 {
-    std::fs::metadata(dir.join(format!("{FILE}-wal")))
-        .unwrap()
-        .len()
+    std::fs::metadata(dir.join(format!("{FILE}-wal"))).unwrap().len()
 }
 
 #[test]
@@ -271,17 +198,11 @@ fn a_queue_becomes_few_transactions() {
     let (go, wait) = crossbeam_channel::bounded::<()>(0);
     on_writer(&journal, move |_| wait.recv().unwrap());
     let before = log_len(dir.path());
-    let tickets: Vec<_> = (0..200)
-        .map(|_| journal.submit(begun(journal.next_draft_id(), b"x")))
-        .collect();
+    let tickets: Vec<_> = (0..200).map(|_| journal.submit(begun(journal.next_draft_id(), b"x"))).collect();
     go.send(()).unwrap();
     journal.wait(*tickets.last().unwrap()).unwrap();
     // Each transaction writes at least one 4 KiB page per table it touches; 200 of them would be 2.4 MB.
-    assert!(
-        log_len(dir.path()) - before < 400_000,
-        "{}",
-        log_len(dir.path()) - before
-    );
+    assert!(log_len(dir.path()) - before < 400_000, "{}", log_len(dir.path()) - before);
 }
 
 #[test]
@@ -293,10 +214,7 @@ fn what_was_waited_for_survives_a_kill() {
     let left = crash(dir.path());
     let again = Journal::open(left.path()).unwrap();
     assert_eq!(again.unfinished().unwrap()[0].id, id);
-    assert!(
-        again.next_draft_id() > id + 100,
-        "ids given out before the crash are not used again"
-    );
+    assert!(again.next_draft_id() > id + 100, "ids given out before the crash are not used again");
 }
 
 #[test]
@@ -337,16 +255,10 @@ fn a_bad_entry_is_left_out_alone() {
     go.send(()).unwrap();
     journal.wait(good).unwrap();
     for bad in [unknown, twice, late] {
-        assert!(
-            matches!(journal.wait(bad), Err(JournalError::Refused { .. })),
-            "{bad:?}"
-        );
+        assert!(matches!(journal.wait(bad), Err(JournalError::Refused { .. })), "{bad:?}");
     }
     journal.health().unwrap();
-    assert_eq!(
-        journal.row(id).unwrap().unwrap().state,
-        DraftState::Committed
-    );
+    assert_eq!(journal.row(id).unwrap().unwrap().state, DraftState::Committed);
     assert_eq!(event_ids(dir.path()), [1, 2, 3]);
 }
 
@@ -361,24 +273,13 @@ fn a_full_disk_loses_nothing() {
         journal.submit(begun(id, &long));
     }
     until("unhealthy", || journal.health().is_err());
-    assert_eq!(
-        journal.health().unwrap_err().errno(),
-        rustix::io::Errno::NOSPC.raw_os_error()
-    );
-    let error = journal
-        .submit_durable(Entry::Sealed {
-            id: ids[0],
-            bytes: 1,
-        })
-        .unwrap_err();
+    assert_eq!(journal.health().unwrap_err().errno(), rustix::io::Errno::NOSPC.raw_os_error());
+    let error = journal.submit_durable(Entry::Sealed { id: ids[0], bytes: 1 }).unwrap_err();
     assert_eq!(error.errno(), rustix::io::Errno::NOSPC.raw_os_error());
     for bytes in 0..1000 {
         journal.submit(Entry::Grown { id: ids[1], bytes });
     }
-    let waiting = journal.submit(Entry::Grown {
-        id: ids[1],
-        bytes: 1234,
-    });
+    let waiting = journal.submit(Entry::Grown { id: ids[1], bytes: 1234 });
     assert!(journal.wait(waiting).is_err());
     assert!(journal.unfinished().is_err());
     // Readers of what is written go on.
@@ -388,10 +289,7 @@ fn a_full_disk_loses_nothing() {
     until("healthy", || journal.health().is_ok());
     journal.wait(waiting).unwrap();
     assert_eq!(journal.unfinished().unwrap().len(), 600);
-    assert_eq!(
-        journal.row(ids[0]).unwrap().unwrap().state,
-        DraftState::Sealed
-    );
+    assert_eq!(journal.row(ids[0]).unwrap().unwrap().state, DraftState::Sealed);
     assert_eq!(journal.row(ids[1]).unwrap().unwrap().bytes, 1234);
     assert_eq!(event_ids(dir.path()), (1..=601).collect::<Vec<_>>());
 }
@@ -401,45 +299,28 @@ fn closing_on_a_full_disk_ends() {
     let dir = tempfile::tempdir().unwrap();
     let journal = Journal::open(dir.path()).unwrap();
     fill_disk(&journal);
-    let tickets: Vec<_> = (0..300)
-        .map(|_| journal.submit(begun(journal.next_draft_id(), &[b'x'; 200])))
-        .collect();
+    let tickets: Vec<_> = (0..300).map(|_| journal.submit(begun(journal.next_draft_id(), &[b'x'; 200]))).collect();
     journal.close();
     assert!(journal.wait(*tickets.last().unwrap()).is_err());
-    assert!(matches!(
-        journal.wait(journal.submit(quarantined(1))),
-        Err(JournalError::Sqlite { .. })
-    ));
+    assert!(matches!(journal.wait(journal.submit(quarantined(1))), Err(JournalError::Sqlite { .. })));
 }
 
 #[test]
 fn a_newer_schema_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     drop(Journal::open(dir.path()).unwrap());
-    Connection::open(dir.path().join(FILE))
-        .unwrap()
-        .pragma_update(None, "user_version", 99)
-        .unwrap();
+    Connection::open(dir.path().join(FILE)).unwrap().pragma_update(None, "user_version", 99).unwrap();
     let error = Journal::open(dir.path()).err().unwrap();
-    assert!(
-        matches!(error, JournalError::NewerSchema { found: 99, .. }),
-        "{error}"
-    );
+    assert!(matches!(error, JournalError::NewerSchema { found: 99, .. }), "{error}");
     assert!(error.to_string().contains(dir.path().to_str().unwrap()));
-    assert!(matches!(
-        Reader::open(dir.path()),
-        Err(JournalError::NewerSchema { .. })
-    ));
+    assert!(matches!(Reader::open(dir.path()), Err(JournalError::NewerSchema { .. })));
 }
 
 #[test]
 fn a_second_writer_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let first = Journal::open(dir.path()).unwrap();
-    assert!(matches!(
-        Journal::open(dir.path()).err(),
-        Some(JournalError::InUse { .. })
-    ));
+    assert!(matches!(Journal::open(dir.path()).err(), Some(JournalError::InUse { .. })));
     first.close();
     Journal::open(dir.path()).unwrap();
 }
@@ -450,10 +331,7 @@ fn rubbish_is_an_error() {
     std::fs::write(dir.path().join(FILE), vec![b'x'; 8192]).unwrap();
     assert!(Journal::open(dir.path()).is_err());
     assert!(Reader::open(dir.path()).is_err());
-    assert!(matches!(
-        Reader::open(&dir.path().join("none")),
-        Err(JournalError::Absent { .. })
-    ));
+    assert!(matches!(Reader::open(&dir.path().join("none")), Err(JournalError::Absent { .. })));
 }
 
 #[test]
@@ -467,10 +345,7 @@ fn the_reader_works_with_the_daemon_killed() {
     let dir = tempfile::tempdir().unwrap();
     let journal = Journal::open(dir.path()).unwrap();
     let id = journal.next_draft_id();
-    journal.submit(Entry::Meta {
-        key: "export",
-        value: "/e".to_owned(),
-    });
+    journal.submit(Entry::Meta { key: "export", value: "/e".to_owned() });
     journal.wait(journal.submit(begun(id, b"x"))).unwrap();
     let left = crash(dir.path());
     let reader = Reader::open(left.path()).unwrap();
@@ -486,14 +361,8 @@ fn any_entry() -> impl Strategy<Value = Entry> {
         id.clone().prop_map(|id| Entry::Unsealed { id }),
         id.clone().prop_map(|id| committed(id, b"p")),
         id.clone().prop_map(quarantined),
-        id.clone().prop_map(|id| Entry::Discarded {
-            id,
-            reason: "r".to_owned()
-        }),
-        id.clone().prop_map(|id| Entry::Retargeted {
-            id,
-            path: b"q".to_vec()
-        }),
+        id.clone().prop_map(|id| Entry::Discarded { id, reason: "r".to_owned() }),
+        id.clone().prop_map(|id| Entry::Retargeted { id, path: b"q".to_vec() }),
         id.prop_map(|id| Entry::Grown { id, bytes: 2 }),
     ]
 }

@@ -123,12 +123,7 @@ impl Drop for Writer {
 }
 
 impl Writer {
-    pub(super) fn new(
-        conn: Connection,
-        intake: Receiver<Message>,
-        progress: Arc<Progress>,
-        lock: File,
-    ) -> Self {
+    pub(super) fn new(conn: Connection, intake: Receiver<Message>, progress: Arc<Progress>, lock: File) -> Self {
         Writer {
             conn,
             intake,
@@ -158,18 +153,13 @@ impl Writer {
                 continue;
             }
             let mut refused = Vec::new();
-            let outcome = self
-                .write_batch(&mut refused)
-                .map_err(|error| JournalError::sqlite("writing", &error));
+            let outcome = self.write_batch(&mut refused).map_err(|error| JournalError::sqlite("writing", &error));
             let failed = outcome.is_err();
             self.report(outcome, refused);
             if failed && self.disconnected {
                 attempts_left -= 1;
                 if attempts_left == 0 {
-                    tracing::error!(
-                        entries = self.backlog.len(),
-                        "journal closed with entries it could not write"
-                    );
+                    tracing::error!(entries = self.backlog.len(), "journal closed with entries it could not write");
                     break;
                 }
             }
@@ -195,13 +185,11 @@ impl Writer {
             match self.intake.try_recv() {
                 Ok(message) => self.take(message),
                 Err(TryRecvError::Disconnected) => self.disconnected = true,
-                Err(TryRecvError::Empty) if busy && !self.hurry => {
-                    match self.intake.recv_deadline(deadline) {
-                        Ok(message) => self.take(message),
-                        Err(RecvTimeoutError::Timeout) => break,
-                        Err(RecvTimeoutError::Disconnected) => self.disconnected = true,
-                    }
-                }
+                Err(TryRecvError::Empty) if busy && !self.hurry => match self.intake.recv_deadline(deadline) {
+                    Ok(message) => self.take(message),
+                    Err(RecvTimeoutError::Timeout) => break,
+                    Err(RecvTimeoutError::Disconnected) => self.disconnected = true,
+                },
                 Err(TryRecvError::Empty) => break,
             }
         }
@@ -243,11 +231,7 @@ impl Writer {
         if self.failing {
             if let Entry::Grown { id, bytes: newer } = &queued.entry {
                 let at = *self.grown.entry(*id).or_insert(self.backlog.len());
-                if let Some(Queued {
-                    entry: Entry::Grown { bytes, .. },
-                    ..
-                }) = self.backlog.get_mut(at)
-                {
+                if let Some(Queued { entry: Entry::Grown { bytes, .. }, .. }) = self.backlog.get_mut(at) {
                     *bytes = *newer;
                     return;
                 }
@@ -263,9 +247,7 @@ impl Writer {
         let batch = self.backlog.len().min(BATCH);
         self.set_durable(self.backlog.iter().take(batch).any(|queued| queued.durable))?;
         let now = schema::micros(SystemTime::now());
-        let tx = self
-            .conn
-            .transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let tx = self.conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
         for queued in self.backlog.iter().take(batch) {
             if let Err(error) = write_entry(&tx, &queued.entry, now)? {
                 refused.push((queued.ticket, error));
@@ -281,11 +263,7 @@ impl Writer {
     fn set_durable(&mut self, durable: bool) -> rusqlite::Result<()> {
         if self.durable != Some(durable) {
             self.durable = None;
-            self.conn.pragma_update(
-                None,
-                "synchronous",
-                if durable { "FULL" } else { "NORMAL" },
-            )?;
+            self.conn.pragma_update(None, "synchronous", if durable { "FULL" } else { "NORMAL" })?;
             self.durable = Some(durable);
         }
         Ok(())
@@ -338,33 +316,19 @@ impl Writer {
 /// Takes the next block of draft ids, durably, and returns its first: higher than any id that was ever given out.
 pub(super) fn reserve(conn: &mut Connection) -> rusqlite::Result<DraftId> {
     let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let used: DraftId = tx.query_row("SELECT coalesce(max(id), 0) FROM drafts", [], |row| {
-        row.get(0)
-    })?;
-    let reserved: Option<String> = tx
-        .query_row(
-            "SELECT value FROM meta WHERE key = ?1",
-            [schema::RESERVED],
-            |row| row.get(0),
-        )
-        .optional()?;
+    let used: DraftId = tx.query_row("SELECT coalesce(max(id), 0) FROM drafts", [], |row| row.get(0))?;
+    let reserved: Option<String> =
+        tx.query_row("SELECT value FROM meta WHERE key = ?1", [schema::RESERVED], |row| row.get(0)).optional()?;
     let reserved = reserved.and_then(|value| value.parse().ok()).unwrap_or(0);
     let next = used.max(reserved) + 1;
-    let entry = Entry::Meta {
-        key: schema::RESERVED,
-        value: (next + super::RESERVE).to_string(),
-    };
+    let entry = Entry::Meta { key: schema::RESERVED, value: (next + super::RESERVE).to_string() };
     apply(&tx, &entry, 0)?;
     tx.commit()?;
     Ok(next)
 }
 
 /// The outer error ends the batch (the disk refuses), the inner one leaves out this entry.
-fn write_entry(
-    conn: &Connection,
-    entry: &Entry,
-    now: i64,
-) -> rusqlite::Result<Result<(), JournalError>> {
+fn write_entry(conn: &Connection, entry: &Entry, now: i64) -> rusqlite::Result<Result<(), JournalError>> {
     conn.prepare_cached("SAVEPOINT entry")?.execute([])?;
     let refusal = match apply(conn, entry, now) {
         Ok(true) => None,
@@ -378,10 +342,7 @@ fn write_entry(
     conn.prepare_cached("RELEASE entry")?.execute([])?;
     Ok(match refusal {
         None => Ok(()),
-        Some(message) => Err(JournalError::Refused {
-            entry: name(entry),
-            message,
-        }),
+        Some(message) => Err(JournalError::Refused { entry: name(entry), message }),
     })
 }
 
@@ -417,18 +378,8 @@ fn apply(conn: &Connection, entry: &Entry, now: i64) -> rusqlite::Result<bool> {
             insert(conn, &new, "begun", now)?;
             Ok(true)
         }
-        Entry::Adopted {
-            id,
-            stage,
-            ino,
-            uid,
-            bytes,
-            reason,
-        } => {
-            let owner = Owner {
-                uid: *uid,
-                ..Owner::default()
-            };
+        Entry::Adopted { id, stage, ino, uid, bytes, reason } => {
+            let owner = Owner { uid: *uid, ..Owner::default() };
             let new = NewRow {
                 id: *id,
                 state: DraftState::Quarantined,
@@ -457,20 +408,14 @@ fn apply(conn: &Connection, entry: &Entry, now: i64) -> rusqlite::Result<bool> {
         }
         // A size that comes late, for a draft that has ended, is not worth a word.
         Entry::Grown { id, bytes } => {
-            conn.prepare_cached(
-                "UPDATE drafts SET bytes = ?2 WHERE id = ?1 AND state IN ('open', 'sealed')",
-            )?
-            .execute(params![id, schema::size(*bytes)])?;
+            conn.prepare_cached("UPDATE drafts SET bytes = ?2 WHERE id = ?1 AND state IN ('open', 'sealed')")?
+                .execute(params![id, schema::size(*bytes)])?;
             Ok(true)
         }
-        Entry::Sealed { id, bytes } => Change::to(DraftState::Sealed)
-            .bytes(*bytes)
-            .write(conn, *id, "sealed", now),
+        Entry::Sealed { id, bytes } => Change::to(DraftState::Sealed).bytes(*bytes).write(conn, *id, "sealed", now),
         Entry::Unsealed { id } => Change::to(DraftState::Open).write(conn, *id, "reopened", now),
         Entry::Committed(commit) => {
-            let change = Change::to(DraftState::Committed)
-                .bytes(commit.size)
-                .path(&commit.path);
+            let change = Change::to(DraftState::Committed).bytes(commit.size).path(&commit.path);
             if !change.write(conn, commit.id, "committed", now)? {
                 return Ok(false);
             }
@@ -493,25 +438,18 @@ fn apply(conn: &Connection, entry: &Entry, now: i64) -> rusqlite::Result<bool> {
             Ok(true)
         }
         Entry::Digested { id, digest } => {
-            let changed = conn
-                .prepare_cached("UPDATE commits SET digest = ?2 WHERE id = ?1")?
-                .execute(params![id, digest])?;
+            let changed =
+                conn.prepare_cached("UPDATE commits SET digest = ?2 WHERE id = ?1")?.execute(params![id, digest])?;
             Ok(changed > 0)
         }
-        Entry::Quarantined {
-            id,
-            reason,
-            bytes,
-            kept,
-        } => Change::to(DraftState::Quarantined)
+        Entry::Quarantined { id, reason, bytes, kept } => Change::to(DraftState::Quarantined)
             .bytes(*bytes)
             .reason(reason)
             .kept(*kept)
             .write(conn, *id, "quarantined", now),
-        Entry::Discarded { id, reason } => Change::to(DraftState::Discarded)
-            .reason(reason)
-            .kept(false)
-            .write(conn, *id, "discarded", now),
+        Entry::Discarded { id, reason } => {
+            Change::to(DraftState::Discarded).reason(reason).kept(false).write(conn, *id, "discarded", now)
+        }
         Entry::Meta { key, value } => {
             conn.prepare_cached(
                 "INSERT INTO meta (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
@@ -571,51 +509,27 @@ struct Change<'a> {
 
 impl<'a> Change<'a> {
     fn to(state: DraftState) -> Self {
-        Change {
-            state,
-            bytes: None,
-            path: None,
-            reason: None,
-            kept: None,
-        }
+        Change { state, bytes: None, path: None, reason: None, kept: None }
     }
 
     fn bytes(self, bytes: u64) -> Self {
-        Change {
-            bytes: Some(bytes),
-            ..self
-        }
+        Change { bytes: Some(bytes), ..self }
     }
 
     fn path(self, path: &'a [u8]) -> Self {
-        Change {
-            path: Some(path),
-            ..self
-        }
+        Change { path: Some(path), ..self }
     }
 
     fn reason(self, reason: &'a str) -> Self {
-        Change {
-            reason: Some(reason),
-            ..self
-        }
+        Change { reason: Some(reason), ..self }
     }
 
     fn kept(self, kept: bool) -> Self {
-        Change {
-            kept: Some(kept),
-            ..self
-        }
+        Change { kept: Some(kept), ..self }
     }
 
     /// False when there is no such draft; the trigger refuses what [`DraftState::can_become`] refuses.
-    fn write(
-        &self,
-        conn: &Connection,
-        id: DraftId,
-        kind: &str,
-        now: i64,
-    ) -> rusqlite::Result<bool> {
+    fn write(&self, conn: &Connection, id: DraftId, kind: &str, now: i64) -> rusqlite::Result<bool> {
         let told_by = next_event(conn)?;
         let path: Option<Vec<u8>> = conn
             .prepare_cached(
@@ -646,8 +560,7 @@ impl<'a> Change<'a> {
 
 /// Gapless, because the id is taken in the transaction that uses it and the newest row is never deleted.
 fn next_event(conn: &Connection) -> rusqlite::Result<i64> {
-    conn.prepare_cached("SELECT coalesce(max(id), 0) + 1 FROM events")?
-        .query_row([], |row| row.get(0))
+    conn.prepare_cached("SELECT coalesce(max(id), 0) + 1 FROM events")?.query_row([], |row| row.get(0))
 }
 
 fn event(
@@ -659,10 +572,8 @@ fn event(
     path: &[u8],
     detail: Option<&str>,
 ) -> rusqlite::Result<()> {
-    conn.prepare_cached(
-        "INSERT INTO events (id, at, kind, draft_id, path, detail) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-    )?
-    .execute(params![id, now, kind, draft, path, detail])?;
+    conn.prepare_cached("INSERT INTO events (id, at, kind, draft_id, path, detail) VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?
+        .execute(params![id, now, kind, draft, path, detail])?;
     Ok(())
 }
 

@@ -1,0 +1,410 @@
+//! From words to a validated mount: command line, `-o` list and TOML file become one [`Config`].
+//!
+//! The file is overridden by `-o`, and `-o` by options of their own. Nothing is created here: a refusal leaves no trace.
+
+mod ready;
+mod settings;
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
+
+use crate::journal;
+use crate::rules::{Defaults, OnFailureExit, OnKill, Rules};
+use crate::sys::xattr;
+
+pub use ready::{Failure, ReadySignal};
+pub(crate) use ready::{LOG, READY, detach};
+pub use settings::Freshness;
+use settings::Settings;
+
+/// The virtual extended attribute by which a mount's root tells where its journal is: an absolute path, raw bytes.
+pub const STATE_DIR_XATTR: &str = "user.commitfs.state_dir";
+
+/// What `commitfs mount` was given.
+#[derive(Clone, Debug, clap::Args)]
+pub struct MountArgs {
+    /// The folder to publish into, normally on an NFS mount
+    pub source: PathBuf,
+    /// Where applications work; may be SOURCE itself
+    pub mountpoint: PathBuf,
+    /// Stay in the foreground
+    #[arg(short = 'f', long)]
+    pub foreground: bool,
+    /// Comma-separated mount options: kernel flags, or NAME=VALUE as in the configuration file
+    #[arg(short = 'o', long = "options", value_name = "OPTS")]
+    pub options: Vec<String>,
+    /// Configuration file (TOML)
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Folder of the journal, on a local disk [default: below /var/lib/commitfs for root, else the XDG state folder]
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// Started by `mount` itself: report readiness on standard output
+    #[arg(long, hide = true)]
+    pub daemonized: bool,
+}
+
+/// A mount, validated: every path is absolute and was looked at.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The export, canonical.
+    pub source: PathBuf,
+    /// Where to mount, canonical; may be `source`.
+    pub mountpoint: PathBuf,
+    /// Stay in the foreground.
+    pub foreground: bool,
+    /// Folder of the journal and the control socket, absolute; need not exist yet.
+    pub state_dir: PathBuf,
+    /// Let other users in. Default: for root.
+    pub allow_other: bool,
+    /// Let the kernel check permissions.
+    pub default_permissions: bool,
+    /// Refuse every change.
+    pub read_only: bool,
+    /// Flags for the kernel, in order: `nodev`, `noatime`…
+    pub kernel_options: Vec<String>,
+    /// Whose word a lookup trusts.
+    pub freshness: Freshness,
+    /// How long the kernel may keep entries and attributes.
+    pub ttl: Duration,
+    /// Session threads.
+    pub threads: usize,
+    /// Commits that run at once.
+    pub commit_workers: usize,
+    /// Let the kernel read versions by itself where it can.
+    pub passthrough: bool,
+    /// Let the kernel gather writes to drafts.
+    pub writeback: bool,
+    /// For paths without a rule that says otherwise.
+    pub on_kill: OnKill,
+    /// For paths without a rule that says otherwise.
+    pub on_failure_exit: OnFailureExit,
+    /// For paths without a rule that says otherwise.
+    pub retain: Duration,
+    /// How each path is written.
+    pub rules: Rules,
+    /// The same as text, for the journal's meta row `rules`.
+    pub rules_toml: String,
+}
+
+/// Why a mount was refused. The text names the thing and the remedy.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The request is wrong; exit status 2.
+    #[error("{0}")]
+    Usage(String),
+    /// The request is fine and the machine is not; exit status 1.
+    #[error("{0}")]
+    Environment(String),
+}
+
+impl Config {
+    /// Reads the configuration file, applies `-o`, looks at the folders.
+    pub fn from_args(args: &MountArgs) -> Result<Config, ConfigError> {
+        let mut settings = match &args.config {
+            Some(file) => Settings::read(file)?,
+            None => Settings::default(),
+        };
+        for list in &args.options {
+            settings.apply(list)?;
+        }
+        let source = folder("source", &args.source, "give the folder to publish into")?;
+        let mountpoint = folder("mount point", &args.mountpoint, "create it first: mkdir -p")?;
+        if mountpoint != source && mountpoint.starts_with(&source) {
+            return Err(ConfigError::Usage(format!(
+                "mount point {}: is inside the source {}; mount over the source itself, or outside of it",
+                mountpoint.display(),
+                source.display()
+            )));
+        }
+        if let Some(state_dir) = mounted_state_dir(&source) {
+            return Err(ConfigError::Environment(format!(
+                "source {}: is a commitfs mount already (state folder {}); unmount it first: commitfs umount {}",
+                source.display(),
+                state_dir.display(),
+                source.display()
+            )));
+        }
+        let state_dir = match args.state_dir.clone().or(settings.state_dir.take()) {
+            Some(dir) => absolute(&dir).map_err(|error| environment("state folder", &dir, &error))?,
+            None => default_state_dir(&source).ok_or_else(|| {
+                ConfigError::Usage("state folder: neither XDG_STATE_HOME nor HOME is set; give --state-dir DIR".to_owned())
+            })?,
+        };
+        check_state_dir(&state_dir, &source, &mountpoint)?;
+
+        let defaults = Defaults {
+            on_kill: settings.on_kill.unwrap_or_default(),
+            on_failure_exit: settings.on_failure_exit.unwrap_or_default(),
+            retain: settings.retain.map_or(Defaults::default().retain, |span| span.0),
+        };
+        let rules = Rules::new(settings.rules, defaults).map_err(|error| ConfigError::Usage(error.to_string()))?;
+        Ok(Config {
+            source,
+            mountpoint,
+            foreground: args.foreground,
+            state_dir,
+            allow_other: settings.allow_other.unwrap_or_else(is_root),
+            default_permissions: settings.default_permissions.unwrap_or(true),
+            read_only: settings.read_only.unwrap_or(false),
+            kernel_options: settings.kernel_options.into_iter().map(String::from).collect(),
+            freshness: settings.freshness.unwrap_or_default(),
+            ttl: settings.ttl.map_or(Duration::from_secs(1), |span| span.0),
+            threads: settings.threads.map_or(8, usize::from),
+            commit_workers: settings.commit_workers.map_or(16, usize::from),
+            passthrough: settings.passthrough.unwrap_or(true),
+            writeback: settings.writeback.unwrap_or(true),
+            on_kill: defaults.on_kill,
+            on_failure_exit: defaults.on_failure_exit,
+            retain: defaults.retain,
+            rules_toml: rules.to_toml(),
+            rules,
+        })
+    }
+}
+
+/// The state folder of the mount whose root this folder is; `None` for any other folder.
+pub fn mounted_state_dir(folder: &Path) -> Option<PathBuf> {
+    let metadata = fs::metadata(folder).ok()?;
+    if !metadata.is_dir() {
+        return None;
+    }
+    let root = File::open(folder).ok()?;
+    let value = xattr::get(&root, STATE_DIR_XATTR.as_ref()).ok()?;
+    (value.first() == Some(&b'/')).then(|| PathBuf::from(std::ffi::OsStr::from_bytes(&value)))
+}
+
+/// Where state folders are by default: `/var/lib/commitfs` for root, below the XDG state folder otherwise.
+pub fn state_base() -> Option<PathBuf> {
+    if is_root() {
+        return Some(PathBuf::from("/var/lib/commitfs"));
+    }
+    let variable = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let state = variable("XDG_STATE_HOME").or_else(|| variable("HOME").map(|home| home.join(".local/state")))?;
+    Some(state.join("commitfs"))
+}
+
+/// The default state folder of an export, given its canonical path: a readable name and a hash of the whole path.
+pub fn default_state_dir(source: &Path) -> Option<PathBuf> {
+    let name: String = match source.components().next_back() {
+        Some(Component::Normal(name)) => name
+            .as_bytes()
+            .iter()
+            .take(40)
+            .map(|&byte| if byte.is_ascii_alphanumeric() || b"._-".contains(&byte) { char::from(byte) } else { '_' })
+            .collect(),
+        _ => "root".to_owned(),
+    };
+    let hash = xxhash_rust::xxh3::xxh3_64(source.as_os_str().as_bytes());
+    Some(state_base()?.join(format!("{name}-{:010x}", hash >> 24)))
+}
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+fn folder(what: &str, path: &Path, remedy: &str) -> Result<PathBuf, ConfigError> {
+    let shown = path.display();
+    match fs::canonicalize(path).and_then(|canonical| Ok((fs::metadata(&canonical)?, canonical))) {
+        Ok((metadata, canonical)) if metadata.is_dir() => Ok(canonical),
+        Ok(_) => Err(ConfigError::Usage(format!("{what} {shown}: is not a folder"))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(ConfigError::Usage(format!("{what} {shown}: does not exist; {remedy}")))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+            Err(ConfigError::Usage(format!("{what} {shown}: is not a folder")))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotConnected => Err(ConfigError::Environment(format!(
+            "{what} {shown}: is the mount of a daemon that is gone; remove it first: commitfs umount {shown}"
+        ))),
+        Err(error) => Err(environment(what, path, &error)),
+    }
+}
+
+fn environment(what: &str, path: &Path, error: &io::Error) -> ConfigError {
+    ConfigError::Environment(format!("{what} {}: {error}", path.display()))
+}
+
+/// Absolute and free of symlinks as far as it exists.
+fn absolute(path: &Path) -> io::Result<PathBuf> {
+    let path = std::path::absolute(path)?;
+    let mut missing = Vec::new();
+    let mut existing = path.as_path();
+    loop {
+        match fs::canonicalize(existing) {
+            Ok(canonical) => return Ok(missing.iter().rev().fold(canonical, |path, name| path.join(name))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => match (existing.parent(), existing.file_name()) {
+                (Some(parent), Some(name)) => {
+                    missing.push(name);
+                    existing = parent;
+                }
+                _ => return Err(error),
+            },
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn check_state_dir(dir: &Path, source: &Path, mountpoint: &Path) -> Result<(), ConfigError> {
+    for (what, folder) in [("source", source), ("mount point", mountpoint)] {
+        if dir.starts_with(folder) {
+            return Err(ConfigError::Usage(format!(
+                "state folder {}: is inside the {what} {}; choose one outside with --state-dir",
+                dir.display(),
+                folder.display()
+            )));
+        }
+    }
+    if dir.exists() && !dir.is_dir() {
+        return Err(ConfigError::Usage(format!("state folder {}: is not a folder", dir.display())));
+    }
+    journal::check_local(dir).map_err(|error| ConfigError::Environment(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rules::Mode;
+
+    struct Place {
+        dir: tempfile::TempDir,
+    }
+
+    impl Place {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            for name in ["export", "mnt"] {
+                fs::create_dir(dir.path().join(name)).unwrap();
+            }
+            Place { dir }
+        }
+
+        fn args(&self) -> MountArgs {
+            MountArgs {
+                source: self.dir.path().join("export"),
+                mountpoint: self.dir.path().join("mnt"),
+                foreground: false,
+                options: Vec::new(),
+                config: None,
+                state_dir: Some(self.dir.path().join("state/new")),
+                daemonized: false,
+            }
+        }
+
+        fn config(&self, text: &str) -> MountArgs {
+            let file = self.dir.path().join("c.toml");
+            fs::write(&file, text).unwrap();
+            MountArgs { config: Some(file), ..self.args() }
+        }
+    }
+
+    fn usage(args: &MountArgs) -> String {
+        match Config::from_args(args) {
+            Err(ConfigError::Usage(message)) => message,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn defaults() {
+        let place = Place::new();
+        let config = Config::from_args(&place.args()).unwrap();
+        assert_eq!(config.source, fs::canonicalize(place.dir.path()).unwrap().join("export"));
+        assert_eq!((config.threads, config.commit_workers), (8, 16));
+        assert_eq!((config.ttl, config.retain), (Duration::from_secs(1), Duration::from_secs(60)));
+        assert!(config.default_permissions && config.passthrough && config.writeback && !config.read_only);
+        assert_eq!(config.allow_other, is_root());
+        assert!(!config.state_dir.exists());
+    }
+
+    #[test]
+    fn a_folder_may_be_mounted_over_itself() {
+        let place = Place::new();
+        let args = MountArgs { mountpoint: place.dir.path().join("export"), ..place.args() };
+        let config = Config::from_args(&args).unwrap();
+        assert_eq!(config.source, config.mountpoint);
+    }
+
+    #[test]
+    fn the_option_list_overrides_the_file() {
+        let place = Place::new();
+        let mut args = place.config(
+            "threads = 3\nttl = '5s'\nretain = 10\nread_only = true\noptions = ['noatime']\non_kill = 'publish'\n\
+             [[rule]]\nglob = '*.x'\nmode = 'direct'\n",
+        );
+        args.options = vec!["rw,nodev,threads=4,freshness=ttl".to_owned(), "nopassthrough,writeback=off,_netdev".to_owned()];
+        let config = Config::from_args(&args).unwrap();
+        assert_eq!((config.threads, config.ttl, config.retain.as_secs()), (4, Duration::from_secs(5), 10));
+        assert_eq!(config.kernel_options, ["noatime", "nodev"]);
+        assert!(!config.read_only && !config.passthrough && !config.writeback);
+        assert_eq!((config.freshness, config.on_kill), (Freshness::Ttl, OnKill::Publish));
+        assert_eq!(config.rules.decide(b"a.x").mode, Mode::Direct);
+        assert!(config.rules_toml.contains("*.x"));
+    }
+
+    #[test]
+    fn what_is_wrong_in_the_file_is_named_with_file_line_and_key() {
+        let place = Place::new();
+        for (text, line, word) in [
+            ("threads = 2\nthreds = 3\n", 2, "threds"),
+            ("threads = 'many'\n", 1, "threads"),
+            ("\n\nthreads = 0\n", 3, "threads"),
+            ("ttl = '5x'\n", 1, "ttl"),
+            ("on_kill = 'explode'\n", 1, "on_kill"),
+            ("options = ['nodev', 'nosuch']\n", 1, "options"),
+            ("[[rule]]\nmode = 'direct'\nglob = 'a['\n", 3, "glob"),
+            ("[[rule]]\nglob = 'a'\ncolour = 1\n", 3, "colour"),
+            ("a = = b\n", 1, "c.toml"),
+        ] {
+            let message = usage(&place.config(text));
+            assert!(message.contains(&format!("c.toml:{line}: ")), "{text:?}: {message}");
+            assert!(message.contains(word), "{text:?}: {message}");
+            assert_eq!(message.lines().count(), 1, "{message}");
+        }
+        let missing = MountArgs { config: Some(place.dir.path().join("no.toml")), ..place.args() };
+        assert!(usage(&missing).contains("no.toml"));
+    }
+
+    #[test]
+    fn wrong_options_are_named() {
+        let place = Place::new();
+        for option in ["nosuch", "threads=0", "threads=x", "ttl=", "on_kill=maybe", "passthrough=7", "retain", "ro=1"] {
+            let args = MountArgs { options: vec![format!("rw,{option}")], ..place.args() };
+            let message = usage(&args);
+            assert!(message.contains(option.split('=').next().unwrap()), "{option}: {message}");
+        }
+    }
+
+    #[test]
+    fn wrong_folders_are_named() {
+        let place = Place::new();
+        let dir = place.dir.path();
+        fs::write(dir.join("file"), "").unwrap();
+        fs::create_dir(dir.join("export/inner")).unwrap();
+        for (args, word) in [
+            (MountArgs { source: dir.join("none"), ..place.args() }, "none: does not exist"),
+            (MountArgs { source: dir.join("file"), ..place.args() }, "file: is not a folder"),
+            (MountArgs { mountpoint: dir.join("none"), ..place.args() }, "none: does not exist"),
+            (MountArgs { mountpoint: dir.join("file"), ..place.args() }, "file: is not a folder"),
+            (MountArgs { mountpoint: dir.join("export/inner"), ..place.args() }, "inside the source"),
+            (MountArgs { state_dir: Some(dir.join("export/state")), ..place.args() }, "inside the source"),
+            (MountArgs { state_dir: Some(dir.join("mnt/x/y")), ..place.args() }, "inside the mount point"),
+            (MountArgs { state_dir: Some(dir.join("file")), ..place.args() }, "file: is not a folder"),
+        ] {
+            let message = usage(&args);
+            assert!(message.contains(word), "{message}");
+        }
+    }
+
+    #[test]
+    fn state_folders_of_different_exports_differ() {
+        let Some(a) = default_state_dir(Path::new("/a/da ta")) else { return };
+        let b = default_state_dir(Path::new("/b/da ta")).unwrap();
+        assert_ne!(a, b);
+        assert!(a.file_name().unwrap().to_str().unwrap().starts_with("da_ta-"), "{a:?}");
+        assert!(default_state_dir(Path::new("/")).is_some());
+    }
+}

@@ -1,0 +1,206 @@
+//! What a configuration file and `-o` may say. `None` is "not said".
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde::de::IntoDeserializer as _;
+
+use super::ConfigError;
+use crate::rules::{OnFailureExit, OnKill, Rule, Span};
+
+/// Whose word a lookup trusts when another host may have published.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Freshness {
+    /// The server's: a miss and an open revalidate.
+    #[default]
+    Open,
+    /// The NFS client's caches.
+    Ttl,
+}
+
+/// Flags that are handed to the kernel as they are.
+const KERNEL: &[&str] =
+    &["dev", "nodev", "suid", "nosuid", "exec", "noexec", "atime", "noatime", "sync", "async", "dirsync"];
+
+/// Words of fstab that mean something to others, and nothing to a mount.
+const IGNORED: &[&str] = &[
+    "defaults",
+    "auto",
+    "noauto",
+    "nofail",
+    "_netdev",
+    "user",
+    "nouser",
+    "users",
+    "owner",
+    "group",
+    "relatime",
+    "nodiratime",
+];
+
+/// Names that take a value or stand for yes, for the message on unknown ones.
+const NAMED: &str = "ro, rw, allow_other, default_permissions, freshness=, ttl=, threads=, commit_workers=, passthrough, \
+                     writeback, on_kill=, on_failure_exit=, retain=, state_dir=";
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Settings {
+    pub state_dir: Option<PathBuf>,
+    pub allow_other: Option<bool>,
+    pub default_permissions: Option<bool>,
+    pub read_only: Option<bool>,
+    #[serde(rename = "options")]
+    pub kernel_options: Vec<KernelOption>,
+    pub freshness: Option<Freshness>,
+    pub ttl: Option<Span>,
+    pub threads: Option<Count>,
+    pub commit_workers: Option<Count>,
+    pub passthrough: Option<bool>,
+    pub writeback: Option<bool>,
+    pub on_kill: Option<OnKill>,
+    pub on_failure_exit: Option<OnFailureExit>,
+    pub retain: Option<Span>,
+    #[serde(rename = "rule")]
+    pub rules: Vec<Rule>,
+}
+
+/// A flag the kernel knows.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(try_from = "String")]
+pub(super) struct KernelOption(String);
+
+impl TryFrom<String> for KernelOption {
+    type Error = String;
+
+    fn try_from(word: String) -> Result<Self, String> {
+        if KERNEL.contains(&word.as_str()) {
+            Ok(KernelOption(word))
+        } else {
+            Err(format!("unknown kernel option {word:?}, expected one of {}", KERNEL.join(", ")))
+        }
+    }
+}
+
+impl From<KernelOption> for String {
+    fn from(option: KernelOption) -> String {
+        option.0
+    }
+}
+
+/// A number of threads.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(try_from = "i64")]
+pub(super) struct Count(usize);
+
+impl TryFrom<i64> for Count {
+    type Error = String;
+
+    fn try_from(number: i64) -> Result<Self, String> {
+        match usize::try_from(number) {
+            Ok(count @ 1..=256) => Ok(Count(count)),
+            _ => Err(format!("{number} is out of range, expected 1 to 256")),
+        }
+    }
+}
+
+impl From<Count> for usize {
+    fn from(count: Count) -> usize {
+        count.0
+    }
+}
+
+impl Settings {
+    /// Reads a configuration file. Errors name file, line and key.
+    pub(super) fn read(file: &Path) -> Result<Settings, ConfigError> {
+        let shown = file.display();
+        let text = std::fs::read_to_string(file)
+            .map_err(|error| ConfigError::Usage(format!("configuration file {shown}: {error}")))?;
+        toml::from_str(&text).map_err(|error| {
+            let message = error.message().replace('\n', " ");
+            ConfigError::Usage(match error.span() {
+                Some(span) => {
+                    let (line, key) = place(&text, span.start);
+                    if key.is_empty() || message.contains(&key) {
+                        format!("{shown}:{line}: {message}")
+                    } else {
+                        format!("{shown}:{line}: {key}: {message}")
+                    }
+                }
+                None => format!("configuration file {shown}: {message}"),
+            })
+        })
+    }
+
+    /// Applies one `-o` list; the last word wins.
+    pub(super) fn apply(&mut self, list: &str) -> Result<(), ConfigError> {
+        for option in list.split(',').map(str::trim).filter(|option| !option.is_empty()) {
+            self.apply_one(option).map_err(|message| ConfigError::Usage(format!("option -o {option}: {message}")))?;
+        }
+        Ok(())
+    }
+
+    fn apply_one(&mut self, option: &str) -> Result<(), String> {
+        let (name, value) = match option.split_once('=') {
+            Some((name, value)) => (name, Some(value)),
+            None => (option, None),
+        };
+        match (name, value) {
+            ("ro", None) => self.read_only = Some(true),
+            ("rw", None) => self.read_only = Some(false),
+            ("allow_other", value) => self.allow_other = Some(flag(value)?),
+            ("noallow_other", None) => self.allow_other = Some(false),
+            ("default_permissions", value) => self.default_permissions = Some(flag(value)?),
+            ("nodefault_permissions", None) => self.default_permissions = Some(false),
+            ("passthrough", value) => self.passthrough = Some(flag(value)?),
+            ("nopassthrough", None) => self.passthrough = Some(false),
+            ("writeback", value) => self.writeback = Some(flag(value)?),
+            ("nowriteback", None) => self.writeback = Some(false),
+            ("freshness", Some(value)) => self.freshness = Some(word(value)?),
+            ("on_kill", Some(value)) => self.on_kill = Some(word(value)?),
+            ("on_failure_exit", Some(value)) => self.on_failure_exit = Some(word(value)?),
+            ("ttl", Some(value)) => self.ttl = Some(value.parse()?),
+            ("retain", Some(value)) => self.retain = Some(value.parse()?),
+            ("threads", Some(value)) => self.threads = Some(count(value)?),
+            ("commit_workers", Some(value)) => self.commit_workers = Some(count(value)?),
+            ("state_dir", Some(value)) if !value.is_empty() => self.state_dir = Some(PathBuf::from(value)),
+            (
+                "freshness" | "on_kill" | "on_failure_exit" | "ttl" | "retain" | "threads" | "commit_workers"
+                | "state_dir",
+                _,
+            ) => return Err(format!("needs a value: {name}=…")),
+            (name, None) if KERNEL.contains(&name) => self.kernel_options.push(KernelOption(name.to_owned())),
+            (name, None) if IGNORED.contains(&name) => {}
+            (name, _) if name.starts_with("x-") || name.starts_with("X-") || name == "comment" => {}
+            _ => return Err(format!("unknown; known are {NAMED}, {}", KERNEL.join(", "))),
+        }
+        Ok(())
+    }
+}
+
+fn flag(value: Option<&str>) -> Result<bool, String> {
+    match value {
+        None | Some("true" | "yes" | "on" | "1") => Ok(true),
+        Some("false" | "no" | "off" | "0") => Ok(false),
+        Some(other) => Err(format!("{other:?} is neither true nor false")),
+    }
+}
+
+/// One of an enum's words; the error lists them.
+fn word<'de, T: Deserialize<'de>>(value: &'de str) -> Result<T, String> {
+    T::deserialize(value.into_deserializer()).map_err(|error: serde::de::value::Error| error.to_string())
+}
+
+fn count(value: &str) -> Result<Count, String> {
+    let number: i64 = value.parse().map_err(|_| format!("{value:?} is not a number"))?;
+    Count::try_from(number)
+}
+
+/// Line (from 1) of a position, and the key at the beginning of that line.
+fn place(text: &str, at: usize) -> (usize, String) {
+    let before = text.get(..at).unwrap_or(text);
+    let begin = before.rfind('\n').map_or(0, |newline| newline + 1);
+    let line = text[begin..].lines().next().unwrap_or("");
+    let key = line.split_once('=').map_or("", |(key, _)| key.trim());
+    (before.matches('\n').count() + 1, key.to_owned())
+}
