@@ -78,13 +78,16 @@ impl Ident {
     }
 }
 
+/// A folder's names are being answered to the kernel.
+pub type Answering = parking_lot::ArcRwLockReadGuard<parking_lot::RawRwLock, ()>;
+
 /// State that only folders have.
 #[derive(Debug, Default)]
 pub struct Folder {
     /// Held for reading from looking up a name in this folder to the end of the reply that lets the kernel cache it;
     /// taken for writing, for an instant, by whoever changed a name and is about to invalidate the kernel's entry. So
     /// an answer computed before the change cannot arrive after the invalidation.
-    pub answers: RwLock<()>,
+    pub answers: Arc<RwLock<()>>,
     sync: Mutex<SyncRounds>,
     synced: Condvar,
 }
@@ -334,12 +337,11 @@ impl NodeTable {
         }
     }
 
-    /// Records that an inode, if it has a node, now has this name.
-    pub fn moved(&self, stat: &Stat, parent: &Arc<Node>, name: &OsStr) {
-        let node = self.by_key.get(&Key::of(stat)).map(|node| node.clone());
-        if let Some(node) = node {
-            node.set_link(parent, name);
-        }
+    /// Records that an inode now has this name; returns its node if it has one.
+    pub fn moved(&self, stat: &Stat, parent: &Arc<Node>, name: &OsStr) -> Option<Arc<Node>> {
+        let node = self.by_key.get(&Key::of(stat)).map(|node| node.clone())?;
+        node.set_link(parent, name);
+        Some(node)
     }
 
     /// Takes `count` look-ups back; a node without any is gone.

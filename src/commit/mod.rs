@@ -20,6 +20,7 @@ use crate::sys::stat;
 use crate::sys::{Errno, Result};
 
 pub use quarantine::{Reason, VerbError};
+pub use recover::Recovered;
 pub use staging::{RESERVED, Staged, Staging};
 
 /// What the commit works with.

@@ -73,11 +73,11 @@ impl Draft {
         let mut body = self.body.write();
         listed()?;
         let target = body.target.clone().ok_or(Errno::NOENT)?;
-        let work = self.begin(by, &target, CommitKind::New, |name| {
-            by.staging.create(name, masked_mode, self.creds.as_ref())
-        });
+        let work =
+            self.begin(by, &target, CommitKind::New, |name| by.staging.create(name, masked_mode, self.creds.as_ref()));
         let work = work.and_then(|work| {
-            let inherited = by.nodes.fd(&target.parent).and_then(|dir| by.staging.inherit(&work.staged, dir, mode, masked_mode));
+            let inherited =
+                by.nodes.fd(&target.parent).and_then(|dir| by.staging.inherit(&work.staged, dir, mode, masked_mode));
             match inherited {
                 Ok(()) => Ok(work),
                 Err(errno) => {

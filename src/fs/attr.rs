@@ -160,13 +160,7 @@ impl Fs {
         Ok(())
     }
 
-    fn change_node(
-        &self,
-        caller: Caller,
-        id: u64,
-        handle: Option<&Handle>,
-        changes: Changes,
-    ) -> Result<Attr> {
+    fn change_node(&self, caller: Caller, id: u64, handle: Option<&Handle>, changes: Changes) -> Result<Attr> {
         let node = self.nodes().get(id)?;
         if let Some(size) = changes.size {
             match handle {

@@ -120,9 +120,9 @@ impl Fs {
             owner: self.owner(caller, task.as_ref()),
         });
         let list = || {
-            self.drafts.list(folder.key, name, &draft).map_err(|_| {
-                if flags.contains(OFlags::EXCL) { Errno::EXIST } else { Errno::STALE }
-            })
+            self.drafts
+                .list(folder.key, name, &draft)
+                .map_err(|_| if flags.contains(OFlags::EXCL) { Errno::EXIST } else { Errno::STALE })
         };
         if let Err(errno) = draft.create(&self.committer, mode.asked, mode.masked, list) {
             self.drafts.unlist(folder.key, name, &draft);
@@ -167,15 +167,7 @@ impl Fs {
     }
 
     /// Creates a special file, or an empty regular one, at once.
-    pub fn mknod(
-        &self,
-        caller: Caller,
-        parent: u64,
-        name: &OsStr,
-        mode: u32,
-        umask: u32,
-        rdev: u32,
-    ) -> Result<Entry> {
+    pub fn mknod(&self, caller: Caller, parent: u64, name: &OsStr, mode: u32, umask: u32, rdev: u32) -> Result<Entry> {
         let kind = mode & !0o7777;
         self.make(caller, parent, name, |dir| at::mknod(dir, name, kind | masked(dir, mode, umask)?, rdev))
     }

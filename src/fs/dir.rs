@@ -12,8 +12,8 @@ use super::handle::Handle;
 use super::lookup::Seen;
 use super::{Entry, Fs};
 use crate::draft::Caller;
-use crate::inode::Node;
-use crate::sys::{Kind, Result, at, stat};
+use crate::inode::{Answering, Node};
+use crate::sys::{Errno, Kind, Result, at, stat};
 
 /// An open folder.
 pub(super) struct OpenFolder {
@@ -53,15 +53,9 @@ impl Fs {
     }
 
     /// Offers the entries from `offset` on to `take`, with the offset behind each, until it has enough.
-    pub fn list(
-        &self,
-        caller: Caller,
-        fh: u64,
-        offset: u64,
-        mut take: impl FnMut(&Listed, u64) -> bool,
-    ) -> Result<()> {
+    pub fn list(&self, caller: Caller, fh: u64, offset: u64, mut take: impl FnMut(&Listed, u64) -> bool) -> Result<()> {
         let handle = self.handles.get(fh)?;
-        let Handle::Folder(folder) = &*handle else { return Err(crate::sys::Errno::NOTDIR) };
+        let Handle::Folder(folder) = &*handle else { return Err(Errno::NOTDIR) };
         let listing = self.listing(caller, folder, offset)?;
         for (index, entry) in listing.iter().enumerate().skip(offset as usize) {
             if take(entry, index as u64 + 1) {
@@ -71,28 +65,19 @@ impl Fs {
         Ok(())
     }
 
-    /// As [`Fs::list`], with each entry's node; `take` says whether the entry was taken, and a node counts as looked up
-    /// only then. `answered` ends the reply: names may be remembered by the kernel, so it runs while nobody changes
-    /// them unannounced.
+    /// As [`Fs::list`], with each entry's node, which counts as looked up if the entry was taken. The names may be
+    /// remembered by the kernel: the guard must live until the answer is sent.
     pub fn list_nodes(
         &self,
         caller: Caller,
         fh: u64,
         offset: u64,
         mut take: impl FnMut(&Listed, u64, Entry) -> bool,
-        answered: impl FnOnce(Result<()>),
-    ) {
-        let handle = match self.handles.get(fh) {
-            Ok(handle) => handle,
-            Err(errno) => return answered(Err(errno)),
-        };
-        let Handle::Folder(folder) = &*handle else { return answered(Err(crate::sys::Errno::NOTDIR)) };
-        let Ok(state) = folder.node.as_folder() else { return answered(Err(crate::sys::Errno::NOTDIR)) };
-        let listing = match self.listing(caller, folder, offset) {
-            Ok(listing) => listing,
-            Err(errno) => return answered(Err(errno)),
-        };
-        let answering = state.answers.read();
+    ) -> Result<Answering> {
+        let handle = self.handles.get(fh)?;
+        let Handle::Folder(folder) = &*handle else { return Err(Errno::NOTDIR) };
+        let listing = self.listing(caller, folder, offset)?;
+        let answering = folder.node.as_folder()?.answers.read_arc();
         for (index, listed) in listing.iter().enumerate().skip(offset as usize) {
             let entry = match self.entry_for(caller, folder, listed) {
                 Ok(Some(entry)) => entry,
@@ -110,8 +95,7 @@ impl Fs {
                 break;
             }
         }
-        answered(Ok(()));
-        drop(answering);
+        Ok(answering)
     }
 
     fn entry_for(&self, caller: Caller, folder: &OpenFolder, listed: &Listed) -> Result<Option<Entry>> {
@@ -123,7 +107,7 @@ impl Fs {
         }
         match self.see(caller, &folder.node, &listed.name, false) {
             Ok(Seen::Entry(entry)) => Ok(Some(entry)),
-            Ok(Seen::Wait(_)) | Err(crate::sys::Errno::NOENT) => Ok(None),
+            Ok(Seen::Wait(_)) | Err(Errno::NOENT) => Ok(None),
             Err(other) => Err(other),
         }
     }

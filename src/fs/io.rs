@@ -131,15 +131,7 @@ impl Fs {
 
     /// Copies between two open files inside the export's file system where it can; returns the bytes copied.
     #[allow(clippy::too_many_arguments)]
-    pub fn copy_range(
-        self: &Arc<Self>,
-        from: u64,
-        src: u64,
-        to: u64,
-        dst: u64,
-        len: u64,
-        done: impl Done<u32>,
-    ) {
+    pub fn copy_range(self: &Arc<Self>, from: u64, src: u64, to: u64, dst: u64, len: u64, done: impl Done<u32>) {
         let source = self.handles.get(from).and_then(|handle| match &*handle {
             Handle::Version { file, .. } | Handle::Direct { file, .. } => Ok(file.clone()),
             Handle::Draft { draft, .. } => draft.content(),

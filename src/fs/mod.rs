@@ -42,12 +42,13 @@ use crate::rules::Rules;
 use crate::sys::cred::Creds;
 use crate::sys::{Errno, Kind, Result, Stat, procfs};
 
-pub use attr::Changes;
+pub use attr::{Changes, SetTime};
 pub use create::Created;
 pub use dir::Listed;
 pub use lookup::Entry;
-pub use open::{Opened, OpenMode};
+pub use open::{OpenMode, Opened};
 pub use wait::Recovery;
+pub use xattr::STATE_DIR;
 
 use handle::Handles;
 use passthrough::Backings;

@@ -46,11 +46,7 @@ impl Fs {
 
     /// Registers an opened file for passthrough; `None`: it goes through the daemon. Counted until the descriptor is
     /// released.
-    pub fn backing(
-        &self,
-        node: u64,
-        register: impl FnOnce() -> std::io::Result<BackingId>,
-    ) -> Option<Arc<BackingId>> {
+    pub fn backing(&self, node: u64, register: impl FnOnce() -> std::io::Result<BackingId>) -> Option<Arc<BackingId>> {
         self.backings.open(node, register)
     }
 
@@ -97,7 +93,8 @@ impl Fs {
         let access = if flags & OFlags::ACCMODE == OFlags::RDONLY { OFlags::RDONLY } else { OFlags::RDWR };
         let file = Arc::new(self.nodes().open(&node, access | (flags & (OFlags::APPEND | OFlags::SYNC)))?);
         if flags.contains(OFlags::TRUNC) {
-            let writable = if access == OFlags::RDWR { file.clone() } else { Arc::new(self.nodes().open(&node, OFlags::RDWR)?) };
+            let writable =
+                if access == OFlags::RDWR { file.clone() } else { Arc::new(self.nodes().open(&node, OFlags::RDWR)?) };
             at::truncate(&*writable, 0)?;
             self.strip_set_ids(caller, &*writable)?;
             node.note(&stat::fstat(&*writable)?);

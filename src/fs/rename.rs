@@ -117,23 +117,14 @@ impl Fs {
     }
 
     /// The version under a draft's old name goes along at once; a new name has none.
-    fn move_version_of(
-        &self,
-        caller: Caller,
-        draft: &Draft,
-        from: &Side,
-        to: &Side,
-        flags: RenameFlags,
-    ) -> Result<()> {
+    fn move_version_of(&self, caller: Caller, draft: &Draft, from: &Side, to: &Side, flags: RenameFlags) -> Result<()> {
         match self.rename_versions(caller, from, to, flags) {
-            Err(Errno::NOENT) if draft.is_pending() => {
-                match stat::stat_at(self.nodes().fd(&to.folder)?, &to.name) {
-                    Ok(there) if there.kind == Kind::Dir => Err(Errno::ISDIR),
-                    Ok(_) if flags.contains(RenameFlags::NOREPLACE) => Err(Errno::EXIST),
-                    Ok(_) | Err(Errno::NOENT) => Ok(()),
-                    Err(other) => Err(other),
-                }
-            }
+            Err(Errno::NOENT) if draft.is_pending() => match stat::stat_at(self.nodes().fd(&to.folder)?, &to.name) {
+                Ok(there) if there.kind == Kind::Dir => Err(Errno::ISDIR),
+                Ok(_) if flags.contains(RenameFlags::NOREPLACE) => Err(Errno::EXIST),
+                Ok(_) | Err(Errno::NOENT) => Ok(()),
+                Err(other) => Err(other),
+            },
             other => other,
         }
     }
@@ -164,11 +155,10 @@ impl Fs {
 
     /// The inode has a new name; drafts below a folder have new paths.
     fn note_moved(&self, moved: &Stat, to: &Side) {
-        self.nodes().moved(moved, &to.folder, &to.name);
-        if moved.kind != Kind::Dir {
+        let Some(node) = self.nodes().moved(moved, &to.folder, &to.name) else { return };
+        if node.kind != Kind::Dir {
             return;
         }
-        let Ok(node) = self.nodes().get(moved.ino) else { return };
         for draft in self.drafts.below(&node) {
             if let (Some((id, _)), Some(target)) = (draft.progress(), draft.target()) {
                 self.committer.journal.submit(Entry::Retargeted { id, path: target.path() });

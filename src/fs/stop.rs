@@ -32,14 +32,15 @@ impl Fs {
         self.slow.finish();
     }
 
+    /// True while a commit is in flight, or a close without proof may have a release behind it.
+    pub fn is_settling(&self) -> bool {
+        self.drafts.all().iter().any(|draft| draft.is_sealing() || draft.held_until().is_some())
+    }
+
     /// Drafts that somebody has open for writing: path and bytes.
     pub fn busy(&self) -> Vec<(Vec<u8>, u64)> {
-        let mut busy: Vec<_> = self
-            .drafts
-            .all()
-            .iter()
-            .filter_map(|draft| Some((draft.target()?.path(), draft.progress()?.1)))
-            .collect();
+        let mut busy: Vec<_> =
+            self.drafts.all().iter().filter_map(|draft| Some((draft.target()?.path(), draft.progress()?.1))).collect();
         busy.sort();
         busy
     }

@@ -39,9 +39,7 @@ impl Fs {
     pub fn setxattr(&self, caller: Caller, node: u64, name: &OsStr, value: &[u8], flags: u32) -> Result<()> {
         self.refuse_virtual(name)?;
         let creds = self.creds(caller);
-        self.with_inode(node, |fd| {
-            self.committer.staging.acting(creds.as_ref(), || xattr::set(fd, name, value, flags))
-        })
+        self.with_inode(node, |fd| self.committer.staging.acting(creds.as_ref(), || xattr::set(fd, name, value, flags)))
     }
 
     /// Removes an attribute.

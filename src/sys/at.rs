@@ -4,8 +4,8 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-pub use rustix::fs::{FallocateFlags, RenameFlags, StatVfs, Timestamps};
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid};
+pub use rustix::fs::{FallocateFlags, RenameFlags, StatVfs, Timestamps};
 use rustix::io::retry_on_intr;
 
 use super::{Errno, Result};
@@ -157,6 +157,12 @@ pub fn fallocate(fd: impl AsFd, mode: u32, offset: u64, len: u64) -> Result<()> 
 pub fn seek_hole_data(fd: impl AsFd, offset: u64, hole: bool) -> Result<u64> {
     let to = if hole { rustix::fs::SeekFrom::Hole(offset) } else { rustix::fs::SeekFrom::Data(offset) };
     rustix::fs::seek(fd, to)
+}
+
+/// Checks rights on an open inode for the thread's ids.
+pub fn access(fd: impl AsFd, mask: u32) -> Result<()> {
+    let access = rustix::fs::Access::from_bits_truncate(mask);
+    rustix::fs::accessat(rustix::fs::CWD, proc_path(fd.as_fd()), access, AtFlags::EACCESS)
 }
 
 /// Space and limits of the file system.

@@ -1,0 +1,389 @@
+//! The daemon: assembles the rooms, mounts, waits, and takes everything down again in order.
+
+use std::ffi::OsStr;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use fuser::{MountOption, Session, SessionACL};
+
+use crate::admin::control::{self, Verbs};
+use crate::commit::{Committer, Staging, VerbError};
+use crate::config::{Config, Freshness, ReadySignal};
+use crate::fs::{Fs, Options};
+use crate::fuse::{Adapter, Wishes};
+use crate::inode::{NodeTable, display_path};
+use crate::journal::{DraftId, Entry, Journal, JournalError};
+use crate::sys::{self, Errno, at, mount};
+
+/// Why the daemon could not serve.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The journal.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The export.
+    #[error("source {}: {step}: {errno}", path.display())]
+    Export {
+        /// The source.
+        path: PathBuf,
+        /// What was tried.
+        step: &'static str,
+        /// What the system said.
+        errno: Errno,
+    },
+    /// The mount.
+    #[error("mounting {}: {source}{}", path.display(), remedy(source))]
+    Mount {
+        /// The mount point.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Anything else at start.
+    #[error("{step}: {source}")]
+    Start {
+        /// What was tried.
+        step: &'static str,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+fn remedy(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        std::io::ErrorKind::NotFound => {
+            "; is /dev/fuse there (modprobe fuse), and fusermount3 for users other than root (package fuse3)?"
+        }
+        std::io::ErrorKind::PermissionDenied => {
+            "; users other than root need fusermount3 (package fuse3), and user_allow_other in /etc/fuse.conf for allow_other"
+        }
+        _ => "",
+    }
+}
+
+/// Descriptors kept back for open files, the journal, sockets and look-ups in progress.
+const FD_RESERVE: u64 = 1024;
+
+/// How long an unmount waits for commits in flight.
+const DRAIN_LIMIT: Duration = Duration::from_secs(60);
+
+/// What ends the daemon.
+enum End {
+    /// SIGTERM or SIGINT.
+    Signal,
+    /// The mount is gone: `umount`, or the control socket asked for it.
+    Unmounted,
+}
+
+/// Mounts and serves until the mount goes away or a signal comes.
+pub fn serve(config: Config, ready: ReadySignal) -> Result<(), ServeError> {
+    let source = config.source.clone();
+    let export = |step| {
+        let path = source.clone();
+        move |errno| ServeError::Export { path, step, errno }
+    };
+    let start = |step| move |source| ServeError::Start { step, source };
+    let fd_limit = mount::raise_descriptor_limit();
+    let root = at::open_dir(rustix::fs::CWD, config.source.as_os_str()).map_err(export("opening"))?;
+    let nfs = mount::is_nfs(&root).map_err(export("file system type"))?;
+    let journal = Journal::open(&config.state_dir)?;
+    let instance = instance(&config.state_dir).map_err(start("instance id in the state folder"))?;
+    let staging = Staging::open(&root, &instance).map_err(export("staging folder .commitfs"))?;
+    let budget = fd_limit.saturating_sub(FD_RESERVE) / 2;
+    let nodes = NodeTable::new(root, i64::try_from(budget).unwrap_or(i64::MAX)).map_err(export("root folder"))?;
+    let committer = Arc::new(Committer { nodes: Arc::new(nodes), staging, journal: journal.clone() });
+
+    let is_root = rustix::process::geteuid().is_root();
+    let options = Options {
+        ttl: config.ttl,
+        nfs,
+        revalidate: nfs && config.freshness == Freshness::Open,
+        act_as_caller: is_root,
+        passthrough: config.passthrough && is_root,
+        state_dir: config.state_dir.clone(),
+        commit_workers: config.commit_workers,
+    };
+    let left_over = committer.left_over()?;
+    let staged = committer.staged_names().map_err(export("listing the staging folder"))?;
+    let fs = Fs::new(committer.clone(), config.rules.clone(), options).map_err(start("threads"))?;
+    let promised = left_over.iter().filter(|row| row.state == crate::journal::DraftState::Sealed);
+    fs.recovery().begin(promised.map(|row| row.path.clone()));
+    for (key, value) in facts(&config, &instance) {
+        journal.submit(Entry::Meta { key, value });
+    }
+
+    let (end, ended) = bounded(4);
+    watch_signals(end.clone()).map_err(start("signals"))?;
+    let wishes = Wishes {
+        writeback: config.writeback,
+        passthrough: config.passthrough && is_root,
+        acl: config.default_permissions,
+    };
+    let session = Session::new(Adapter::new(fs.clone(), wishes), &config.mountpoint, &session_config(&config))
+        .map_err(|source| ServeError::Mount { path: config.mountpoint.clone(), source })?;
+    fs.connect(session.notifier());
+    let unmounted = end.clone();
+    std::thread::Builder::new()
+        .name("session".to_owned())
+        .spawn(move || {
+            if let Err(error) = session.run() {
+                tracing::error!(%error, "the session ended");
+            }
+            // Nobody listens any more if a signal came first.
+            drop(unmounted.send(End::Unmounted));
+        })
+        .map_err(start("session thread"))?;
+    let lease = Lease::announce(&committer, &instance, &config).map_err(start("lease in .commitfs/hosts"))?;
+    recover_in_background(fs.clone(), left_over, staged).map_err(start("recovery thread"))?;
+    let daemon = Arc::new(Daemon { fs: fs.clone(), config, began: Instant::now() });
+    let control = control::serve(&daemon.config.state_dir, daemon.clone()).map_err(start("control socket"))?;
+    tracing::info!(
+        source = %daemon.config.source.display(), mountpoint = %daemon.config.mountpoint.display(), "serving"
+    );
+    ready.ready();
+
+    daemon.run_until(&ended);
+    fs.stop();
+    drop(control);
+    lease.withdraw();
+    journal.close();
+    tracing::info!("stopped");
+    Ok(())
+}
+
+struct Daemon {
+    fs: Arc<Fs>,
+    config: Config,
+    began: Instant,
+}
+
+impl Daemon {
+    fn run_until(&self, ended: &Receiver<End>) {
+        match ended.recv() {
+            Ok(End::Unmounted) | Err(_) => {}
+            Ok(End::Signal) => {
+                tracing::info!("signal: committing what is complete");
+                self.settle_releases();
+                if let Err(errno) = self.unmount_now(true) {
+                    tracing::error!(%errno, "cannot unmount");
+                }
+            }
+        }
+    }
+
+    /// Waits until every release that the kernel has queued so far was read, and for the commits they began.
+    fn settle_releases(&self) {
+        // Requests are read in order: one of our own goes behind those that are there.
+        if let Err(errno) = rustix::fs::statfs(&self.config.mountpoint) {
+            tracing::debug!(%errno, "the mount does not answer");
+        }
+        let limit = Instant::now() + DRAIN_LIMIT;
+        while self.fs.is_settling() && Instant::now() < limit {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn unmount_now(&self, detach: bool) -> sys::Result<()> {
+        let mountpoint = &self.config.mountpoint;
+        let unmounted = match mount::unmount(mountpoint) {
+            Err(Errno::BUSY) if detach => mount::detach(mountpoint),
+            other => other,
+        };
+        match unmounted {
+            Err(Errno::PERM) => unmount_as_user(mountpoint, detach),
+            other => other,
+        }
+    }
+}
+
+impl Verbs for Daemon {
+    fn status(&self) -> serde_json::Value {
+        serde_json::json!({
+            "pid": std::process::id(),
+            "source": self.config.source.to_string_lossy(),
+            "mountpoint": self.config.mountpoint.to_string_lossy(),
+            "uptime_seconds": self.began.elapsed().as_secs(),
+            "commits_since_mount": self.fs.commits_done(),
+            "nodes": self.fs.committer().nodes.len(),
+            "journal": match self.fs.committer().journal.health() {
+                Ok(()) => "ok".to_owned(),
+                Err(error) => error.to_string(),
+            },
+        })
+    }
+
+    fn publish(&self, id: DraftId) -> Result<(), VerbError> {
+        self.fs.publish_quarantined(id)
+    }
+
+    fn discard(&self, id: DraftId) -> Result<(), VerbError> {
+        self.fs.committer().discard_quarantined(id)
+    }
+
+    fn open_quarantined(&self, id: DraftId) -> Result<std::fs::File, VerbError> {
+        self.fs.committer().open_quarantined(id)
+    }
+
+    fn unmount(&self, force: bool) -> Result<(), VerbError> {
+        self.settle_releases();
+        self.unmount_now(force).map_err(|errno| {
+            let mountpoint = self.config.mountpoint.display();
+            let mut message = format!("{mountpoint}: {errno}");
+            for (path, bytes) in self.fs.busy() {
+                message.push_str(&format!("\n  being written: {} ({bytes} bytes)", display_path(&path)));
+            }
+            VerbError { message, errno: errno.raw_os_error() }
+        })
+    }
+
+    fn rule(&self, path: &[u8]) -> String {
+        let decision = self.fs.rules().decide(path);
+        decision.to_string()
+    }
+}
+
+fn unmount_as_user(mountpoint: &Path, detach: bool) -> sys::Result<()> {
+    let mut command = std::process::Command::new("fusermount3");
+    command.arg("-u").args(detach.then_some("-z")).arg("--").arg(mountpoint);
+    match command.output() {
+        Ok(output) if output.status.success() => Ok(()),
+        Ok(output) => {
+            tracing::warn!(said = %String::from_utf8_lossy(&output.stderr).trim(), "fusermount3 failed");
+            Err(Errno::BUSY)
+        }
+        Err(error) => Err(sys::errno_of(&error)),
+    }
+}
+
+fn session_config(config: &Config) -> fuser::Config {
+    let mut session = fuser::Config::default();
+    session.acl = if config.allow_other { SessionACL::All } else { SessionACL::Owner };
+    session.n_threads = Some(config.threads);
+    session.clone_fd = true;
+    let mut options = vec![
+        MountOption::FSName(config.source.to_string_lossy().into_owned()),
+        MountOption::Subtype("commitfs".to_owned()),
+    ];
+    if config.default_permissions {
+        options.push(MountOption::DefaultPermissions);
+    }
+    if config.read_only {
+        options.push(MountOption::RO);
+    }
+    options.extend(config.kernel_options.iter().map(|option| match option.as_str() {
+        "dev" => MountOption::Dev,
+        "nodev" => MountOption::NoDev,
+        "suid" => MountOption::Suid,
+        "nosuid" => MountOption::NoSuid,
+        "exec" => MountOption::Exec,
+        "noexec" => MountOption::NoExec,
+        "atime" => MountOption::Atime,
+        "noatime" => MountOption::NoAtime,
+        "sync" => MountOption::Sync,
+        "async" => MountOption::Async,
+        "dirsync" => MountOption::DirSync,
+        other => MountOption::CUSTOM(other.to_owned()),
+    }));
+    session.mount_options = options;
+    session
+}
+
+/// What the command line finds in the journal with the daemon down.
+fn facts(config: &Config, instance: &str) -> [(&'static str, String); 5] {
+    [
+        ("export", config.source.to_string_lossy().into_owned()),
+        ("mountpoint", config.mountpoint.to_string_lossy().into_owned()),
+        ("instance", instance.to_owned()),
+        ("pid", std::process::id().to_string()),
+        ("rules", config.rules_toml.clone()),
+    ]
+}
+
+fn watch_signals(end: Sender<End>) -> std::io::Result<()> {
+    use signal_hook::consts::{SIGINT, SIGTERM};
+    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?;
+    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        for _ in signals.forever() {
+            if end.send(End::Signal).is_err() {
+                return;
+            }
+        }
+    })?;
+    Ok(())
+}
+
+fn recover_in_background(
+    fs: Arc<Fs>,
+    left_over: Vec<crate::journal::DraftRow>,
+    staged: Vec<String>,
+) -> std::io::Result<()> {
+    std::thread::Builder::new().name("recovery".to_owned()).spawn(move || {
+        let (done, published) = fs.committer().recover(left_over, &staged);
+        if done != crate::commit::Recovered::default() {
+            tracing::warn!(?done, "recovered what an earlier daemon left");
+        }
+        fs.recovered();
+        fs.announce_recovered(&published);
+    })?;
+    Ok(())
+}
+
+/// The name of this state folder among all that use the export: made once, kept with the state.
+fn instance(state_dir: &Path) -> std::io::Result<String> {
+    let file = state_dir.join("instance");
+    match std::fs::read_to_string(&file) {
+        Ok(instance) if !instance.trim().is_empty() => return Ok(instance.trim().to_owned()),
+        Ok(_) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    let random = std::fs::File::open("/dev/urandom").and_then(|mut source| {
+        let mut bytes = [0; 8];
+        std::io::Read::read_exact(&mut source, &mut bytes)?;
+        Ok(u64::from_le_bytes(bytes))
+    })?;
+    let instance = format!("{random:016x}");
+    let temporary = state_dir.join("instance.new");
+    let mut out = std::fs::File::create(&temporary)?;
+    writeln!(out, "{instance}")?;
+    out.sync_all()?;
+    std::fs::rename(&temporary, &file)?;
+    std::fs::File::open(state_dir)?.sync_all()?;
+    Ok(instance)
+}
+
+/// The file in `.commitfs/hosts` that says who uses the export from where.
+struct Lease {
+    committer: Arc<Committer>,
+    name: String,
+}
+
+impl Lease {
+    fn announce(committer: &Arc<Committer>, instance: &str, config: &Config) -> std::io::Result<Self> {
+        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let text = serde_json::json!({
+            "instance": instance,
+            "host": host,
+            "state_dir": config.state_dir.to_string_lossy(),
+            "mountpoint": config.mountpoint.to_string_lossy(),
+            "pid": std::process::id(),
+        });
+        let (name, temporary) = (format!("{instance}.json"), format!("{instance}.new"));
+        let hosts = committer.staging.hosts();
+        let flags = rustix::fs::OFlags::CREATE | rustix::fs::OFlags::TRUNC | rustix::fs::OFlags::WRONLY;
+        let mut file = at::open_file(hosts, OsStr::new(&temporary), flags, 0o600)?;
+        file.write_all(text.to_string().as_bytes())?;
+        file.sync_all()?;
+        at::rename(hosts, OsStr::new(&temporary), hosts, OsStr::new(&name), at::RenameFlags::empty())?;
+        Ok(Lease { committer: committer.clone(), name })
+    }
+
+    fn withdraw(self) {
+        if let Err(errno) = at::unlink(self.committer.staging.hosts(), OsStr::new(&self.name)) {
+            tracing::warn!(%errno, "cannot withdraw the lease");
+        }
+    }
+}

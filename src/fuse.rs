@@ -1,0 +1,499 @@
+//! The protocol adapter: decodes a request, calls the file system, maps the error, replies. No logic lives here.
+
+use std::ffi::OsStr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use fuser::{
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno as Code, FileAttr, FileHandle, FileType, Filesystem,
+    FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr,
+    ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek,
+    ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+};
+use rustix::fs::OFlags;
+
+use crate::draft::Caller;
+use crate::fs::{Attr, Changes, Entry, Fs, Listed, OpenMode, SetTime};
+use crate::sys::{Errno, Kind, Stat, at};
+
+/// What to ask the kernel for.
+#[derive(Clone, Copy, Debug)]
+pub struct Wishes {
+    /// Gather writes to drafts in the page cache.
+    pub writeback: bool,
+    /// Let the kernel read versions by itself.
+    pub passthrough: bool,
+    /// Access control lists, which go with the kernel's own permission checks.
+    pub acl: bool,
+}
+
+/// Largest write in one request.
+const MAX_WRITE: u32 = 1 << 20;
+
+/// Requests that the kernel may have under way in the background: read-ahead, gathered writes, releases.
+const MAX_BACKGROUND: u16 = 64;
+
+/// The adapter.
+pub struct Adapter {
+    fs: Arc<Fs>,
+    wishes: Wishes,
+}
+
+impl Adapter {
+    /// An adapter for a file system.
+    pub fn new(fs: Arc<Fs>, wishes: Wishes) -> Self {
+        Adapter { fs, wishes }
+    }
+}
+
+fn caller(req: &Request) -> Caller {
+    Caller { tid: req.pid(), uid: req.uid(), gid: req.gid() }
+}
+
+fn code(errno: Errno) -> Code {
+    Code::from_i32(errno.raw_os_error())
+}
+
+fn file_type(kind: Kind) -> FileType {
+    match kind {
+        Kind::File => FileType::RegularFile,
+        Kind::Dir => FileType::Directory,
+        Kind::Symlink => FileType::Symlink,
+        Kind::Fifo => FileType::NamedPipe,
+        Kind::Socket => FileType::Socket,
+        Kind::Char => FileType::CharDevice,
+        Kind::Block => FileType::BlockDevice,
+    }
+}
+
+fn file_attr(ino: u64, stat: &Stat) -> FileAttr {
+    FileAttr {
+        ino: INodeNo(ino),
+        size: stat.size,
+        blocks: stat.blocks,
+        atime: stat.atime.to_system(),
+        mtime: stat.mtime.to_system(),
+        ctime: stat.ctime.to_system(),
+        crtime: SystemTime::UNIX_EPOCH,
+        kind: file_type(stat.kind),
+        perm: stat.perm as u16,
+        nlink: stat.nlink,
+        uid: stat.uid,
+        gid: stat.gid,
+        rdev: stat.rdev,
+        blksize: stat.blksize,
+        flags: 0,
+    }
+}
+
+fn reply_entry(reply: ReplyEntry, entry: Result<Entry, Errno>) {
+    match entry {
+        Ok(entry) => {
+            reply.entry_with_ttls(&entry.attr_ttl, &entry.entry_ttl, &file_attr(entry.node, &entry.stat), Generation(0))
+        }
+        Err(errno) => reply.error(code(errno)),
+    }
+}
+
+fn reply_attr(reply: ReplyAttr, attr: Result<Attr, Errno>) {
+    match attr {
+        Ok(attr) => reply.attr(&attr.ttl, &file_attr(attr.stat.ino, &attr.stat)),
+        Err(errno) => reply.error(code(errno)),
+    }
+}
+
+fn reply_empty(reply: ReplyEmpty, result: Result<(), Errno>) {
+    match result {
+        Ok(()) => reply.ok(),
+        Err(errno) => reply.error(code(errno)),
+    }
+}
+
+fn reply_xattr(reply: ReplyXattr, size: u32, value: Result<Vec<u8>, Errno>) {
+    match value {
+        Ok(value) if size == 0 => reply.size(value.len() as u32),
+        Ok(value) if value.len() > size as usize => reply.error(Code::ERANGE),
+        Ok(value) => reply.data(&value),
+        Err(errno) => reply.error(code(errno)),
+    }
+}
+
+impl Filesystem for Adapter {
+    fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
+        let mut wanted = InitFlags::FUSE_ATOMIC_O_TRUNC
+            | InitFlags::FUSE_PARALLEL_DIROPS
+            | InitFlags::FUSE_DONT_MASK
+            | InitFlags::FUSE_HANDLE_KILLPRIV_V2
+            | InitFlags::FUSE_DO_READDIRPLUS
+            | InitFlags::FUSE_READDIRPLUS_AUTO
+            | InitFlags::FUSE_ASYNC_DIO
+            | InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP;
+        if self.wishes.writeback {
+            wanted |= InitFlags::FUSE_WRITEBACK_CACHE;
+        }
+        if self.wishes.acl {
+            wanted |= InitFlags::FUSE_POSIX_ACL;
+        }
+        if self.wishes.passthrough {
+            wanted |= InitFlags::FUSE_PASSTHROUGH;
+        }
+        let wanted = wanted & config.capabilities();
+        if config.add_capabilities(wanted).is_err() {
+            return Err(std::io::Error::other("the kernel takes a capability back that it offered"));
+        }
+        let depth = u32::from(wanted.contains(InitFlags::FUSE_PASSTHROUGH));
+        let out_of_range = |nearest| std::io::Error::other(format!("the kernel takes at most {nearest}"));
+        config.set_max_write(MAX_WRITE).map_err(out_of_range)?;
+        config.set_max_background(MAX_BACKGROUND).map_err(|nearest| out_of_range(nearest.into()))?;
+        config.set_max_stack_depth(depth).map_err(out_of_range)?;
+        if !wanted.contains(InitFlags::FUSE_ATOMIC_O_TRUNC) {
+            return Err(std::io::Error::other("the kernel has no atomic O_TRUNC: Linux 4.20 or later is needed"));
+        }
+        Ok(())
+    }
+
+    fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        self.fs.lookup(caller(req), parent.0, name, |entry| reply_entry(reply, entry));
+    }
+
+    fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
+        self.fs.forget(ino.0, nlookup);
+    }
+
+    fn getattr(&self, _req: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
+        reply_attr(reply, self.fs.getattr(ino.0, fh.map(|fh| fh.0)));
+    }
+
+    fn setattr(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        fh: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let time = |time: TimeOrNow| match time {
+            TimeOrNow::Now => SetTime::Now,
+            TimeOrNow::SpecificTime(time) => SetTime::At(time),
+        };
+        let changes = Changes {
+            perm: mode.map(|mode| mode & 0o7777),
+            uid,
+            gid,
+            size,
+            atime: atime.map(time),
+            mtime: mtime.map(time),
+        };
+        self.fs.setattr(caller(req), ino.0, fh.map(|fh| fh.0), changes, |attr| reply_attr(reply, attr));
+    }
+
+    fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
+        match self.fs.readlink(ino.0) {
+            Ok(target) => reply.data(&target),
+            Err(errno) => reply.error(code(errno)),
+        }
+    }
+
+    fn mknod(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, rdev: u32, reply: ReplyEntry) {
+        reply_entry(reply, self.fs.mknod(caller(req), parent.0, name, mode, umask, rdev));
+    }
+
+    fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
+        reply_entry(reply, self.fs.mkdir(caller(req), parent.0, name, mode, umask));
+    }
+
+    fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.fs.unlink(caller(req), parent.0, name, |result| reply_empty(reply, result));
+    }
+
+    fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        reply_empty(reply, self.fs.rmdir(caller(req), parent.0, name));
+    }
+
+    fn symlink(&self, req: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
+        reply_entry(reply, self.fs.symlink(caller(req), parent.0, name, target.as_os_str()));
+    }
+
+    fn rename(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        newparent: INodeNo,
+        newname: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let flags = at::RenameFlags::from_bits_retain(flags.bits());
+        self.fs.rename(caller(req), parent.0, name, newparent.0, newname, flags, |result| reply_empty(reply, result));
+    }
+
+    fn link(&self, req: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
+        reply_entry(reply, self.fs.link(caller(req), ino.0, newparent.0, newname));
+    }
+
+    fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let fs = self.fs.clone();
+        self.fs.open(caller(req), ino.0, OFlags::from_bits_retain(flags.0 as u32), move |opened| {
+            let opened = match opened {
+                Ok(opened) => opened,
+                Err(errno) => return reply.error(code(errno)),
+            };
+            let fh = FileHandle(opened.fh);
+            let (file, node, fallback) = match opened.mode {
+                OpenMode::Draft => return reply.opened(fh, FopenFlags::FOPEN_KEEP_CACHE),
+                OpenMode::Version(file, node) => (file, node, FopenFlags::FOPEN_KEEP_CACHE),
+                OpenMode::Direct(file, node) => (file, node, FopenFlags::FOPEN_DIRECT_IO),
+            };
+            match fs.backing(node, || reply.open_backing(&*file)) {
+                Some(id) => reply.opened_passthrough(fh, FopenFlags::empty(), &id),
+                None => reply.opened(fh, fallback),
+            }
+        });
+    }
+
+    fn create(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let flags = OFlags::from_bits_retain(flags as u32);
+        let fs = self.fs.clone();
+        self.fs.create(caller(req), parent.0, name, mode, umask, flags, move |created| {
+            let created = match created {
+                Ok(created) => created,
+                Err(errno) => return reply.error(code(errno)),
+            };
+            let attr = file_attr(created.entry.node, &created.entry.stat);
+            let (ttl, generation, fh) = (Duration::ZERO, Generation(0), FileHandle(created.opened.fh));
+            let (file, node, fallback) = match created.opened.mode {
+                OpenMode::Draft => return reply.created(&ttl, &attr, generation, fh, FopenFlags::empty()),
+                OpenMode::Version(file, node) => (file, node, FopenFlags::FOPEN_KEEP_CACHE),
+                OpenMode::Direct(file, node) => (file, node, FopenFlags::FOPEN_DIRECT_IO),
+            };
+            match fs.backing(node, || reply.open_backing(&*file)) {
+                Some(id) => reply.created_passthrough(&ttl, &attr, generation, fh, FopenFlags::empty(), &id),
+                None => reply.created(&ttl, &attr, generation, fh, fallback),
+            }
+        });
+    }
+
+    fn read(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        match self.fs.read(fh.0, offset, size) {
+            Ok(data) => reply.data(&data),
+            Err(errno) => reply.error(code(errno)),
+        }
+    }
+
+    fn write(
+        &self,
+        req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        data: &[u8],
+        write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let strip = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        self.fs.write(caller(req), fh.0, offset, data, strip, |written| match written {
+            Ok(written) => reply.written(written),
+            Err(errno) => reply.error(code(errno)),
+        });
+    }
+
+    fn flush(&self, req: &Request, _ino: INodeNo, fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
+        self.fs.flush(caller(req), fh.0, |result| reply_empty(reply, result));
+    }
+
+    fn release(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        reply_empty(reply, self.fs.release(fh.0));
+    }
+
+    fn fsync(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        self.fs.fsync(fh.0, |result| reply_empty(reply, result));
+    }
+
+    fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        match self.fs.open_folder(ino.0) {
+            Ok(fh) => reply.opened(FileHandle(fh), FopenFlags::empty()),
+            Err(errno) => reply.error(code(errno)),
+        }
+    }
+
+    fn readdir(&self, req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        let listed = self.fs.list(caller(req), fh.0, offset, |entry, next| {
+            reply.add(INodeNo(entry.ino), next, file_type(entry.kind), &entry.name)
+        });
+        match listed {
+            Ok(()) => reply.ok(),
+            Err(errno) => reply.error(code(errno)),
+        }
+    }
+
+    fn readdirplus(&self, req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
+        // One time for both the name and the attributes: the shorter.
+        let add = |listed: &Listed, next: u64, entry: Entry, reply: &mut ReplyDirectoryPlus| {
+            let attr = file_attr(entry.node, &entry.stat);
+            let ttl = entry.entry_ttl.min(entry.attr_ttl);
+            reply.add(INodeNo(entry.node), next, &listed.name, &ttl, &attr, Generation(0))
+        };
+        let page =
+            self.fs.list_nodes(caller(req), fh.0, offset, |listed, next, entry| add(listed, next, entry, &mut reply));
+        match page {
+            Ok(answering) => {
+                reply.ok();
+                drop(answering);
+            }
+            Err(errno) => reply.error(code(errno)),
+        }
+    }
+
+    fn releasedir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
+        reply_empty(reply, self.fs.close_folder(fh.0));
+    }
+
+    fn fsyncdir(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        self.fs.fsync_folder(ino.0, |result| reply_empty(reply, result));
+    }
+
+    fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        match self.fs.statfs() {
+            Ok(s) => reply.statfs(
+                s.f_blocks,
+                s.f_bfree,
+                s.f_bavail,
+                s.f_files,
+                s.f_ffree,
+                s.f_bsize as u32,
+                s.f_namemax as u32,
+                s.f_frsize as u32,
+            ),
+            Err(errno) => reply.error(code(errno)),
+        }
+    }
+
+    fn setxattr(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        reply_empty(reply, self.fs.setxattr(caller(req), ino.0, name, value, flags as u32));
+    }
+
+    fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        reply_xattr(reply, size, self.fs.getxattr(ino.0, name));
+    }
+
+    fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        reply_xattr(reply, size, self.fs.listxattr(ino.0));
+    }
+
+    fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        reply_empty(reply, self.fs.removexattr(caller(req), ino.0, name));
+    }
+
+    fn access(&self, req: &Request, ino: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
+        reply_empty(reply, self.fs.access(caller(req), ino.0, mask.bits() as u32));
+    }
+
+    fn ioctl(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _flags: IoctlFlags,
+        _cmd: u32,
+        _in_data: &[u8],
+        _out_size: u32,
+        reply: ReplyIoctl,
+    ) {
+        reply.error(Code::ENOTTY);
+    }
+
+    fn fallocate(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        self.fs.fallocate(fh.0, offset, length, mode as u32, |result| reply_empty(reply, result));
+    }
+
+    fn lseek(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+        let found = match whence {
+            libc::SEEK_HOLE => self.fs.seek(fh.0, offset, true),
+            libc::SEEK_DATA => self.fs.seek(fh.0, offset, false),
+            _ => Err(Errno::INVAL),
+        };
+        match found {
+            Ok(offset) => reply.offset(offset as i64),
+            Err(errno) => reply.error(code(errno)),
+        }
+    }
+
+    fn copy_file_range(
+        &self,
+        _req: &Request,
+        _ino_in: INodeNo,
+        fh_in: FileHandle,
+        offset_in: u64,
+        _ino_out: INodeNo,
+        fh_out: FileHandle,
+        offset_out: u64,
+        len: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        self.fs.copy_range(fh_in.0, offset_in, fh_out.0, offset_out, len, |copied| match copied {
+            Ok(copied) => reply.written(copied),
+            Err(errno) => reply.error(code(errno)),
+        });
+    }
+}
