@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use fuser::{MountOption, Session, SessionACL};
+use rustix::mount::MountFlags;
 
 use crate::admin::control::{self, Verbs};
 use crate::commit::{Committer, Staging, VerbError};
@@ -102,7 +103,7 @@ pub fn serve(config: Config, ready: ReadySignal) -> Result<(), ServeError> {
         nfs,
         revalidate: nfs && config.freshness == Freshness::Open,
         act_as_caller: is_root,
-        passthrough: config.passthrough && is_root,
+        passthrough: config.passthrough && !config.writeback && is_root,
         state_dir: config.state_dir.clone(),
         commit_workers: config.commit_workers,
     };
@@ -122,7 +123,7 @@ pub fn serve(config: Config, ready: ReadySignal) -> Result<(), ServeError> {
         passthrough: config.passthrough && is_root,
         acl: config.default_permissions,
     };
-    let session = Session::new(Adapter::new(fs.clone(), wishes), &config.mountpoint, &session_config(&config))
+    let session = mount_session(Adapter::new(fs.clone(), wishes), &config)
         .map_err(|source| ServeError::Mount { path: config.mountpoint.clone(), source })?;
     fs.connect(session.notifier());
     let unmounted = end.clone();
@@ -258,37 +259,52 @@ fn unmount_as_user(mountpoint: &Path, detach: bool) -> sys::Result<()> {
     }
 }
 
-fn session_config(config: &Config) -> fuser::Config {
+/// Mounts. As root by the kernel directly: the protocol library would unmount whatever lies at the mount point when the
+/// session ends, which for a mount over itself may be the export. Anybody else goes through fusermount3.
+fn mount_session(adapter: Adapter, config: &Config) -> std::io::Result<Session<Adapter>> {
+    let acl = if config.allow_other { SessionACL::All } else { SessionACL::Owner };
     let mut session = fuser::Config::default();
-    session.acl = if config.allow_other { SessionACL::All } else { SessionACL::Owner };
+    session.acl = acl;
     session.n_threads = Some(config.threads);
     session.clone_fd = true;
-    let mut options = vec![
-        MountOption::FSName(config.source.to_string_lossy().into_owned()),
-        MountOption::Subtype("commitfs".to_owned()),
-    ];
-    if config.default_permissions {
-        options.push(MountOption::DefaultPermissions);
+    if !rustix::process::geteuid().is_root() {
+        session.mount_options = vec![
+            MountOption::FSName(config.source.to_string_lossy().into_owned()),
+            MountOption::Subtype("commitfs".to_owned()),
+        ];
+        session.mount_options.extend(config.default_permissions.then_some(MountOption::DefaultPermissions));
+        session.mount_options.extend(config.read_only.then_some(MountOption::RO));
+        let kernel = config.kernel_options.iter().map(|option| MountOption::CUSTOM(option.clone()));
+        session.mount_options.extend(kernel);
+        return Session::new(adapter, &config.mountpoint, &session);
     }
-    if config.read_only {
-        options.push(MountOption::RO);
+    let mut flags = MountFlags::NOSUID | MountFlags::NODEV;
+    flags.set(MountFlags::RDONLY, config.read_only);
+    for option in &config.kernel_options {
+        let (flag, on) = match option.as_str() {
+            "dev" => (MountFlags::NODEV, false),
+            "nodev" => (MountFlags::NODEV, true),
+            "suid" => (MountFlags::NOSUID, false),
+            "nosuid" => (MountFlags::NOSUID, true),
+            "exec" => (MountFlags::NOEXEC, false),
+            "noexec" => (MountFlags::NOEXEC, true),
+            "atime" => (MountFlags::NOATIME, false),
+            "noatime" => (MountFlags::NOATIME, true),
+            "async" => (MountFlags::SYNCHRONOUS, false),
+            "sync" => (MountFlags::SYNCHRONOUS, true),
+            "dirsync" => (MountFlags::DIRSYNC, true),
+            other => return Err(std::io::Error::other(format!("option {other}: unknown to the kernel"))),
+        };
+        flags.set(flag, on);
     }
-    options.extend(config.kernel_options.iter().map(|option| match option.as_str() {
-        "dev" => MountOption::Dev,
-        "nodev" => MountOption::NoDev,
-        "suid" => MountOption::Suid,
-        "nosuid" => MountOption::NoSuid,
-        "exec" => MountOption::Exec,
-        "noexec" => MountOption::NoExec,
-        "atime" => MountOption::Atime,
-        "noatime" => MountOption::NoAtime,
-        "sync" => MountOption::Sync,
-        "async" => MountOption::Async,
-        "dirsync" => MountOption::DirSync,
-        other => MountOption::CUSTOM(other.to_owned()),
-    }));
-    session.mount_options = options;
-    session
+    let own = [(config.default_permissions, "default_permissions"), (config.allow_other, "allow_other")];
+    let own: Vec<&str> = own.iter().filter(|(on, _)| *on).map(|(_, name)| *name).collect();
+    let device = mount::mount_fuse(&config.source, &config.mountpoint, flags, &own.join(","))?;
+    Session::from_fd(adapter, device, acl, session).inspect_err(|_| {
+        if let Err(errno) = mount::detach(&config.mountpoint) {
+            tracing::error!(%errno, "cannot take the unusable mount away");
+        }
+    })
 }
 
 /// What the command line finds in the journal with the daemon down.

@@ -22,7 +22,7 @@ use crate::sys::{Errno, Kind, Stat, at};
 pub struct Wishes {
     /// Gather writes to drafts in the page cache.
     pub writeback: bool,
-    /// Let the kernel read versions by itself.
+    /// Let the kernel read versions by itself; only without `writeback`.
     pub passthrough: bool,
     /// Access control lists, which go with the kernel's own permission checks.
     pub acl: bool,
@@ -135,7 +135,8 @@ impl Filesystem for Adapter {
         if self.wishes.acl {
             wanted |= InitFlags::FUSE_POSIX_ACL;
         }
-        if self.wishes.passthrough {
+        // The kernel refuses to pass files through on a connection that gathers writes.
+        if self.wishes.passthrough && !self.wishes.writeback {
             wanted |= InitFlags::FUSE_PASSTHROUGH;
         }
         let wanted = wanted & config.capabilities();

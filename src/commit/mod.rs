@@ -87,10 +87,8 @@ pub struct Published {
 }
 
 /// A commit that did not happen. The staged file is still there, the old version is untouched.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Failed {
-    /// What was to be committed.
-    pub sealed: Sealed,
     /// The step: `fsync`, `rename`, `journal`.
     pub step: &'static str,
     /// The error for the writer.
@@ -102,7 +100,7 @@ impl Sealed {
     pub fn make_durable(self) -> std::result::Result<Durable, Failed> {
         failpoint!("commit_before_fsync");
         if let Err(errno) = at::fsync(&self.staged.file) {
-            return Err(Failed { sealed: self, step: "fsync", errno });
+            return Err(Failed { step: "fsync", errno });
         }
         failpoint!("commit_after_fsync");
         Ok(Durable(self))
@@ -116,13 +114,13 @@ impl Durable {
         if let Err(error) = by.journal.wait(sealed.begun) {
             // Without its first row nobody could tell after a crash what this file was.
             tracing::error!(draft = sealed.id, %error, "the journal has no row of this draft");
-            return Err(Failed { sealed, step: "journal", errno: Errno::from_raw_os_error(error.errno()) });
+            return Err(Failed { step: "journal", errno: Errno::from_raw_os_error(error.errno()) });
         }
         failpoint!("commit_before_rename");
         let renamed = by.rename_into_place(&sealed);
         let unsynced = match renamed {
             Ok(synced) => synced.err(),
-            Err(errno) => return Err(Failed { sealed, step: "rename", errno }),
+            Err(errno) => return Err(Failed { step: "rename", errno }),
         };
         failpoint!("commit_after_dirsync");
         Ok(Published { sealed, unsynced })

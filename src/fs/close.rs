@@ -100,24 +100,24 @@ impl Fs {
         let mut settled = Settled(Some(settle));
         match ending {
             Ending::Commit(sealed) => {
-                let (id, file, digested) = (sealed.id, sealed.staged.file.clone(), sealed.digest.is_some());
+                let (id, staged, digested) = (sealed.id, sealed.staged.clone(), sealed.digest.is_some());
                 let published = sealed.make_durable().and_then(|durable| durable.publish(&self.committer));
                 let published = match published {
                     Ok(published) => published,
-                    Err(Failed { sealed, step, errno }) => {
+                    Err(Failed { step, errno }) => {
                         draft.taint(step, errno);
-                        self.committer.quarantine(id, &sealed.staged, Reason::Failed { step, errno });
-                        settled.now(Phase::Ended(Some(file)));
+                        self.committer.quarantine(id, &staged, Reason::Failed { step, errno });
+                        settled.now(Phase::Ended(Some(staged.file)));
                         return Err(errno);
                     }
                 };
                 let replaced = draft.replaces();
                 let (target, recorded) = published.record(&self.committer);
-                settled.now(Phase::Published(file.clone()));
+                settled.now(Phase::Published(staged.file.clone()));
                 self.announce(&target, replaced);
                 self.commits_done.fetch_add(1, Ordering::Relaxed);
                 if !digested {
-                    self.digester.take(id, file);
+                    self.digester.take(id, staged.file);
                 }
                 recorded
             }

@@ -34,7 +34,7 @@ pub fn inherit(file: impl AsFd, default: &[u8], mode: u32) -> Result<()> {
 /// The default list with owner, mask (or group, without a mask) and other limited by `mode`.
 fn masked(default: &[u8], mode: u32) -> Option<Vec<u8>> {
     let version = u32::from_le_bytes(default.get(..HEADER)?.try_into().ok()?);
-    if version != VERSION || (default.len() - HEADER) % ENTRY != 0 {
+    if version != VERSION || !(default.len() - HEADER).is_multiple_of(ENTRY) {
         return None;
     }
     let mut list = default.to_vec();

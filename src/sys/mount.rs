@@ -3,7 +3,9 @@
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use rustix::mount::UnmountFlags;
+use rustix::fd::{AsRawFd, OwnedFd};
+use rustix::fs::{Mode, OFlags};
+use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::process::{Resource, Rlimit};
 
 use super::{Errno, Result};
@@ -14,6 +16,20 @@ const NFS_SUPER_MAGIC: u64 = 0x6969;
 /// True on an NFS mount.
 pub fn is_nfs(fd: impl AsFd) -> Result<bool> {
     Ok(rustix::fs::fstatfs(fd)?.f_type as u64 == NFS_SUPER_MAGIC)
+}
+
+/// Mounts a new FUSE connection as root and returns its device. `options` are the file system's own, after the
+/// obligatory ones.
+pub fn mount_fuse(source: &Path, mountpoint: &Path, flags: MountFlags, options: &str) -> Result<OwnedFd> {
+    let device = rustix::fs::open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+    let mut data = format!("fd={},rootmode=40000,user_id=0,group_id=0", device.as_raw_fd());
+    if !options.is_empty() {
+        data.push(',');
+        data.push_str(options);
+    }
+    let data = std::ffi::CString::new(data).map_err(|_| Errno::INVAL)?;
+    rustix::mount::mount(source, mountpoint, "fuse.commitfs", flags, data.as_c_str())?;
+    Ok(device)
 }
 
 /// Takes a mount out of the name space at once; its users keep what they have open.
