@@ -131,7 +131,9 @@ impl Config {
         let state_dir = match args.state_dir.clone().or(settings.state_dir.take()) {
             Some(dir) => absolute(&dir).map_err(|error| environment("state folder", &dir, &error))?,
             None => default_state_dir(&source).ok_or_else(|| {
-                ConfigError::Usage("state folder: neither XDG_STATE_HOME nor HOME is set; give --state-dir DIR".to_owned())
+                ConfigError::Usage(
+                    "state folder: neither XDG_STATE_HOME nor HOME is set; give --state-dir DIR".to_owned(),
+                )
             })?,
         };
         check_state_dir(&state_dir, &source, &mountpoint)?;
@@ -335,7 +337,8 @@ mod tests {
             "threads = 3\nttl = '5s'\nretain = 10\nread_only = true\noptions = ['noatime']\non_kill = 'publish'\n\
              [[rule]]\nglob = '*.x'\nmode = 'direct'\n",
         );
-        args.options = vec!["rw,nodev,threads=4,freshness=ttl".to_owned(), "nopassthrough,writeback=off,_netdev".to_owned()];
+        args.options =
+            vec!["rw,nodev,threads=4,freshness=ttl".to_owned(), "nopassthrough,writeback=off,_netdev".to_owned()];
         let config = Config::from_args(&args).unwrap();
         assert_eq!((config.threads, config.ttl, config.retain.as_secs()), (4, Duration::from_secs(5), 10));
         assert_eq!(config.kernel_options, ["noatime", "nodev"]);

@@ -94,15 +94,10 @@ impl Journal {
         let thread = std::thread::Builder::new()
             .name("journal".to_owned())
             .spawn(move || writer.run())
-            .map_err(|error| {
-                JournalError::io("starting the journal's thread for", state_dir, &error)
-            })?;
+            .map_err(|error| JournalError::io("starting the journal's thread for", state_dir, &error))?;
         Ok(Journal(Arc::new(Shared {
             state_dir: state_dir.to_owned(),
-            queue: Mutex::new(Queue {
-                sender: Some(sender),
-                last_ticket: 0,
-            }),
+            queue: Mutex::new(Queue { sender: Some(sender), last_ticket: 0 }),
             progress,
             next_draft: AtomicI64::new(next_draft),
             reserved: AtomicI64::new(next_draft + RESERVE),
@@ -117,20 +112,9 @@ impl Journal {
         let reserved = self.0.reserved.load(Ordering::Relaxed);
         if reserved - id < RESERVE_AT {
             let more = id + RESERVE;
-            let mine = self.0.reserved.compare_exchange(
-                reserved,
-                more,
-                Ordering::Relaxed,
-                Ordering::Relaxed,
-            );
+            let mine = self.0.reserved.compare_exchange(reserved, more, Ordering::Relaxed, Ordering::Relaxed);
             if mine.is_ok() {
-                self.0.push(
-                    Entry::Meta {
-                        key: schema::RESERVED,
-                        value: more.to_string(),
-                    },
-                    false,
-                );
+                self.0.push(Entry::Meta { key: schema::RESERVED, value: more.to_string() }, false);
             }
         }
         id
@@ -191,11 +175,7 @@ impl Shared {
         let ticket = queue.last_ticket;
         if let Some(sender) = &queue.sender {
             // Fails only when the writer is gone, and then waiting for the ticket says so.
-            drop(sender.send(Message::Entry(Queued {
-                ticket,
-                durable,
-                entry,
-            })));
+            drop(sender.send(Message::Entry(Queued { ticket, durable, entry })));
         }
         Ticket(ticket)
     }
@@ -207,10 +187,7 @@ impl Shared {
         }
     }
 
-    fn read<T>(
-        &self,
-        query: impl FnOnce(&Reader) -> Result<T, JournalError>,
-    ) -> Result<T, JournalError> {
+    fn read<T>(&self, query: impl FnOnce(&Reader) -> Result<T, JournalError>) -> Result<T, JournalError> {
         let mut reader = self.reader.lock();
         let last = self.queue.lock().last_ticket;
         if !self.progress.is_done(last) {
@@ -233,13 +210,7 @@ impl Shared {
             return;
         };
         let next = self.next_draft.load(Ordering::Relaxed);
-        self.push(
-            Entry::Meta {
-                key: schema::RESERVED,
-                value: (next - 1).to_string(),
-            },
-            false,
-        );
+        self.push(Entry::Meta { key: schema::RESERVED, value: (next - 1).to_string() }, false);
         self.queue.lock().sender = None;
         // The checkpoint needs the database to itself.
         *self.reader.lock() = None;
@@ -266,11 +237,7 @@ pub fn check_local(dir: &Path) -> Result<(), JournalError> {
                 _ => existing = Path::new("."),
             },
             Err(errno) => {
-                return Err(JournalError::io(
-                    "looking at state folder",
-                    existing,
-                    &errno.into(),
-                ));
+                return Err(JournalError::io("looking at state folder", existing, &errno.into()));
             }
         }
     };
@@ -284,10 +251,7 @@ pub fn check_local(dir: &Path) -> Result<(), JournalError> {
         0x5346_414f => "AFS",
         _ => return Ok(()),
     };
-    Err(JournalError::NotLocal {
-        dir: dir.to_owned(),
-        file_system,
-    })
+    Err(JournalError::NotLocal { dir: dir.to_owned(), file_system })
 }
 
 fn lock(state_dir: &Path) -> Result<File, JournalError> {
@@ -301,9 +265,7 @@ fn lock(state_dir: &Path) -> Result<File, JournalError> {
         .map_err(|error| JournalError::io("opening", &path, &error))?;
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(JournalError::InUse {
-            dir: state_dir.to_owned(),
-        }),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(JournalError::InUse { dir: state_dir.to_owned() }),
         Err(errno) => Err(JournalError::io("locking", &path, &errno.into())),
     }
 }
@@ -314,11 +276,7 @@ fn open_writer(state_dir: &Path) -> Result<(Connection, DraftId), JournalError> 
     let mut conn = Connection::open(state_dir.join(FILE)).map_err(|error| failed(&error))?;
     let found = schema::version(&conn).map_err(|error| failed(&error))?;
     if found > schema::NEWEST {
-        return Err(JournalError::NewerSchema {
-            dir: state_dir.to_owned(),
-            found,
-            known: schema::NEWEST,
-        });
+        return Err(JournalError::NewerSchema { dir: state_dir.to_owned(), found, known: schema::NEWEST });
     }
     let mut prepare = || {
         schema::prepare_writer(&conn)?;
