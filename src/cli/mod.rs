@@ -1,0 +1,317 @@
+//! The command line: options in, exit status out. Reading commands open the journal read-only and work with the daemon up
+//! or down; commands that change something ask the daemon over its control socket.
+
+mod mount;
+mod quarantine;
+mod rows;
+mod show;
+mod target;
+
+use std::ffi::{OsStr, OsString};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::admin::control::ClientError;
+use crate::config::{ConfigError, MountArgs};
+use crate::journal::{DraftId, JournalError};
+use crate::rules::RuleError;
+
+/// What a command leaves to its caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum Exit {
+    /// Done.
+    Ok = 0,
+    /// The request was fine and could not be carried out.
+    Failure = 1,
+    /// The request was wrong.
+    Usage = 2,
+}
+
+#[derive(Parser)]
+#[command(name = "commitfs", version, about = "A file system that makes close() mean closed", max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// Machine-readable output
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Mount an export; returns when the mount serves
+    Mount(MountArgs),
+    /// Unmount when the commits in flight are done
+    Umount {
+        #[command(flatten)]
+        target: Target,
+        /// Quarantine what is pending, and take the mount away even if it is in use
+        #[arg(short, long)]
+        force: bool,
+    },
+    /// The daemon and its numbers
+    Status {
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Drafts that are not published yet
+    Pending {
+        #[command(flatten)]
+        target: Target,
+        /// Repeat every second; with --json one line each time
+        #[arg(long)]
+        watch: bool,
+    },
+    /// Drafts that have ended, newest last
+    Log {
+        #[command(flatten)]
+        target: Target,
+        /// How many
+        #[arg(short, value_name = "N", default_value_t = 20)]
+        n: usize,
+        /// Only paths that match; a glob without '/' is matched against the last component
+        #[arg(long, value_name = "GLOB")]
+        path: Option<String>,
+    },
+    /// Everything about one draft
+    Show {
+        /// Its number
+        id: DraftId,
+        #[command(flatten)]
+        at: At,
+    },
+    /// Drafts that were kept aside
+    #[command(subcommand)]
+    Quarantine(Quarantine),
+    /// Which rule applies to a path, and why
+    Rules {
+        /// On a mount, or relative to its root
+        path: PathBuf,
+        #[command(flatten)]
+        at: At,
+    },
+}
+
+#[derive(Subcommand)]
+enum Quarantine {
+    /// List them
+    Ls {
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Everything about one of them, and where its content is
+    Show {
+        /// Its number
+        id: DraftId,
+        #[command(flatten)]
+        at: At,
+    },
+    /// Copy its content to a file; '-' is standard output
+    Save {
+        /// Its number
+        id: DraftId,
+        /// Replaced if it exists
+        file: PathBuf,
+        #[command(flatten)]
+        at: At,
+    },
+    /// Publish it under the path it was meant for
+    Publish {
+        /// Its number
+        id: DraftId,
+        #[command(flatten)]
+        at: At,
+    },
+    /// Give its content up
+    Discard {
+        /// Its number
+        id: DraftId,
+        /// Do not ask
+        #[arg(short, long)]
+        yes: bool,
+        #[command(flatten)]
+        at: At,
+    },
+}
+
+/// Which mount is meant, where something else has the first position.
+#[derive(Args)]
+struct At {
+    /// Mount point or export; not needed while exactly one is mounted
+    #[arg(long, value_name = "PATH")]
+    at: Option<PathBuf>,
+    /// Folder of the journal
+    #[arg(long, value_name = "DIR", conflicts_with = "at")]
+    state_dir: Option<PathBuf>,
+}
+
+/// Which mount is meant.
+#[derive(Args)]
+struct Target {
+    /// Mount point or export; not needed while exactly one is mounted
+    #[arg(value_name = "PATH")]
+    target: Option<PathBuf>,
+    /// The same
+    #[arg(long, value_name = "PATH", conflicts_with = "target")]
+    at: Option<PathBuf>,
+    /// Folder of the journal
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["target", "at"])]
+    state_dir: Option<PathBuf>,
+}
+
+impl At {
+    fn place(&self) -> Place<'_> {
+        Place { path: self.at.as_deref(), state_dir: self.state_dir.as_deref() }
+    }
+}
+
+impl Target {
+    fn place(&self) -> Place<'_> {
+        Place { path: self.target.as_deref().or(self.at.as_deref()), state_dir: self.state_dir.as_deref() }
+    }
+}
+
+/// What the user said of which mount is meant.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    path: Option<&'a Path>,
+    state_dir: Option<&'a Path>,
+}
+
+/// Why a command ends early.
+#[derive(Debug, thiserror::Error)]
+enum CliError {
+    #[error("{0}")]
+    Usage(String),
+    #[error("{0}")]
+    Failure(String),
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    #[error(transparent)]
+    Daemon(#[from] ClientError),
+    #[error("--path: {0}")]
+    Glob(#[from] RuleError),
+    /// Writing the output failed; nobody listening is not worth a word.
+    #[error("writing output: {0}")]
+    Output(io::Error),
+}
+
+impl CliError {
+    fn exit(&self) -> Exit {
+        match self {
+            CliError::Usage(_) | CliError::Config(ConfigError::Usage(_)) | CliError::Glob(_) => Exit::Usage,
+            CliError::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Ok,
+            CliError::Failure(_)
+            | CliError::Config(ConfigError::Environment(_))
+            | CliError::Journal(_)
+            | CliError::Daemon(_)
+            | CliError::Output(_) => Exit::Failure,
+        }
+    }
+}
+
+/// Runs the command line of this process.
+pub fn run() -> ExitCode {
+    let exit = match Cli::try_parse_from(as_mount_helper(std::env::args_os().collect())) {
+        Ok(cli) => match dispatch(cli) {
+            Ok(()) => Exit::Ok,
+            Err(error) => {
+                let exit = error.exit();
+                if exit != Exit::Ok {
+                    eprintln!("commitfs: {error}");
+                }
+                exit
+            }
+        },
+        Err(error) => {
+            // Help goes to standard output, errors to standard error; if neither can be written, the status remains.
+            error.print().unwrap_or_default();
+            if error.use_stderr() { Exit::Usage } else { Exit::Ok }
+        }
+    };
+    ExitCode::from(exit as u8)
+}
+
+fn dispatch(cli: Cli) -> Result<(), CliError> {
+    let json = cli.json;
+    match cli.command {
+        Command::Mount(args) => mount::mount(&args),
+        Command::Umount { target, force } => mount::umount(target.place(), force),
+        Command::Status { target } => show::status(target.place(), json),
+        Command::Pending { target, watch } => show::pending(target.place(), watch, json),
+        Command::Log { target, n, path } => show::log(target.place(), n, path.as_deref(), json),
+        Command::Show { id, at } => show::show(at.place(), id, json),
+        Command::Rules { path, at } => show::rules(at.place(), &path, json),
+        Command::Quarantine(command) => match command {
+            Quarantine::Ls { target } => quarantine::list(target.place(), json),
+            Quarantine::Show { id, at } => quarantine::show(at.place(), id, json),
+            Quarantine::Save { id, file, at } => quarantine::save(at.place(), id, &file, json),
+            Quarantine::Publish { id, at } => quarantine::publish(at.place(), id, json),
+            Quarantine::Discard { id, yes, at } => quarantine::discard(at.place(), id, yes, json),
+        },
+    }
+}
+
+/// mount(8) calls `mount.commitfs SOURCE DIR [-sfnv] [-o OPTS] [-t TYPE]`: our `mount`, with flags of its own.
+fn as_mount_helper(args: Vec<OsString>) -> Vec<OsString> {
+    let called = args.first().map(Path::new).and_then(Path::file_name).unwrap_or(OsStr::new("commitfs"));
+    if !called.as_encoded_bytes().starts_with(b"mount.") {
+        return args;
+    }
+    let mut helper = vec![OsString::from("commitfs"), OsString::from("mount")];
+    let mut rest = args.into_iter().skip(1);
+    while let Some(arg) = rest.next() {
+        match arg.to_str() {
+            // Tolerate sloppy options, write no mtab, be verbose: nothing to do for any of them.
+            Some("-s" | "-n" | "-v" | "-sn" | "-sv" | "-nv") => {}
+            Some("-t" | "-N") => drop(rest.next()),
+            _ => helper.push(arg),
+        }
+    }
+    helper
+}
+
+/// Writes to standard output, all of it at once.
+fn print(text: &str) -> Result<(), CliError> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(CliError::Output)
+}
+
+/// Writes one JSON value and a newline.
+fn print_json(value: &serde_json::Value) -> Result<(), CliError> {
+    print(&format!("{value}\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_grammar_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn called_by_mount() {
+        let words = |line: &str| line.split(' ').map(OsString::from).collect::<Vec<_>>();
+        let args = as_mount_helper(words("/sbin/mount.commitfs /e /m -n -o rw,nodev -t fuse.commitfs"));
+        assert_eq!(args, words("commitfs mount /e /m -o rw,nodev"));
+        let Command::Mount(mount) = Cli::try_parse_from(args).unwrap().command else { panic!("not mount") };
+        assert_eq!(mount.options, ["rw,nodev"]);
+        assert_eq!(as_mount_helper(words("commitfs -n")), words("commitfs -n"));
+    }
+
+    #[test]
+    fn one_place_only() {
+        assert!(Cli::try_parse_from(["commitfs", "status", "/m", "--state-dir", "/s"]).is_err());
+        assert!(Cli::try_parse_from(["commitfs", "pending", "/m", "--json"]).unwrap().json);
+        assert!(Cli::try_parse_from(["commitfs", "quarantine", "publish", "3", "--at", "/m"]).is_ok());
+    }
+}

@@ -1,0 +1,185 @@
+//! `mount` and `umount`: starting a daemon and waiting until it serves, ending it and waiting until it has.
+
+use std::io::{self, BufRead as _, BufReader, IsTerminal as _, Read as _};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use tracing_subscriber::EnvFilter;
+
+use super::show::is_nobody;
+use super::{CliError, Place, target};
+use crate::admin::control::Client;
+use crate::config::{self, Config, MountArgs, ReadySignal};
+use crate::daemon;
+use crate::journal::read::Reader;
+use crate::sys::mount as kernel;
+
+/// How long an unmounted daemon may take to end.
+const END: Duration = Duration::from_secs(60);
+/// Which events are logged, in the syntax of `RUST_LOG`.
+const LOG_FILTER: &str = "COMMITFS_LOG";
+
+pub(super) fn mount(args: &MountArgs) -> Result<(), CliError> {
+    if args.daemonized {
+        return serve_detached(args);
+    }
+    let config = Config::from_args(args)?;
+    if !args.foreground {
+        return start(args, &config);
+    }
+    log_to_stderr();
+    let (ready, _nobody) = ReadySignal::nobody();
+    daemon::serve(config, ready).map_err(|error| CliError::Failure(error.to_string()))
+}
+
+/// The daemon's side of [`start`]: whatever goes wrong goes down the pipe.
+fn serve_detached(args: &MountArgs) -> Result<(), CliError> {
+    let (ready, failure) =
+        ReadySignal::from_stdout().map_err(|error| CliError::Failure(format!("standard output: {error}")))?;
+    let outcome = Config::from_args(args).map_err(CliError::from).and_then(|config| {
+        config::detach(&config.state_dir)
+            .map_err(|error| CliError::Failure(format!("state folder {}: {error}", config.state_dir.display())))?;
+        log_to_stderr();
+        daemon::serve(config, ready).map_err(|error| CliError::Failure(error.to_string()))
+    });
+    if let Err(error) = &outcome {
+        tracing::error!(%error, "mount failed");
+        failure.tell(&error.to_string());
+    }
+    outcome
+}
+
+/// Starts this program again as a daemon and waits until it serves.
+fn start(args: &MountArgs, config: &Config) -> Result<(), CliError> {
+    let failed = |error: &io::Error| CliError::Failure(format!("starting the daemon: {error}"));
+    let program = std::env::current_exe().map_err(|error| failed(&error))?;
+    let mut command = Command::new(program);
+    command.args(["mount", "--foreground", "--daemonized"]);
+    for list in &args.options {
+        command.arg("-o").arg(list);
+    }
+    if let Some(file) = &args.config {
+        command.arg("--config").arg(file);
+    }
+    command.arg("--state-dir").arg(&config.state_dir).arg("--").arg(&config.source).arg(&config.mountpoint);
+    let mut daemon = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().map_err(|error| failed(&error))?;
+
+    let mut said = String::new();
+    if let Some(pipe) = daemon.stdout.take() {
+        let mut pipe = BufReader::new(pipe);
+        pipe.read_line(&mut said).map_err(|error| failed(&error))?;
+        if said == config::READY {
+            return Ok(());
+        }
+        pipe.read_to_string(&mut said).map_err(|error| failed(&error))?;
+    }
+    let status = daemon.wait().map_err(|error| failed(&error))?;
+    Err(CliError::Failure(match said.trim_end() {
+        "" => format!(
+            "the daemon ended before it served ({status}); see {}",
+            config.state_dir.join(config::LOG).display()
+        ),
+        why => why.to_owned(),
+    }))
+}
+
+fn log_to_stderr() {
+    let filter = EnvFilter::try_from_env(LOG_FILTER).unwrap_or_else(|_| EnvFilter::new("info"));
+    let subscriber =
+        tracing_subscriber::fmt().with_env_filter(filter).with_ansi(io::stderr().is_terminal()).with_writer(io::stderr);
+    if subscriber.try_init().is_err() {
+        tracing::debug!("a log is set up already");
+    }
+}
+
+pub(super) fn umount(place: Place<'_>, force: bool) -> Result<(), CliError> {
+    let state_dir = match (target::find(place), place.path) {
+        (Ok(dir), _) => dir,
+        // A mount that nobody remembers can still be taken away.
+        (Err(_), Some(path)) if is_mount(&target::resolve(path))? => return take_away(&target::resolve(path), force),
+        (Err(error), _) => return Err(error),
+    };
+    let mut client = match Client::connect(&state_dir) {
+        Ok(client) => client,
+        Err(error) if is_nobody(&error) => {
+            let mountpoint = mountpoint_of(place, &state_dir)?;
+            if !is_mount(&mountpoint)? {
+                return Err(CliError::Failure(format!("{}: is not mounted", mountpoint.display())));
+            }
+            return take_away(&mountpoint, force);
+        }
+        Err(error) => return Err(CliError::Failure(format!("control socket in {}: {error}", state_dir.display()))),
+    };
+    let status = client.status()?;
+    client.unmount(force)?;
+    drop(client);
+    let pid = status["pid"].as_u64();
+    let mountpoint = status["mountpoint"].as_str().map(PathBuf::from);
+    let deadline = Instant::now() + END;
+    while pid.is_some_and(is_running)
+        || Client::connect(&state_dir).is_ok()
+        || mountpoint.as_deref().map(is_mount).transpose()? == Some(true)
+    {
+        if Instant::now() > deadline {
+            return Err(CliError::Failure(format!(
+                "unmounted, but the daemon has not ended after {} s; see {}",
+                END.as_secs(),
+                state_dir.join(config::LOG).display()
+            )));
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Ok(())
+}
+
+fn mountpoint_of(place: Place<'_>, state_dir: &Path) -> Result<PathBuf, CliError> {
+    let remembered = Reader::open(state_dir)?.meta()?.remove("mountpoint").map(PathBuf::from);
+    let named = place.path.map(target::resolve);
+    // An export names its mount too.
+    match (named, remembered) {
+        (Some(named), Some(remembered)) => Ok(if is_mount(&named)? { named } else { remembered }),
+        (Some(path), None) | (None, Some(path)) => Ok(path),
+        (None, None) => Err(CliError::Usage("name the mount point".to_owned())),
+    }
+}
+
+fn is_mount(path: &Path) -> Result<bool, CliError> {
+    let mounts = target::mounts().map_err(|error| CliError::Failure(format!("/proc/self/mountinfo: {error}")))?;
+    Ok(mounts.iter().any(|mount| mount == path))
+}
+
+/// Zombies have ended; whoever started them has not looked yet.
+fn is_running(pid: u64) -> bool {
+    let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
+    let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+    !matches!(state, Some('Z' | 'X'))
+}
+
+/// Unmounts without a daemon: by the system call for root, by fusermount3 otherwise.
+fn take_away(mountpoint: &Path, force: bool) -> Result<(), CliError> {
+    let outcome = if force { kernel::detach(mountpoint) } else { kernel::unmount(mountpoint) };
+    match outcome {
+        Ok(()) => Ok(()),
+        Err(Errno::PERM) => fusermount(mountpoint, force),
+        Err(Errno::BUSY) => Err(CliError::Failure(format!(
+            "{}: is in use; end the processes that use it, or give --force",
+            mountpoint.display()
+        ))),
+        Err(errno) => Err(CliError::Failure(format!("{}: {errno}", mountpoint.display()))),
+    }
+}
+
+fn fusermount(mountpoint: &Path, force: bool) -> Result<(), CliError> {
+    let mut command = Command::new("fusermount3");
+    command.arg("-u");
+    if force {
+        command.arg("-z");
+    }
+    match command.arg("--").arg(mountpoint).status() {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(CliError::Failure(format!("{}: fusermount3 failed ({status})", mountpoint.display()))),
+        Err(error) => Err(CliError::Failure(format!("fusermount3: {error}; install fuse3, or unmount as root"))),
+    }
+}

@@ -1,0 +1,255 @@
+//! From what the user names (a mount point, an export, nothing) to the folder with the journal.
+
+use std::fs;
+use std::io;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::{CliError, Place};
+use crate::admin::control::Client;
+use crate::commit::RESERVED;
+use crate::config;
+use crate::journal::{self, read::Reader};
+
+/// One daemon's card in `EXPORT/.commitfs/hosts`. More may be in it.
+#[derive(Deserialize)]
+struct Card {
+    host: String,
+    state_dir: PathBuf,
+}
+
+/// The state folder of the mount that is meant.
+pub(super) fn find(place: Place<'_>) -> Result<PathBuf, CliError> {
+    match (place.state_dir, place.path) {
+        (Some(dir), _) if dir.is_dir() => Ok(dir.to_owned()),
+        (Some(dir), _) => Err(CliError::Failure(format!("state folder {}: does not exist", dir.display()))),
+        (None, Some(path)) => find_at(path),
+        (None, None) => find_only(),
+    }
+}
+
+/// The state folder that a path belongs to, and the path relative to the mount, for a path that need not exist.
+pub(super) fn find_below(place: Place<'_>, path: &Path) -> Result<(PathBuf, Vec<u8>), CliError> {
+    let full = resolve(path);
+    if place.state_dir.is_none() && place.path.is_none() {
+        for root in full.ancestors() {
+            if let Some(dir) = config::mounted_state_dir(root).or_else(|| from_cards(root).ok().flatten()) {
+                return Ok((dir, relative(&full, root).unwrap_or_default()));
+            }
+        }
+    }
+    let dir = find(place)?;
+    let meta = Reader::open(&dir)?.meta()?;
+    let roots = ["mountpoint", "export"].into_iter().filter_map(|key| meta.get(key));
+    if let Some(inside) = roots.filter_map(|root| relative(&full, Path::new(root))).next() {
+        return Ok((dir, inside));
+    }
+    if path.is_relative() {
+        let plain = path.strip_prefix(".").unwrap_or(path);
+        return Ok((dir, plain.as_os_str().as_bytes().to_vec()));
+    }
+    Err(CliError::Usage(format!("{}: is not on the mount of state folder {}", path.display(), dir.display())))
+}
+
+/// Mount points of commitfs, as the kernel lists them, also those whose daemon is gone.
+pub(super) fn mounts() -> io::Result<Vec<PathBuf>> {
+    let mut mounts = mounts_in(&fs::read("/proc/self/mountinfo")?);
+    mounts.dedup();
+    Ok(mounts)
+}
+
+/// Resolves what can be resolved: the last component may be missing, or the mount of a daemon that is gone.
+pub(super) fn resolve(path: &Path) -> PathBuf {
+    let full = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    if let Ok(canonical) = fs::canonicalize(&full) {
+        return canonical;
+    }
+    match (full.parent(), full.file_name()) {
+        (Some(parent), Some(name)) => resolve(parent).join(name),
+        _ => full,
+    }
+}
+
+fn find_at(path: &Path) -> Result<PathBuf, CliError> {
+    let full = resolve(path);
+    if let Some(dir) = config::mounted_state_dir(&full) {
+        return Ok(dir);
+    }
+    if let Some(dir) = from_cards(&full)? {
+        return Ok(dir);
+    }
+    if let Some(dir) = config::default_state_dir(&full).filter(|dir| dir.join(journal::FILE).exists()) {
+        return Ok(dir);
+    }
+    // A mount point whose daemon is gone is remembered by its journal only.
+    let mut remembering = known().into_iter().filter(|(_, mountpoint)| mountpoint.as_deref() == Some(&full));
+    match (remembering.next(), remembering.next()) {
+        (Some((dir, _)), None) => Ok(dir),
+        (Some((one, _)), Some((other, _))) => Err(CliError::Failure(format!(
+            "{}: was mounted with more than one state folder; choose with --state-dir {} or {}",
+            path.display(),
+            one.display(),
+            other.display()
+        ))),
+        (None, _) => Err(CliError::Failure(format!(
+            "{}: is no commitfs mount, and no export that this host has a journal of; {}",
+            path.display(),
+            candidates()
+        ))),
+    }
+}
+
+fn find_only() -> Result<PathBuf, CliError> {
+    let mounts = mounts().map_err(|error| CliError::Failure(format!("/proc/self/mountinfo: {error}")))?;
+    match mounts.as_slice() {
+        [only] => find_at(only),
+        [] => Err(CliError::Usage(format!("nothing is mounted; {}", candidates()))),
+        several => {
+            let names: Vec<_> = several.iter().map(|path| path.display().to_string()).collect();
+            Err(CliError::Usage(format!("several are mounted; name one: {}", names.join(", "))))
+        }
+    }
+}
+
+/// The cards of this host's daemons on an export. `None` where there are none, or this user may not look.
+fn from_cards(export: &Path) -> Result<Option<PathBuf>, CliError> {
+    let Ok(listing) = fs::read_dir(export.join(RESERVED).join("hosts")) else { return Ok(None) };
+    let here = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let mut dirs: Vec<PathBuf> = listing
+        .filter_map(|entry| fs::read(entry.ok()?.path()).ok())
+        .filter_map(|text| serde_json::from_slice::<Card>(&text).ok())
+        .filter(|card| card.host == here.trim_end() && card.state_dir.join(journal::FILE).exists())
+        .map(|card| card.state_dir)
+        .collect();
+    dirs.sort();
+    dirs.dedup();
+    if dirs.len() > 1 {
+        let running: Vec<_> = dirs.iter().filter(|dir| Client::connect(dir).is_ok()).cloned().collect();
+        if running.len() == 1 {
+            dirs = running;
+        }
+    }
+    match dirs.as_slice() {
+        [] => Ok(None),
+        [only] => Ok(Some(only.clone())),
+        several => {
+            let names: Vec<_> = several.iter().map(|dir| dir.display().to_string()).collect();
+            let export = export.display();
+            Err(CliError::Failure(format!("{export}: has several; choose with --state-dir {}", names.join(" or "))))
+        }
+    }
+}
+
+/// State folders in the default place, with the mount point each remembers.
+fn known() -> Vec<(PathBuf, Option<PathBuf>)> {
+    let Some(listing) = config::state_base().and_then(|base| fs::read_dir(base).ok()) else { return Vec::new() };
+    let mut known: Vec<_> = listing
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|dir| dir.join(journal::FILE).exists())
+        .map(|dir| {
+            let meta = Reader::open(&dir).and_then(|reader| reader.meta()).unwrap_or_default();
+            (dir, meta.get("mountpoint").map(PathBuf::from))
+        })
+        .collect();
+    known.sort();
+    known
+}
+
+fn candidates() -> String {
+    let known = known();
+    if known.is_empty() {
+        return "name a mount point or an export, or give --state-dir DIR".to_owned();
+    }
+    let names: Vec<_> = known
+        .iter()
+        .map(|(dir, mountpoint)| match mountpoint {
+            Some(mountpoint) => format!("--state-dir {} (was mounted at {})", dir.display(), mountpoint.display()),
+            None => format!("--state-dir {}", dir.display()),
+        })
+        .collect();
+    format!("candidates: {}", names.join(", "))
+}
+
+fn relative(path: &Path, root: &Path) -> Option<Vec<u8>> {
+    path.strip_prefix(root).ok().map(|rest| rest.as_os_str().as_bytes().to_vec())
+}
+
+/// `ID PARENT DEV ROOT MOUNTPOINT OPTIONS [TAG…] - TYPE SOURCE OPTIONS`, see proc_pid_mountinfo(5).
+fn mounts_in(mountinfo: &[u8]) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for line in mountinfo.split(|&byte| byte == b'\n') {
+        let mut fields = line.split(|&byte| byte == b' ');
+        let Some(mountpoint) = fields.nth(4) else { continue };
+        let mut fields = fields.skip_while(|field| *field != b"-").skip(1);
+        let (kind, source) = (fields.next().unwrap_or(b""), fields.next().unwrap_or(b""));
+        if kind == b"fuse.commitfs" || (kind == b"fuse" && source == b"commitfs") {
+            found.push(PathBuf::from(std::ffi::OsString::from_vec(unescape(mountpoint))));
+        }
+    }
+    found.sort();
+    found
+}
+
+/// Blanks, tabs, newlines and backslashes are written as a backslash and three octal digits.
+fn unescape(field: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((&byte, after)) = rest.split_first() {
+        let code = after.get(..3).filter(|digits| byte == b'\\' && digits.iter().all(|d| (b'0'..=b'7').contains(d)));
+        match code {
+            Some(digits) => {
+                plain.push(digits.iter().fold(0u8, |code, digit| code.wrapping_mul(8).wrapping_add(digit - b'0')));
+                rest = &after[3..];
+            }
+            None => {
+                plain.push(byte);
+                rest = after;
+            }
+        }
+    }
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::{Entry, Journal};
+
+    #[test]
+    fn mountinfo() {
+        let text = b"22 1 0:20 / /proc rw - proc proc rw\n\
+                     40 1 0:50 / /mnt/a\\040b\\134c rw,nosuid shared:1 - fuse.commitfs commitfs rw\n\
+                     41 1 0:51 / /mnt/x rw - fuse commitfs rw\n42 1 0:52 / /mnt/y rw - fuse.sshfs commitfs rw\n";
+        assert_eq!(mounts_in(text), [PathBuf::from("/mnt/a b\\c"), PathBuf::from("/mnt/x")]);
+    }
+
+    #[test]
+    fn an_export_is_found_by_its_card() {
+        let dir = tempfile::tempdir().unwrap();
+        let (export, state) = (dir.path().join("export"), dir.path().join("state"));
+        let hosts = export.join(RESERVED).join("hosts");
+        fs::create_dir_all(&hosts).unwrap();
+        let journal = Journal::open(&state).unwrap();
+        journal.submit(Entry::Meta { key: "mountpoint", value: "/nowhere/mnt".to_owned() });
+        journal.submit(Entry::Meta { key: "export", value: resolve(&export).display().to_string() });
+        journal.close();
+        let here = fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+        for (name, host) in [("a", here.trim_end()), ("b", "elsewhere.invalid")] {
+            let card = serde_json::json!({ "instance": name, "host": host, "state_dir": state, "pid": 1 });
+            fs::write(hosts.join(format!("{name}.json")), card.to_string()).unwrap();
+        }
+        fs::write(hosts.join("c.json"), "half a ca").unwrap();
+        let nothing = Place { path: None, state_dir: None };
+        assert_eq!(find(Place { path: Some(&export), ..nothing }).unwrap(), state);
+        let (found, inside) = find_below(nothing, &export.join("d/new")).unwrap();
+        assert_eq!((found, inside), (state.clone(), b"d/new".to_vec()));
+        let by_state = Place { state_dir: Some(&state), ..nothing };
+        assert_eq!(find_below(by_state, Path::new("/nowhere/mnt/x")).unwrap().1, b"x");
+        assert_eq!(find_below(by_state, Path::new("d/x")).unwrap().1, b"d/x");
+        assert!(matches!(find_below(by_state, Path::new("/else/x")), Err(CliError::Usage(_))));
+        let error = find(Place { path: Some(dir.path()), ..nothing }).unwrap_err();
+        assert!(error.to_string().contains("is no commitfs mount"), "{error}");
+    }
+}
