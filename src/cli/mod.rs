@@ -144,8 +144,8 @@ struct At {
     /// Mount point or export; not needed while exactly one is mounted
     #[arg(long, value_name = "PATH")]
     at: Option<PathBuf>,
-    /// Folder of the journal
-    #[arg(long, value_name = "DIR", conflicts_with = "at")]
+    /// Folder of the journal; wins over a path
+    #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
 }
 
@@ -158,8 +158,8 @@ struct Target {
     /// The same
     #[arg(long, value_name = "PATH", conflicts_with = "target")]
     at: Option<PathBuf>,
-    /// Folder of the journal
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["target", "at"])]
+    /// Folder of the journal; wins over a path
+    #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
 }
 
@@ -310,7 +310,7 @@ mod tests {
 
     #[test]
     fn one_place_only() {
-        assert!(Cli::try_parse_from(["commitfs", "status", "/m", "--state-dir", "/s"]).is_err());
+        assert!(Cli::try_parse_from(["commitfs", "status", "/m", "--at", "/n"]).is_err());
         assert!(Cli::try_parse_from(["commitfs", "pending", "/m", "--json"]).unwrap().json);
         assert!(Cli::try_parse_from(["commitfs", "quarantine", "publish", "3", "--at", "/m"]).is_ok());
     }
