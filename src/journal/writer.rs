@@ -549,30 +549,30 @@ impl<'a> Change<'a> {
     /// False when there is no such draft; the trigger refuses what [`DraftState::can_become`] refuses.
     fn write(&self, conn: &Connection, id: DraftId, kind: &str, now: i64) -> rusqlite::Result<bool> {
         let told_by = next_event(conn)?;
-        let path: Option<Vec<u8>> = conn
+        // RETURNING would build a temporary table for its one row each time.
+        let changed = conn
             .prepare_cached(
                 "UPDATE drafts
                  SET state = ?2, bytes = coalesce(?3, bytes), path = coalesce(?4, path), reason = ?5,
                      kept = coalesce(?6, kept), changed_at = ?7, event = ?8
-                 WHERE id = ?1 RETURNING path",
+                 WHERE id = ?1",
             )?
-            .query_row(
-                params![
-                    id,
-                    self.state.as_str(),
-                    self.bytes.map(schema::size),
-                    self.path,
-                    self.reason,
-                    self.kept,
-                    now,
-                    told_by
-                ],
-                |row| row.get(0),
-            )
-            .optional()?;
-        let Some(path) = path else { return Ok(false) };
-        event(conn, told_by, now, kind, id, &path, self.reason)?;
-        Ok(true)
+            .execute(params![
+                id,
+                self.state.as_str(),
+                self.bytes.map(schema::size),
+                self.path,
+                self.reason,
+                self.kept,
+                now,
+                told_by
+            ])?;
+        conn.prepare_cached(
+            "INSERT INTO events (id, at, kind, draft_id, path, detail)
+             SELECT ?1, ?2, ?3, id, path, ?5 FROM drafts WHERE id = ?4",
+        )?
+        .execute(params![told_by, now, kind, id, self.reason])?;
+        Ok(changed > 0)
     }
 }
 
