@@ -197,6 +197,9 @@ enum CliError {
     Daemon(#[from] ClientError),
     #[error("--path: {0}")]
     Glob(#[from] RuleError),
+    /// The one who waits was told already.
+    #[error("told already")]
+    Told,
     /// Writing the output failed; nobody listening is not worth a word.
     #[error("writing output: {0}")]
     Output(io::Error),
@@ -208,6 +211,7 @@ impl CliError {
             CliError::Usage(_) | CliError::Config(ConfigError::Usage(_)) | CliError::Glob(_) => Exit::Usage,
             CliError::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Ok,
             CliError::Failure(_)
+            | CliError::Told
             | CliError::Config(ConfigError::Environment(_))
             | CliError::Journal(_)
             | CliError::Daemon(_)
@@ -223,7 +227,7 @@ pub fn run() -> ExitCode {
             Ok(()) => Exit::Ok,
             Err(error) => {
                 let exit = error.exit();
-                if exit != Exit::Ok {
+                if exit != Exit::Ok && !matches!(error, CliError::Told) {
                     eprintln!("commitfs: {error}");
                 }
                 exit
