@@ -11,6 +11,7 @@
 pub mod agent;
 mod calls;
 pub mod checker;
+pub mod content;
 pub mod mount;
 pub mod rows;
 pub mod smallfs;

@@ -31,6 +31,7 @@ pub struct Setup {
     over_itself: bool,
     backing: Option<PathBuf>,
     state: Option<PathBuf>,
+    bind: Option<PathBuf>,
 }
 
 impl Setup {
@@ -70,6 +71,12 @@ impl Setup {
         self
     }
 
+    /// The export is that of another mount, as on a second host: a bind mount of it.
+    pub fn export_of(mut self, first: &Mount) -> Self {
+        self.bind = Some(first.raw("").read_link().unwrap());
+        self
+    }
+
     /// Makes the folders and mounts.
     #[track_caller]
     pub fn mount(self) -> Mount {
@@ -97,6 +104,9 @@ impl Setup {
             _ => home.join("mnt"),
         };
         std::fs::create_dir_all(&mnt).unwrap();
+        if let Some(first) = &self.bind {
+            rustix::mount::mount_bind(first, &export).unwrap();
+        }
         let raw = File::open(&export).unwrap();
         if let Some(config) = &self.config {
             std::fs::write(home.join("config.toml"), config).unwrap();
@@ -422,6 +432,9 @@ impl Drop for Mount {
         let failed = panicking || (!clean && self.expect_clean);
         if failed {
             self.report();
+        }
+        if self.setup.bind.is_some() {
+            let _ = unmount(&self.export, UnmountFlags::DETACH);
         }
         if !(failed && std::env::var_os("COMMITFS_TEST_KEEP").is_some()) {
             for folder in [&self.home, &self.export, &self.state] {

@@ -2,42 +2,17 @@
 
 use crate::common::{Agent, Mount, Setup, eventually};
 
-/// A second host's mount of the same export: its state is its own, the export is a bind of the first one's.
-struct Host {
-    mount: Mount,
-    bound: std::path::PathBuf,
-}
-
-impl Host {
-    fn of(first: &Mount) -> Host {
-        let mut mount = Setup::default().unmounted();
-        let bound = mount.export().to_owned();
-        rustix::mount::mount_bind(first.raw("").read_link().unwrap(), &bound).unwrap();
-        mount.remount();
-        Host { mount, bound }
-    }
-}
-
-impl Drop for Host {
-    fn drop(&mut self) {
-        if self.mount.daemon_is_dead() {
-            return;
-        }
-        self.mount.umount();
-        rustix::mount::unmount(&self.bound, rustix::mount::UnmountFlags::DETACH).unwrap();
-    }
-}
-
-fn two_hosts() -> (Mount, Host) {
+/// The same export, mounted twice, each with a state of its own.
+fn two_hosts() -> (Mount, Mount) {
     let a = Mount::new();
-    let b = Host::of(&a);
+    let b = Setup::default().export_of(&a).mount();
     (a, b)
 }
 
 #[test]
 fn s53_an_open_on_one_host_sees_what_was_committed_on_another() {
     let (a, b) = two_hosts();
-    let (w, r): (Agent, Agent) = (a.agent("W"), b.mount.agent("R"));
+    let (w, r): (Agent, Agent) = (a.agent("W"), b.agent("R"));
     for round in 0..100 {
         let data = format!("round {round}");
         w.put("f", &data).unwrap();
@@ -59,7 +34,7 @@ fn s53_an_open_on_one_host_sees_what_was_committed_on_another() {
 #[test]
 fn s53_writers_on_two_hosts_publish_whole_versions() {
     let (a, b) = two_hosts();
-    let (w, v) = (a.agent("W"), b.mount.agent("V"));
+    let (w, v) = (a.agent("W"), b.agent("V"));
     let r = a.agent("R");
     w.put("f", "old").unwrap();
     let (x, y) = (w.open("f", "w|trunc").unwrap(), v.open("f", "w|trunc").unwrap());
@@ -76,7 +51,7 @@ fn s53_writers_on_two_hosts_publish_whole_versions() {
 #[test]
 fn s53_recovery_leaves_the_drafts_of_other_hosts_alone() {
     let (mut a, b) = two_hosts();
-    let (w, v) = (a.agent("W"), b.mount.agent("V"));
+    let (w, v) = (a.agent("W"), b.agent("V"));
     let lost = w.open("lost", "w|creat").unwrap();
     w.write(lost, "lost").unwrap();
     let kept = v.open("kept", "w|creat").unwrap();
@@ -91,7 +66,7 @@ fn s53_recovery_leaves_the_drafts_of_other_hosts_alone() {
     let r = a.agent("R");
     eventually("committed", || r.cat("kept").is_ok_and(|d| d == b"half whole"));
     assert_eq!(a.quarantine().len(), 1);
-    assert!(b.mount.quarantine().is_empty());
+    assert!(b.quarantine().is_empty());
 }
 
 #[test]

@@ -27,8 +27,8 @@ fn s49_cp_mv_rm_find() {
     program(
         "mkdir -p a/b; for i in $(seq 50); do echo $i > a/b/$i; done; ln -s b/1 a/link; ln a/b/2 a/hard; chmod 600 a/b/3; touch -d @99 a/b/4
          cp -a a copy; mv a/b/5 a/moved; mv copy copied; rm -r a/b; cp copied/b/7 copied/b/8",
-        "find . | sort | wc -l; cat copied/b/8 copied/link a/moved; stat -c '%a %Y' copied/b/3 copied/b/4 | sort; stat -c %h copied/hard; ls a",
-        "57\n7\n1\n5\n600 ",
+        "find . | sort | wc -l; cat copied/b/8 copied/link a/moved; stat -c %a copied/b/3; stat -c %Y copied/b/4; stat -c %h copied/hard; ls a",
+        "59\n7\n1\n5\n600\n99\n2\nhard\nlink\nmoved\n",
     );
 }
 
@@ -51,8 +51,8 @@ fn s49_rsync() {
         "mkdir s; for i in $(seq 30); do seq $((i*100)) > s/$i; done
          rsync -a s/ d/; echo changed >> s/7; rm s/8; rsync -a --delete s/ d/; rsync -a --inplace s/ e/; echo more >> s/9; rsync -a --inplace s/ e/
          rsync -ac --append s/ g/",
-        "diff -r s d; diff -r s e; diff -r s g; ls d | wc -l; ls -A d | grep -c '^\\.' || true",
-        "Only in s: 9\n",
+        "diff -rq s d; diff -r s e; diff -r s g; ls -A d | wc -l",
+        "Files s/9 and d/9 differ\n29\n",
     );
 }
 
@@ -105,9 +105,9 @@ fn s49_vim() {
     }
     program(
         "printf 'one\\ntwo\\n' > f; chmod 640 f; vim -u NONE -N -es -c 's/two/2/' -c 'normal Othree' -c wq f
-         vim -u NONE -N -es -c 'set backup' -c 'set backupcopy=yes' -c '%s/one/1/' -c wq f; vim -u NONE -N -es -c 'set backupcopy=no' -c 'normal ofour' -c wq f",
+         vim -u NONE -N -es -c 'set backup backupcopy=yes' -c '%s/one/1/' -c wq f; vim -u NONE -N -es -c 'set backupcopy=no nobackup' -c 'normal ofour' -c wq f",
         "sort f; stat -c %a f; ls",
-        "1\n2\nfour\nthree\n640\nf\nf~\n",
+        "1\n2\nfour\nthree\n640\nf\n",
     );
 }
 
@@ -132,7 +132,7 @@ fd, path = tempfile.mkstemp(dir="."); os.write(fd, b"temp"); os.close(fd); os.re
 with open("m", "wb+") as f:
     f.truncate(8192)
     with mmap.mmap(f.fileno(), 8192) as mm: mm[4096:4100] = b"mmap"
-shutil.copytree(".", "../mnt/copy" if False else "copy", ignore=lambda d, n: ["copy"])
+shutil.copytree(".", "copy", ignore=lambda d, n: ["copy"])
 json.dump({"k": 1}, open("j.json", "w"))
 E"#,
         "wc -c < a; cut -c11-15 a; wc -l < b; cat c d e; echo; tail -c +4097 m | head -c 4; echo; cat j.json; ls copy | wc -l",
