@@ -210,7 +210,7 @@ fn is_root() -> bool {
 
 fn folder(what: &str, path: &Path, remedy: &str) -> Result<PathBuf, ConfigError> {
     let shown = path.display();
-    match fs::canonicalize(path).and_then(|canonical| Ok((fs::metadata(&canonical)?, canonical))) {
+    match look_at(path) {
         Ok((metadata, canonical)) if metadata.is_dir() => Ok(canonical),
         Ok(_) => Err(ConfigError::Usage(format!("{what} {shown}: is not a folder"))),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -223,6 +223,16 @@ fn folder(what: &str, path: &Path, remedy: &str) -> Result<PathBuf, ConfigError>
             "{what} {shown}: is the mount of a daemon that is gone; remove it first: commitfs umount {shown}"
         ))),
         Err(error) => Err(environment(what, path, &error)),
+    }
+}
+
+fn look_at(path: &Path) -> io::Result<(fs::Metadata, PathBuf)> {
+    let canonical = fs::canonicalize(path)?;
+    let metadata = fs::metadata(&canonical)?;
+    // The mount of a daemon that is gone may still answer for attributes, from the kernel's cache.
+    match fs::read_dir(&canonical) {
+        Err(error) if error.kind() == io::ErrorKind::NotConnected => Err(error),
+        _ => Ok((metadata, canonical)),
     }
 }
 

@@ -144,8 +144,8 @@ struct At {
     /// Mount point or export; not needed while exactly one is mounted
     #[arg(long, value_name = "PATH")]
     at: Option<PathBuf>,
-    /// Folder of the journal
-    #[arg(long, value_name = "DIR", conflicts_with = "at")]
+    /// Folder of the journal; wins over a path
+    #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
 }
 
@@ -158,8 +158,8 @@ struct Target {
     /// The same
     #[arg(long, value_name = "PATH", conflicts_with = "target")]
     at: Option<PathBuf>,
-    /// Folder of the journal
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["target", "at"])]
+    /// Folder of the journal; wins over a path
+    #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
 }
 
@@ -197,6 +197,9 @@ enum CliError {
     Daemon(#[from] ClientError),
     #[error("--path: {0}")]
     Glob(#[from] RuleError),
+    /// The one who waits was told already.
+    #[error("told already")]
+    Told,
     /// Writing the output failed; nobody listening is not worth a word.
     #[error("writing output: {0}")]
     Output(io::Error),
@@ -208,6 +211,7 @@ impl CliError {
             CliError::Usage(_) | CliError::Config(ConfigError::Usage(_)) | CliError::Glob(_) => Exit::Usage,
             CliError::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Ok,
             CliError::Failure(_)
+            | CliError::Told
             | CliError::Config(ConfigError::Environment(_))
             | CliError::Journal(_)
             | CliError::Daemon(_)
@@ -223,7 +227,7 @@ pub fn run() -> ExitCode {
             Ok(()) => Exit::Ok,
             Err(error) => {
                 let exit = error.exit();
-                if exit != Exit::Ok {
+                if exit != Exit::Ok && !matches!(error, CliError::Told) {
                     eprintln!("commitfs: {error}");
                 }
                 exit
@@ -310,7 +314,7 @@ mod tests {
 
     #[test]
     fn one_place_only() {
-        assert!(Cli::try_parse_from(["commitfs", "status", "/m", "--state-dir", "/s"]).is_err());
+        assert!(Cli::try_parse_from(["commitfs", "status", "/m", "--at", "/n"]).is_err());
         assert!(Cli::try_parse_from(["commitfs", "pending", "/m", "--json"]).unwrap().json);
         assert!(Cli::try_parse_from(["commitfs", "quarantine", "publish", "3", "--at", "/m"]).is_ok());
     }

@@ -44,11 +44,11 @@ fn serve_detached(args: &MountArgs) -> Result<(), CliError> {
         log_to_stderr();
         daemon::serve(config, ready).map_err(|error| CliError::Failure(error.to_string()))
     });
-    if let Err(error) = &outcome {
+    outcome.map_err(|error| {
         tracing::error!(%error, "mount failed");
         failure.tell(&error.to_string());
-    }
-    outcome
+        CliError::Told
+    })
 }
 
 /// Starts this program again as a daemon and waits until it serves.

@@ -115,7 +115,7 @@ pub(super) fn draft_table(rows: &[DraftRow]) -> String {
         }
         table.add_row(cells);
     }
-    lines(&table)
+    lines(&mut table)
 }
 
 /// For `log`.
@@ -145,7 +145,7 @@ pub(super) fn log_table(rows: &[LogRow]) -> String {
         }
         table.add_row(cells);
     }
-    lines(&table)
+    lines(&mut table)
 }
 
 /// For things with a name and a value.
@@ -154,7 +154,7 @@ pub(super) fn pairs(rows: &[(&str, String)]) -> String {
     for (name, value) in rows {
         table.add_row(vec![emphasised(name), Cell::new(value)]);
     }
-    lines(&table)
+    lines(&mut table)
 }
 
 /// Columns without borders, as `ps` has them; wrapped to the terminal by nobody, so that lines can be searched.
@@ -171,8 +171,11 @@ pub(super) fn plain_table(head: &[&str]) -> Table {
     table
 }
 
-pub(super) fn lines(table: &Table) -> String {
+pub(super) fn lines(table: &mut Table) -> String {
     let mut out = String::new();
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
     for line in table.lines() {
         out.push_str(line.trim_end());
         out.push('\n');
@@ -307,7 +310,7 @@ mod tests {
         let table = draft_table(&[row(), row()]);
         assert_eq!(table.lines().count(), 3, "{table}");
         assert!(table.contains("d/\\xffa\\n") && table.contains("2.0 KiB") && table.contains("killed"), "{table}");
-        assert!(table.lines().all(|line| !line.ends_with(' ')));
+        assert!(table.lines().all(|line| !line.ends_with(' ')) && table.starts_with("ID  STATE"), "{table}");
     }
 
     #[test]

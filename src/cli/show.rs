@@ -222,7 +222,7 @@ pub(super) fn story_text(story: &Story) -> String {
             rows::text(event.detail.as_deref().unwrap_or_default().as_bytes()),
         ]);
     }
-    format!("{}\n{}", pairs(&facts), rows::lines(&events))
+    format!("{}\n{}", pairs(&facts), rows::lines(&mut events))
 }
 
 pub(super) fn rules(place: Place<'_>, asked: &Path, json: bool) -> Result<(), CliError> {

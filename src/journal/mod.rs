@@ -256,13 +256,7 @@ pub fn check_local(dir: &Path) -> Result<(), JournalError> {
 
 fn lock(state_dir: &Path) -> Result<File, JournalError> {
     let path = state_dir.join(LOCK);
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o600)
-        .open(&path)
-        .map_err(|error| JournalError::io("opening", &path, &error))?;
+    let file = private(&path)?;
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
         Err(rustix::io::Errno::WOULDBLOCK) => Err(JournalError::InUse { dir: state_dir.to_owned() }),
@@ -270,10 +264,25 @@ fn lock(state_dir: &Path) -> Result<File, JournalError> {
     }
 }
 
+/// Opens or creates a file for its owner only: the journal tells of other people's files.
+fn private(path: &Path) -> Result<File, JournalError> {
+    OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(|error| JournalError::io("opening", path, &error))
+}
+
 /// The writing connection, brought up to date, and the first free draft id; [`RESERVE`] ids from there are reserved.
 fn open_writer(state_dir: &Path) -> Result<(Connection, DraftId), JournalError> {
     let failed = |error: &rusqlite::Error| JournalError::sqlite("opening", error);
-    let mut conn = Connection::open(state_dir.join(FILE)).map_err(|error| failed(&error))?;
+    let file = state_dir.join(FILE);
+    // SQLite gives its other files the mode of this one. Nobody else in this process has it open: closing a second
+    // descriptor would take SQLite's locks away.
+    drop(private(&file)?);
+    let mut conn = Connection::open(&file).map_err(|error| failed(&error))?;
     let found = schema::version(&conn).map_err(|error| failed(&error))?;
     if found > schema::NEWEST {
         return Err(JournalError::NewerSchema { dir: state_dir.to_owned(), found, known: schema::NEWEST });

@@ -406,3 +406,73 @@ proptest! {
         journal.health().unwrap();
     }
 }
+
+/// A real full disk: a tmpfs of 512 KiB. Mounting it needs privileges; `a_full_disk_loses_nothing` needs none.
+#[test]
+fn a_full_file_system_loses_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let small = std::process::Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=512k", "tmpfs"])
+        .arg(dir.path())
+        .stderr(std::process::Stdio::null())
+        .status();
+    if !small.is_ok_and(|status| status.success()) {
+        eprintln!("skipped: no right to mount a tmpfs");
+        return;
+    }
+    struct Mounted<'a>(&'a Path);
+    impl Drop for Mounted<'_> {
+        fn drop(&mut self) {
+            drop(std::process::Command::new("umount").arg("-l").arg(self.0).status());
+        }
+    }
+    let _mounted = Mounted(dir.path());
+    let journal = Journal::open(dir.path()).unwrap();
+    let long = vec![b'x'; 300];
+    let mut submitted = 0;
+    until("full", || {
+        for _ in 0..100 {
+            journal.submit(begun(journal.next_draft_id(), &long));
+            submitted += 1;
+        }
+        journal.health().is_err()
+    });
+    assert_eq!(journal.health().unwrap_err().errno(), rustix::io::Errno::NOSPC.raw_os_error());
+    assert!(journal.submit_durable(begun(journal.next_draft_id(), &long)).is_err());
+    submitted += 1;
+    let remount = std::process::Command::new("mount").args(["-o", "remount,size=64m"]).arg(dir.path()).status();
+    assert!(remount.unwrap().success());
+    until("healthy", || journal.health().is_ok());
+    assert_eq!(journal.unfinished().unwrap().len(), submitted);
+    journal.close();
+    assert_eq!(event_ids(dir.path()).len(), submitted);
+}
+
+/// Not a promise, a number to look at: `cargo test --release -- --ignored --nocapture throughput`.
+#[test]
+#[ignore = "a measurement"]
+fn throughput() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = Journal::open(dir.path()).unwrap();
+    let begin = std::time::Instant::now();
+    for _ in 0..50_000 {
+        let id = journal.next_draft_id();
+        journal.submit(begun(id, b"some/folder/with/a/name"));
+        journal.submit(committed(id, b"some/folder/with/a/name"));
+    }
+    let queued = begin.elapsed();
+    journal.close();
+    eprintln!("50000 drafts queued in {queued:?}, written in {:?}", begin.elapsed());
+
+    let journal = Journal::open(dir.path()).unwrap();
+    let begin = std::time::Instant::now();
+    for _ in 0..2000 {
+        journal.wait(journal.submit(begun(journal.next_draft_id(), b"x"))).unwrap();
+    }
+    eprintln!("one by one: {:?} each", begin.elapsed() / 2000);
+    let begin = std::time::Instant::now();
+    for _ in 0..200 {
+        journal.submit_durable(begun(journal.next_draft_id(), b"x")).unwrap();
+    }
+    eprintln!("one by one, durable: {:?} each", begin.elapsed() / 200);
+}

@@ -242,21 +242,44 @@ impl Writer {
         self.backlog.push_back(queued);
     }
 
-    /// One transaction over the front of the backlog; the backlog is shortened only when it has succeeded.
+    /// One transaction over the front of the backlog; the backlog is shortened only when it has succeeded. Savepoints
+    /// cost a third of the time and are needed almost never, so they are taken only after an entry has failed half-way.
     fn write_batch(&mut self, refused: &mut Vec<(u64, JournalError)>) -> rusqlite::Result<()> {
         let batch = self.backlog.len().min(BATCH);
         self.set_durable(self.backlog.iter().take(batch).any(|queued| queued.durable))?;
-        let now = schema::micros(SystemTime::now());
-        let tx = self.conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        for queued in self.backlog.iter().take(batch) {
-            if let Err(error) = write_entry(&tx, &queued.entry, now)? {
-                refused.push((queued.ticket, error));
+        for savepoints in [false, true] {
+            refused.clear();
+            if self.write_all(batch, savepoints, refused)? {
+                break;
             }
         }
-        tx.commit()?;
         self.backlog.drain(..batch);
         self.last_write = Some(Instant::now());
         Ok(())
+    }
+
+    /// False when nothing was written, because an entry failed half-way and there were no savepoints.
+    fn write_all(
+        &mut self,
+        batch: usize,
+        savepoints: bool,
+        refused: &mut Vec<(u64, JournalError)>,
+    ) -> rusqlite::Result<bool> {
+        let now = schema::micros(SystemTime::now());
+        let tx = self.conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        for Queued { ticket, entry, .. } in self.backlog.iter().take(batch) {
+            let outcome = if savepoints { apply_alone(&tx, entry, now) } else { apply(&tx, entry, now) };
+            let message = match outcome {
+                Ok(true) => continue,
+                Ok(false) => "no draft in a state that allows it".to_owned(),
+                Err(error) if is_environment(&error) => return Err(error),
+                Err(_) if !savepoints => return Ok(false),
+                Err(error) => error.to_string(),
+            };
+            refused.push((*ticket, JournalError::Refused { entry: name(entry), message }));
+        }
+        tx.commit()?;
+        Ok(true)
     }
 
     /// Power loss may cost what was written with NORMAL, never the file's consistency.
@@ -327,23 +350,18 @@ pub(super) fn reserve(conn: &mut Connection) -> rusqlite::Result<DraftId> {
     Ok(next)
 }
 
-/// The outer error ends the batch (the disk refuses), the inner one leaves out this entry.
-fn write_entry(conn: &Connection, entry: &Entry, now: i64) -> rusqlite::Result<Result<(), JournalError>> {
+/// As [`apply`], leaving no trace of an entry that fails.
+fn apply_alone(conn: &Connection, entry: &Entry, now: i64) -> rusqlite::Result<bool> {
     conn.prepare_cached("SAVEPOINT entry")?.execute([])?;
-    let refusal = match apply(conn, entry, now) {
-        Ok(true) => None,
-        Ok(false) => Some("no draft in a state that allows it".to_owned()),
-        Err(error) if is_environment(&error) => return Err(error),
-        Err(error) => Some(error.to_string()),
-    };
-    if refusal.is_some() {
-        conn.prepare_cached("ROLLBACK TO entry")?.execute([])?;
+    let outcome = apply(conn, entry, now);
+    match &outcome {
+        Ok(_) => {}
+        // The whole transaction is rolled back.
+        Err(error) if is_environment(error) => return outcome,
+        Err(_) => drop(conn.prepare_cached("ROLLBACK TO entry")?.execute([])?),
     }
     conn.prepare_cached("RELEASE entry")?.execute([])?;
-    Ok(match refusal {
-        None => Ok(()),
-        Some(message) => Err(JournalError::Refused { entry: name(entry), message }),
-    })
+    outcome
 }
 
 /// Whether trying again later can help, as opposed to an entry that will never fit.
@@ -360,7 +378,7 @@ fn is_environment(error: &rusqlite::Error) -> bool {
     }
 }
 
-/// False when the entry speaks of a draft that is not there, or not in a state that allows it.
+/// False, and nothing is changed, when the entry speaks of a draft that is not there, or not in a state that allows it.
 fn apply(conn: &Connection, entry: &Entry, now: i64) -> rusqlite::Result<bool> {
     match entry {
         Entry::Begun(begun) => {
@@ -531,30 +549,30 @@ impl<'a> Change<'a> {
     /// False when there is no such draft; the trigger refuses what [`DraftState::can_become`] refuses.
     fn write(&self, conn: &Connection, id: DraftId, kind: &str, now: i64) -> rusqlite::Result<bool> {
         let told_by = next_event(conn)?;
-        let path: Option<Vec<u8>> = conn
+        // RETURNING would build a temporary table for its one row each time.
+        let changed = conn
             .prepare_cached(
                 "UPDATE drafts
                  SET state = ?2, bytes = coalesce(?3, bytes), path = coalesce(?4, path), reason = ?5,
                      kept = coalesce(?6, kept), changed_at = ?7, event = ?8
-                 WHERE id = ?1 RETURNING path",
+                 WHERE id = ?1",
             )?
-            .query_row(
-                params![
-                    id,
-                    self.state.as_str(),
-                    self.bytes.map(schema::size),
-                    self.path,
-                    self.reason,
-                    self.kept,
-                    now,
-                    told_by
-                ],
-                |row| row.get(0),
-            )
-            .optional()?;
-        let Some(path) = path else { return Ok(false) };
-        event(conn, told_by, now, kind, id, &path, self.reason)?;
-        Ok(true)
+            .execute(params![
+                id,
+                self.state.as_str(),
+                self.bytes.map(schema::size),
+                self.path,
+                self.reason,
+                self.kept,
+                now,
+                told_by
+            ])?;
+        conn.prepare_cached(
+            "INSERT INTO events (id, at, kind, draft_id, path, detail)
+             SELECT ?1, ?2, ?3, id, path, ?5 FROM drafts WHERE id = ?4",
+        )?
+        .execute(params![told_by, now, kind, id, self.reason])?;
+        Ok(changed > 0)
     }
 }
 

@@ -1,0 +1,38 @@
+//! The contract, paragraph by paragraph: each test is named after a paragraph of `docs/SEMANTICS.md`.
+
+#![allow(missing_docs)]
+
+mod common;
+
+#[path = "semantics/attributes.rs"]
+mod attributes;
+#[path = "semantics/cli.rs"]
+mod cli;
+#[path = "semantics/closing.rs"]
+mod closing;
+#[path = "semantics/crashes.rs"]
+mod crashes;
+#[path = "semantics/data.rs"]
+mod data;
+#[path = "semantics/failures.rs"]
+mod failures;
+#[path = "semantics/hiding.rs"]
+mod hiding;
+#[path = "semantics/hosts.rs"]
+mod hosts;
+#[path = "semantics/killed.rs"]
+mod killed;
+#[path = "semantics/names.rs"]
+mod names;
+#[path = "semantics/paragraphs.rs"]
+mod paragraphs;
+#[path = "semantics/programs.rs"]
+mod programs;
+#[path = "semantics/readers.rs"]
+mod readers;
+#[path = "semantics/rules.rs"]
+mod rules;
+#[path = "semantics/visibility.rs"]
+mod visibility;
+#[path = "semantics/writers.rs"]
+mod writers;

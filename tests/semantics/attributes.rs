@@ -1,0 +1,232 @@
+//! Operations that take effect at once; attributes of drafts and versions; permissions.
+
+use crate::common::{Mount, eventually};
+
+#[test]
+fn s21_operations_on_names_take_effect_at_once() {
+    let m = Mount::new();
+    let (w, r) = m.pair();
+    w.mkdir("d").unwrap();
+    assert!(r.stat("d").unwrap().is_dir());
+    w.symlink("target/of it", "s").unwrap();
+    assert_eq!(r.readlink("s").unwrap(), b"target/of it");
+    w.call(&["mkfifo", "p"]).unwrap();
+    assert_eq!(r.stat("p").unwrap().mode & 0o170_000, 0o010_000);
+    w.call(&["mknod", "n"]).unwrap();
+    assert_eq!(r.shown("n").size, 0);
+    w.put("f", "data").unwrap();
+    w.link("f", "d/l").unwrap();
+    assert_eq!(r.stat("d/l").unwrap().nlink, 2);
+    assert_eq!(r.stat("d/l").unwrap().ino, r.stat("f").unwrap().ino);
+    w.unlink("d/l").unwrap();
+    r.sees_nothing("d/l");
+    assert_eq!(r.stat("f").unwrap().nlink, 1);
+    w.rename("f", "d/f").unwrap();
+    r.sees_nothing("f");
+    assert_eq!(r.cat("d/f").unwrap(), b"data");
+    assert_eq!(w.rmdir("d").unwrap_err(), "ENOTEMPTY");
+    w.unlink("d/f").unwrap();
+    w.rmdir("d").unwrap();
+    assert_eq!(r.stat("d").unwrap_err(), "ENOENT");
+    for name in ["s", "p", "n"] {
+        assert!(m.raw(name).symlink_metadata().is_ok(), "{name} is on the export");
+    }
+}
+
+#[test]
+fn s21_changes_of_attributes_take_effect_at_once() {
+    let m = Mount::new();
+    let (w, r) = m.pair();
+    w.put("f", "data").unwrap();
+    let before = r.shown("f");
+    w.chmod("f", 0o640).unwrap();
+    assert_eq!(r.stat("f").unwrap().perm(), 0o640);
+    w.utimens("f", 1_000_000_000_000_000_001, 1_111_111_111_123_456_789).unwrap();
+    assert_eq!(r.stat("f").unwrap().mtime, 1_111_111_111_123_456_789);
+    w.set_xattr("f", "user.colour", "blue").unwrap();
+    assert_eq!(r.xattr("f", "user.colour").unwrap(), b"blue");
+    assert!(r.xattrs("f").unwrap().contains(&b"user.colour".to_vec()));
+    w.call(&["removexattr", "f", "user.colour"]).unwrap();
+    assert_eq!(r.xattr("f", "user.colour").unwrap_err(), "ENODATA");
+    w.chown("f", 1234, 2345).unwrap();
+    let now = r.stat("f").unwrap();
+    assert_eq!((now.uid, now.gid), (1234, 2345));
+    assert_eq!((r.cat("f").unwrap(), now.ino), (before.data, before.ino), "none of this makes a new version");
+    assert_eq!(m.commits_of("f"), 1);
+    w.mkdir("d").unwrap();
+    w.chmod("d", 0o1777).unwrap();
+    assert_eq!(r.stat("d").unwrap().perm(), 0o1777);
+    w.utimens("d", 0, 5_000_000_000).unwrap();
+    assert_eq!(r.stat("d").unwrap().mtime, 5_000_000_000);
+}
+
+#[test]
+fn s22_attributes_set_on_a_draft_are_published_with_it() {
+    let m = Mount::new();
+    let (w, r) = m.pair();
+    let fd = w.open_mode("f", "w|creat", 0o600).unwrap();
+    w.write(fd, "data").unwrap();
+    w.fchmod(fd, 0o751).unwrap();
+    w.set_xattr("f", "user.a", "1").unwrap();
+    w.chown("f", 1234, 2345).unwrap();
+    w.futimens(fd, 0, 1_234_567_890_000_000_001).unwrap();
+    assert_eq!(w.stat("f").unwrap().perm(), 0o751);
+    r.sees_nothing("f");
+    w.close(fd).unwrap();
+    let now = r.stat("f").unwrap();
+    assert_eq!((now.perm(), now.uid, now.gid, now.mtime), (0o751, 1234, 2345, 1_234_567_890_000_000_001));
+    assert_eq!(r.xattr("f", "user.a").unwrap(), b"1");
+    let raw = std::os::unix::fs::MetadataExt::mtime_nsec(&m.raw("f").metadata().unwrap());
+    assert_eq!(raw, 1, "times set before close survive the commit");
+}
+
+#[test]
+fn s22_attributes_of_the_draft_stay_hidden_from_outsiders() {
+    let m = Mount::new();
+    let (w, r) = m.pair();
+    w.put("f", "old").unwrap();
+    let before = r.shown("f");
+    let fd = w.open("f", "w|trunc").unwrap();
+    w.write(fd, "newer").unwrap();
+    w.fchmod(fd, 0o600).unwrap();
+    w.futimens(fd, 0, 7_000_000_000).unwrap();
+    assert_eq!(r.shown("f"), before);
+    w.close(fd).unwrap();
+    let now = r.stat("f").unwrap();
+    assert_eq!((now.perm(), now.mtime, now.size), (0o600, 7_000_000_000, 5));
+}
+
+#[test]
+fn s22_the_times_of_a_version_are_those_of_its_last_write() {
+    let m = Mount::new();
+    let (w, r) = m.pair();
+    let start = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as i128;
+    let fd = w.open("f", "w|creat").unwrap();
+    w.write(fd, "x").unwrap();
+    let seen_by_family = w.fstat(fd).unwrap().mtime;
+    w.close(fd).unwrap();
+    let end = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as i128;
+    let mtime = r.stat("f").unwrap().mtime;
+    // The kernel's coarse clock may lag by a tick.
+    let tick = 20_000_000;
+    assert!(start - tick <= mtime && mtime <= end + tick, "{start} {mtime} {end}");
+    assert!((mtime - seen_by_family).abs() <= end - start + tick);
+}
+
+#[test]
+fn s23_an_overwrite_keeps_mode_owner_xattrs_and_acl() {
+    let m = Mount::new();
+    let (w, r) = m.pair();
+    w.put("f", "old").unwrap();
+    w.chown("f", 1234, 2345).unwrap();
+    w.chmod("f", 0o664).unwrap();
+    w.set_xattr("f", "user.colour", "blue").unwrap();
+    let acl = acl_for(4321);
+    let has_acl = w.set_xattr("f", "system.posix_acl_access", &acl).is_ok();
+    let on_nfs = std::env::var_os("COMMITFS_TEST_BACKING").is_some();
+    assert!(has_acl || on_nfs, "POSIX ACLs work on a local disk");
+    for how in ["w|trunc", "w|append", "rw", "w|creat|trunc"] {
+        let fd = w.open("f", how).unwrap();
+        w.write(fd, "new").unwrap();
+        w.close(fd).unwrap();
+        let now = r.stat("f").unwrap();
+        assert_eq!((now.perm(), now.uid, now.gid), (0o664, 1234, 2345), "{how}");
+        assert_eq!(r.xattr("f", "user.colour").unwrap(), b"blue", "{how}");
+        if has_acl {
+            assert_eq!(r.xattr("f", "system.posix_acl_access").unwrap(), acl, "{how}");
+        }
+    }
+    w.truncate("f", 1).unwrap();
+    let now = r.stat("f").unwrap();
+    assert_eq!((now.size, now.perm(), now.uid, now.gid), (1, 0o664, 1234, 2345));
+    assert_eq!(r.xattr("f", "user.colour").unwrap(), b"blue");
+}
+
+/// `u::rw-,u:UID:rw-,g::rw-,m::rw-,o::r--` as the kernel wants it.
+fn acl_for(uid: u32) -> Vec<u8> {
+    let mut acl = 2_u32.to_le_bytes().to_vec();
+    for (tag, perm, id) in [(1_u16, 6_u16, u32::MAX), (2, 6, uid), (4, 6, u32::MAX), (0x10, 6, u32::MAX), (0x20, 4, u32::MAX)] {
+        acl.extend(tag.to_le_bytes());
+        acl.extend(perm.to_le_bytes());
+        acl.extend(id.to_le_bytes());
+    }
+    acl
+}
+
+#[test]
+fn s48_files_belong_to_who_makes_them() {
+    let m = Mount::new();
+    let (w, r) = m.pair();
+    w.mkdir("open").unwrap();
+    w.chmod("open", 0o777).unwrap();
+    let user = m.agent("U");
+    user.call(&["become", "1234", "2345"]).unwrap();
+    user.call(&["umask", "027"]).unwrap();
+    user.open_mode("open/f", "w|creat", 0o666).and_then(|fd| user.close(fd)).unwrap();
+    user.mkdir("open/d").unwrap();
+    user.symlink("f", "open/s").unwrap();
+    user.call(&["mkfifo", "open/p"]).unwrap();
+    for name in ["f", "d", "s", "p"] {
+        let found = r.lstat(&format!("open/{name}")).unwrap();
+        assert_eq!((found.uid, found.gid), (1234, 2345), "{name}");
+    }
+    assert_eq!(r.stat("open/f").unwrap().perm(), 0o640);
+    assert_eq!(m.commits_of("open/f"), 1);
+    assert!(m.history().iter().all(|row| row.uid == 1234));
+}
+
+#[test]
+fn s48_permissions_are_those_of_the_export() {
+    let m = Mount::new();
+    let w = m.agent("W");
+    for (name, mode) in [("secret", 0o600), ("public", 0o644), ("shared", 0o666)] {
+        w.put(name, "data").unwrap();
+        w.chmod(name, mode).unwrap();
+    }
+    w.mkdir("closed").unwrap();
+    w.put("closed/f", "data").unwrap();
+    assert_eq!(w.cat("closed/f").unwrap(), b"data");
+    w.chmod("closed", 0o700).unwrap();
+    w.mkdir("sticky").unwrap();
+    w.chmod("sticky", 0o1777).unwrap();
+    w.put("sticky/f", "data").unwrap();
+    let user = m.agent("U");
+    user.call(&["become", "1234", "2345"]).unwrap();
+    assert_eq!(user.cat("secret").unwrap_err(), "EACCES");
+    assert_eq!(user.cat("public").unwrap(), b"data");
+    assert_eq!(user.open("public", "w|trunc").unwrap_err(), "EACCES");
+    assert_eq!(user.open("public", "rw").unwrap_err(), "EACCES");
+    assert_eq!(user.truncate("public", 0).unwrap_err(), "EACCES");
+    assert_eq!(user.call(&["access", "public", "w"]).unwrap_err(), "EACCES");
+    user.call(&["access", "public", "r"]).unwrap();
+    assert_eq!(user.cat("closed/f").unwrap_err(), "EACCES");
+    assert_eq!(user.stat("closed/f").unwrap_err(), "EACCES");
+    assert_eq!(user.put("new", "x").unwrap_err(), "EACCES", "the root folder is not writable for all");
+    assert_eq!(user.unlink("sticky/f").unwrap_err(), "EPERM");
+    assert_eq!(user.rename("sticky/f", "sticky/g").unwrap_err(), "EPERM");
+    assert_eq!(user.chmod("public", 0o777).unwrap_err(), "EPERM");
+    assert_eq!(user.chown("shared", 1234, 2345).unwrap_err(), "EPERM");
+    user.append("shared", " more").unwrap();
+    let now = w.stat("shared").unwrap();
+    assert_eq!((now.uid, now.perm()), (0, 0o666), "another's file stays another's");
+    eventually("appended", || w.cat("shared").unwrap() == b"data more");
+}
+
+#[test]
+fn s48_a_file_may_be_made_read_only_at_creation() {
+    let m = Mount::new();
+    let (w, r) = m.pair();
+    w.mkdir("open").unwrap();
+    w.chmod("open", 0o777).unwrap();
+    let user = m.agent("U");
+    user.call(&["become", "1234", "2345"]).unwrap();
+    let fd = user.open_mode("open/f", "rw|creat|excl", 0o444).unwrap();
+    user.write(fd, "read-only").unwrap();
+    user.close(fd).unwrap();
+    assert_eq!(r.cat("open/f").unwrap(), b"read-only");
+    assert_eq!(r.stat("open/f").unwrap().perm(), 0o444);
+    let fd = user.open_mode("open/g", "w|creat|excl", 0o000).unwrap();
+    user.write(fd, "sealed").unwrap();
+    user.close(fd).unwrap();
+    assert_eq!(r.cat("open/g").unwrap(), b"sealed");
+}

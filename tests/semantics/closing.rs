@@ -1,0 +1,320 @@
+//! When a draft commits: the last close, whoever makes it.
+
+use crate::common::agent::socket_name;
+use crate::common::{Mount, eventually, filled};
+
+#[test]
+fn s27_the_file_is_on_the_export_when_close_returns() {
+    let m = Mount::new();
+    let w = m.agent("W");
+    let mut at_once = 0;
+    for i in 0..100 {
+        let (name, data) = (format!("f{}", i % 10), format!("round {i}"));
+        w.put(&name, &data).unwrap();
+        if m.raw_content(&name).as_deref() == Some(data.as_bytes()) {
+            at_once += 1;
+        } else {
+            // A process forked by somebody else in between may make the proof of last close impossible.
+            eventually("committed at release then", || m.raw_content(&name).as_deref() == Some(data.as_bytes()));
+        }
+    }
+    assert!(at_once >= 50, "only {at_once} of 100 closes had committed when they returned");
+}
+
+#[test]
+fn s27_close_returns_what_the_commit_came_to() {
+    let m = Mount::new();
+    let (w, r) = m.pair();
+    w.mkdir("d").unwrap();
+    w.put("d/f", "old").unwrap();
+    let fd = w.open("d/f", "w|trunc").unwrap();
+    w.write(fd, "new").unwrap();
+    // Somebody on another host puts a folder in the way: the rename cannot succeed.
+    std::fs::remove_file(m.raw("d/f")).unwrap();
+    std::fs::create_dir(m.raw("d/f")).unwrap();
+    let closed = w.close(fd);
+    let row = m.quarantined("d/f");
+    assert_eq!(row.bytes, 3);
+    assert_ne!(row.reason, None);
+    assert!(m.raw("d/f").is_dir());
+    assert!(r.stat("d/f").unwrap().is_dir());
+    if let Err(error) = closed {
+        assert_eq!(error, "EISDIR");
+    } else {
+        assert_eq!(m.commits_of("d/f"), 1, "not committed");
+    }
+}
+
+#[test]
+fn s28_nothing_written_is_no_new_version() {
+    let m = Mount::new();
+    let (w, r) = m.pair();
+    w.put("f", "same").unwrap();
+    let before = r.shown("f");
+    for how in ["w", "rw", "w|append", "rw|creat"] {
+        let fd = w.open("f", how).unwrap();
+        w.close(fd).unwrap();
+        assert_eq!(r.shown("f"), before, "{how}");
+    }
+    m.settled();
+    assert_eq!(m.commits_of("f"), 1);
+    assert!(m.quarantine().is_empty());
+}
+
+#[test]
+fn s29_every_duplicate_of_a_descriptor_counts() {
+    let m = Mount::new();
+    let (w, r) = m.pair();
+    let fd = w.open("f", "w|creat").unwrap();
+    let twin = w.dup(fd).unwrap();
+    let third = w.dup2(fd, 77).unwrap();
+    w.write(fd, "1").unwrap();
+    w.close(fd).unwrap();
+    r.sees_nothing("f");
+    w.write(twin, "2").unwrap();
+    w.close(third).unwrap();
+    r.sees_nothing("f");
+    w.write(twin, "3").unwrap();
+    w.close(twin).unwrap();
+    assert_eq!(r.cat("f").unwrap(), b"123");
+    m.settled();
+    assert_eq!(m.commits_of("f"), 1);
+}
+
+#[test]
+fn s29_shell_redirections_publish_what_the_command_wrote() {
+    for shell in ["/bin/sh", "/bin/bash"] {
+        let m = Mount::new();
+        let (w, r) = m.pair();
+        w.put("old", "old").unwrap();
+        let cases: [(&str, &str); 8] = [
+            ("echo one > f", "one\n"),
+            ("(echo a; echo b) > f", "a\nb\n"),
+            ("exec 3>f; echo x >&3; echo y >&3; exec 3>&-", "x\ny\n"),
+            ("echo more >> old; cat old > f", "oldmore\n"),
+            ("{ echo a; /bin/echo b; } > f", "a\nb\n"),
+            ("(/bin/echo a; /bin/sh -c '/bin/echo b') > f", "a\nb\n"),
+            ("seq 3 | while read x; do /bin/echo $x; done > f", "1\n2\n3\n"),
+            ("cat > f <<E\nhere\nE\n", "here\n"),
+        ];
+        for (script, expected) in cases {
+            let (status, _, complaints) = w.run(shell, script).unwrap();
+            assert_eq!((status.as_str(), complaints.as_str()), ("0", ""), "{script}");
+            let found = String::from_utf8(r.cat("f").unwrap()).unwrap();
+            assert_eq!(found, expected, "{shell}: {script}");
+        }
+    }
+}
+
+#[test]
+fn s29_a_redirection_is_hidden_while_its_command_runs() {
+    for shell in ["/bin/sh", "/bin/bash"] {
+        let m = Mount::new();
+        let (w, r) = m.pair();
+        w.call(&["mkfifo", "go"]).unwrap();
+        w.put("f", "old").unwrap();
+        for script in [
+            "(/bin/echo half; read x < go; /bin/echo whole) > f",
+            "exec 3>f; /bin/echo half >&3; read x < go; /bin/echo whole >&3",
+            "{ echo half; read x < go; echo whole; } > f",
+        ] {
+            w.put("f", "old").unwrap();
+            w.send(&["run", shell, script]);
+            eventually("the draft has its first line", || m.pending().iter().any(|row| row.path == "f"));
+            assert_eq!(r.cat("f").unwrap(), b"old", "{shell}: {script}");
+            r.sh("echo > go");
+            assert_eq!(w.answer().unwrap()[0], b"0");
+            assert_eq!(r.cat("f").unwrap(), b"half\nwhole\n", "{shell}: {script}");
+        }
+    }
+}
+
+#[test]
+fn s30_a_forked_child_that_outlives_the_opener_commits() {
+    let m = Mount::new();
+    let (w, r) = m.pair();
+    let fd = w.open("f", "w|creat").unwrap();
+    w.write(fd, "parent ").unwrap();
+    let child = w.fork("C");
+    w.close(fd).unwrap();
+    r.sees_nothing("f");
+    child.write(fd, "child ").unwrap();
+    assert_eq!(child.cat("f").unwrap(), b"parent child ");
+    w.exit(0);
+    r.sees_nothing("f");
+    child.write(fd, "alone").unwrap();
+    child.close(fd).unwrap();
+    assert_eq!(r.cat("f").unwrap(), b"parent child alone");
+}
+
+#[test]
+fn s30_a_daemon_that_kept_the_descriptor_commits() {
+    let m = Mount::new();
+    let (w, r) = m.pair();
+    let fd = w.open("f", "w|creat").unwrap();
+    w.write(fd, "start ").unwrap();
+    let daemon = w.double_fork("D");
+    w.exit(0);
+    r.sees_nothing("f");
+    daemon.write(fd, "end").unwrap();
+    r.sees_nothing("f");
+    daemon.exit(0);
+    eventually("the daemon's end published it", || r.cat("f").is_ok_and(|d| d == b"start end"));
+    assert!(m.quarantine().is_empty());
+}
+
+#[test]
+fn s30_a_child_that_closes_first_does_not_publish_for_its_parent() {
+    let m = Mount::new();
+    let (w, r) = m.pair();
+    let fd = w.open("f", "w|creat").unwrap();
+    w.write(fd, "before ").unwrap();
+    for n in 0..5 {
+        let child = w.fork("C");
+        child.close(fd).unwrap();
+        r.sees_nothing("f");
+        child.exit(n);
+        r.sees_nothing("f");
+    }
+    w.write(fd, "after").unwrap();
+    w.close(fd).unwrap();
+    assert_eq!(r.cat("f").unwrap(), b"before after");
+}
+
+#[test]
+fn s31_a_descriptor_passed_over_a_socket_is_a_writer() {
+    let m = Mount::new();
+    let (w, r) = m.pair();
+    let v = m.agent("V");
+    let (a, b) = connect(&w, &v);
+    w.put("f", "old").unwrap();
+    let fd = w.open("f", "w|trunc").unwrap();
+    w.write(fd, "sender ").unwrap();
+    w.send_fd(a, fd).unwrap();
+    let received = v.receive_fd(b).unwrap();
+    w.close(fd).unwrap();
+    v.write(received, "receiver").unwrap();
+    let seen = r.cat("f").unwrap();
+    assert!(seen == b"old" || seen == b"sender ", "whole versions only: {:?}", String::from_utf8_lossy(&seen));
+    v.close(received).unwrap();
+    eventually("all that was written is published", || r.cat("f").unwrap() == b"sender receiver");
+}
+
+/// A socket between two agents.
+fn connect(a: &crate::common::Agent, b: &crate::common::Agent) -> (i32, i32) {
+    let name = socket_name();
+    let listener = a.listen(&name).unwrap();
+    let theirs = b.connect(&name).unwrap();
+    (a.accept(listener).unwrap(), theirs)
+}
+
+#[test]
+fn s32_a_mapping_that_outlives_its_descriptor_is_a_writer() {
+    let m = Mount::new();
+    let (w, r) = m.pair();
+    w.put("f", &filled(1, 4096)).unwrap();
+    let fd = w.open("f", "rw").unwrap();
+    let map = w.mmap(fd, 0, 4096, "shared").unwrap();
+    w.store(map, 0, "early").unwrap();
+    w.close(fd).unwrap();
+    assert_eq!(r.cat("f").unwrap(), filled(1, 4096));
+    w.store(map, 100, "late").unwrap();
+    assert_eq!(r.cat("f").unwrap(), filled(1, 4096));
+    w.munmap(map).unwrap();
+    let mut expected = filled(1, 4096);
+    expected[..5].copy_from_slice(b"early");
+    expected[100..104].copy_from_slice(b"late");
+    eventually("the stores made after close are published", || r.cat("f").unwrap() == expected);
+    m.settled();
+    assert_eq!(m.commits_of("f"), 2, "in one version");
+}
+
+#[test]
+fn s32_a_mapping_left_to_the_end_of_the_process_is_published() {
+    let m = Mount::new();
+    let (w, r) = m.pair();
+    let fd = w.open("f", "rw|creat").unwrap();
+    w.ftruncate(fd, 4096).unwrap();
+    let map = w.mmap(fd, 0, 4096, "shared").unwrap();
+    w.close(fd).unwrap();
+    r.sees_nothing("f");
+    w.store(map, 4090, "at end").unwrap();
+    w.exit(0);
+    eventually("published whole", || r.cat("f").is_ok_and(|d| d.len() == 4096 && d.ends_with(b"at end")));
+}
+
+/// Two processes, thousands of rounds, nothing in between: a close that returned is seen by the next open.
+fn rounds(how: &str, count: u64) {
+    let m = Mount::new();
+    let (w, r) = m.pair();
+    let counters = m.home().join("counters");
+    std::fs::write(&counters, [0; 4096]).unwrap();
+    let counters = counters.to_str().unwrap();
+    let count = count.to_string();
+    for agent in [&w, &r] {
+        agent.patience(std::time::Duration::from_secs(300));
+    }
+    w.send(&["rounds", "write", counters, "f", &count, how]);
+    r.send(&["rounds", "read", counters, "f", &count, how]);
+    let wrong = r.answer().unwrap();
+    let texts: Vec<_> = wrong.iter().map(|w| String::from_utf8_lossy(w)).collect();
+    assert!(wrong.is_empty(), "{how}: {texts:#?}");
+    assert_eq!(w.answer().unwrap(), Vec::<Vec<u8>>::new());
+}
+
+#[test]
+fn s33_read_after_close_overwritten() {
+    rounds("plain", 4000);
+}
+
+#[test]
+fn s33_read_after_close_new_names() {
+    rounds("new", 4000);
+}
+
+#[test]
+fn s33_read_after_close_of_two_duplicates() {
+    rounds("dup", 4000);
+}
+
+#[test]
+fn s33_read_after_close_with_a_forked_child() {
+    rounds("fork", 1500);
+}
+
+#[test]
+fn s33_read_after_close_appended() {
+    rounds("append", 1500);
+}
+
+#[test]
+fn s33_read_after_close_patched() {
+    rounds("patch", 3000);
+}
+
+#[test]
+fn s34_writes_through_a_descriptor_that_was_in_flight_make_a_new_version() {
+    let m = Mount::new();
+    let (w, r) = m.pair();
+    let v = m.agent("V");
+    let (a, b) = connect(&w, &v);
+    let fd = w.open("f", "rw|creat").unwrap();
+    w.write(fd, "first").unwrap();
+    w.send_fd(a, fd).unwrap();
+    w.close(fd).unwrap();
+    eventually("the close published it, or the descriptor in flight was seen", || {
+        r.cat("f").is_ok_and(|d| d == b"first") || m.pending().iter().any(|row| row.path == "f")
+    });
+    let held = r.open("f", "r").ok();
+    let published = r.stat("f").ok();
+    let received = v.receive_fd(b).unwrap();
+    v.pwrite(received, 5, " second").unwrap();
+    assert_eq!(v.pread(received, 0, 100).unwrap(), b"first second");
+    if let (Some(held), Some(before)) = (held, published) {
+        assert_eq!(r.pread(held, 0, 100).unwrap(), b"first", "the published version is not touched");
+        assert_eq!(r.fstat(held).unwrap().mtime, before.mtime);
+        assert_eq!(r.cat("f").unwrap(), b"first");
+    }
+    v.close(received).unwrap();
+    eventually("the late write is published too", || r.cat("f").is_ok_and(|d| d == b"first second"));
+}

@@ -1,0 +1,111 @@
+//! The end of the daemon: asked to, or killed. Every step of the protocol is in `tests/crash.rs`.
+
+use rustix::process::Signal;
+
+use crate::common::{Mount, checker};
+
+#[test]
+fn s40_after_a_crash_promises_are_kept_and_the_rest_is_quarantined() {
+    let mut m = Mount::new();
+    let (w, _r) = m.pair();
+    w.put("kept", "kept").unwrap();
+    w.put("over", "old").unwrap();
+    let new = w.open("new", "w|creat").unwrap();
+    w.write(new, "half").unwrap();
+    let over = w.open("over", "w|trunc").unwrap();
+    w.write(over, "half of it").unwrap();
+    w.fsync(over).unwrap();
+    m.kill9();
+    assert_eq!(w.write(new, "x").unwrap_err(), "ENOTCONN");
+    assert!(w.close(new).is_err(), "no promise by a dead daemon");
+    assert_eq!(m.raw_content("over").unwrap(), b"old");
+    drop(w);
+    m.remount();
+    let r = m.agent("R");
+    assert_eq!(r.cat("kept").unwrap(), b"kept");
+    assert_eq!(r.cat("over").unwrap(), b"old");
+    r.sees_nothing("new");
+    m.quarantined("new");
+    let row = m.quarantined("over");
+    let file = m.home().join("saved");
+    m.cli_ok(&["quarantine", "save", &row.id.to_string(), file.to_str().unwrap()]);
+    assert_eq!(std::fs::read(&file).unwrap(), b"half of it", "what had been synced is there");
+    m.settled();
+    checker::check(&m);
+}
+
+#[test]
+fn s40_recovery_does_not_block_the_mount_and_runs_once() {
+    let mut m = Mount::new();
+    for round in 0..3 {
+        let w = m.agent("W");
+        for i in 0..50 {
+            let fd = w.open(&format!("r{round}f{i}"), "w|creat").unwrap();
+            w.write(fd, "half").unwrap();
+        }
+        m.kill9();
+        drop(w);
+        m.remount();
+        let r = m.agent("R");
+        r.put(&format!("after{round}"), "written at once").unwrap();
+        m.settled();
+        assert_eq!(m.quarantine().len(), 50 * (round + 1));
+        r.sees_nothing(&format!("r{round}f0"));
+    }
+    checker::check(&m);
+}
+
+#[test]
+fn s41_a_daemon_asked_to_end_commits_what_is_complete_and_quarantines_the_rest() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let mut m = Mount::new();
+        let (w, r) = m.pair();
+        w.put("old", "old").unwrap();
+        let open = w.open("open", "w|creat").unwrap();
+        w.write(open, "half").unwrap();
+        let over = w.open("old", "w|trunc").unwrap();
+        w.write(over, "half").unwrap();
+        let complete = w.open("complete", "w|creat").unwrap();
+        w.write(complete, "whole").unwrap();
+        let twin = w.dup(complete).unwrap();
+        w.close(complete).unwrap();
+        w.close(twin).unwrap();
+        let status = m.terminate(signal);
+        assert!(status.success(), "{signal:?}: {status}\n{}", m.log());
+        assert_eq!(m.raw_content("complete").unwrap(), b"whole");
+        assert_eq!(m.raw_content("old").unwrap(), b"old");
+        assert_eq!(m.raw_content("open"), None);
+        assert!(m.pending().is_empty(), "the journal is readable without a daemon");
+        let mut rows: Vec<_> = m.quarantine().into_iter().map(|row| row.path).collect();
+        rows.sort();
+        assert_eq!(rows, ["old", "open"]);
+        drop((w, r));
+        m.remount();
+        assert_eq!(m.agent("R").cat("complete").unwrap(), b"whole");
+        assert_eq!(m.quarantine().len(), 2);
+        checker::check(&m);
+    }
+}
+
+#[test]
+fn s41_umount_waits_for_commits_in_flight() {
+    let mut m = Mount::new();
+    let w = m.agent("W");
+    let mut fds = Vec::new();
+    for i in 0..30 {
+        let fd = w.open(&format!("f{i}"), "w|creat").unwrap();
+        w.fill(fd, 0, 200_000, i).unwrap();
+        fds.push((fd, w.dup(fd).unwrap()));
+    }
+    for (fd, twin) in fds {
+        w.close(fd).unwrap();
+        w.close(twin).unwrap();
+    }
+    drop(w);
+    m.umount();
+    for i in 0..30 {
+        let found = m.raw_content(&format!("f{i}"));
+        assert!(found.is_some_and(|d| d == crate::common::filled(i, 200_000)), "f{i}");
+    }
+    assert!(m.quarantine().is_empty());
+}

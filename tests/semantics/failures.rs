@@ -1,0 +1,94 @@
+//! Full disks, of the export and of the journal.
+
+use crate::common::{Setup, SmallFs, eventually};
+
+#[test]
+fn s39_a_full_disk_is_an_error_of_fsync_or_close_and_the_old_version_stays() {
+    let small = SmallFs::new(24);
+    let m = Setup::default().backing(small.path()).mount();
+    let (w, r) = m.pair();
+    w.put("f", "old").unwrap();
+    let before = r.shown("f");
+    for sync in [true, false] {
+        let free = small.free();
+        let fd = w.open("f", "w|trunc").unwrap();
+        let written = w.fill(fd, 0, 60 << 20, 1);
+        let synced = if sync { w.fsync(fd) } else { Ok(()) };
+        let closed = w.close(fd);
+        let errors: Vec<_> = [written.err(), synced.clone().err(), closed.clone().err()].into_iter().flatten().collect();
+        assert!(errors.iter().any(|e| *e == "ENOSPC"), "nobody was told: {errors:?}");
+        assert!(closed.is_err(), "close must not promise what was not written: {errors:?}");
+        assert_eq!(r.shown("f"), before);
+        let row = m.quarantined("f");
+        assert!(row.reason.is_some(), "{row:?}");
+        eventually("its space is given back", || small.free() + (2 << 20) >= free);
+        m.settled();
+    }
+    w.put("f", "there is room again").unwrap();
+    assert_eq!(r.cat("f").unwrap(), b"there is room again");
+}
+
+#[test]
+fn s39_an_error_reported_once_by_fsync_is_not_forgotten_at_close() {
+    let small = SmallFs::new(24);
+    let m = Setup::default().backing(small.path()).mount();
+    let (w, r) = m.pair();
+    let fd = w.open("f", "w|creat").unwrap();
+    let written = w.fill(fd, 0, 60 << 20, 1);
+    let first = w.fsync(fd);
+    let second = w.fsync(fd);
+    assert!(written.is_err() || first.is_err());
+    assert!(second.is_err(), "a tainted draft stays tainted");
+    assert!(w.close(fd).is_err());
+    r.sees_nothing("f");
+    assert_eq!(m.commits_of("f"), 0);
+}
+
+#[test]
+fn s39_others_go_on_while_one_writer_fails() {
+    let small = SmallFs::new(24);
+    let m = Setup::default().backing(small.path()).mount();
+    let (w, r) = m.pair();
+    let v = m.agent("V");
+    v.put("kept", "kept").unwrap();
+    let fd = w.open("big", "w|creat").unwrap();
+    let written = w.fill(fd, 0, 60 << 20, 1);
+    assert_eq!(r.cat("kept").unwrap(), b"kept");
+    assert!(r.lists(".", "kept"));
+    assert!(w.close(fd).is_err() || written.is_err());
+    r.sees_nothing("big");
+    eventually("small files fit again", || v.put("small", "small").is_ok());
+    assert_eq!(r.cat("small").unwrap(), b"small");
+}
+
+#[test]
+fn s43_a_full_journal_disk_refuses_writes_and_readers_go_on() {
+    let small = SmallFs::new(8);
+    let mut m = Setup::default().state(small.path()).mount();
+    let (w, r) = m.pair();
+    for i in 0..20 {
+        w.put(&format!("f{i}"), "before").unwrap();
+    }
+    m.settled();
+    let ballast = small.fill_up();
+    let mut refused = None;
+    for i in 0..5000 {
+        if let Err(error) = w.put(&format!("g{i}"), "while full") {
+            refused = Some((i, error));
+            break;
+        }
+    }
+    let (count, error) = refused.expect("writes are refused once nothing can be recorded");
+    assert!(error == "ENOSPC" || error == "EIO", "{error:?}");
+    for i in 0..20 {
+        assert_eq!(r.cat(&format!("f{i}")).unwrap(), b"before");
+    }
+    for i in 0..count {
+        assert_eq!(r.cat(&format!("g{i}")).unwrap(), b"while full", "g{i}: its close had succeeded");
+    }
+    assert!(r.lists(".", "f0"));
+    std::fs::remove_file(ballast).unwrap();
+    eventually("writes are taken again", || w.put("after", "after").is_ok());
+    assert_eq!(r.cat("after").unwrap(), b"after");
+    m.expect_mess();
+}

@@ -1,0 +1,236 @@
+//! Writers that end without closing: killed, crashed, or just gone.
+
+use rustix::process::Signal;
+
+use crate::common::{Agent, Mount, Setup, eventually};
+
+/// A writer with a draft of a new name and one over an old version.
+fn writing(m: &Mount) -> (Agent, Agent) {
+    let (w, r) = m.pair();
+    w.put("old", "old").unwrap();
+    let new = w.open("new", "w|creat").unwrap();
+    w.write(new, "half of new").unwrap();
+    let over = w.open("old", "w|trunc").unwrap();
+    w.write(over, "half of old").unwrap();
+    (w, r)
+}
+
+fn assert_quarantined(m: &Mount, r: &Agent, why: &str) {
+    for (path, bytes) in [("new", 11), ("old", 11)] {
+        let row = m.quarantined(path);
+        assert_eq!((row.bytes, row.state.as_str()), (bytes, "quarantined"), "{why}: {row:?}");
+        assert!(row.reason.as_ref().is_some_and(|r| r.contains("signal")), "{why}: {row:?}");
+    }
+    r.sees_nothing("new");
+    assert_eq!(r.shown("old").data, b"old", "{why}");
+    assert_eq!(m.raw_content("old").unwrap(), b"old", "{why}");
+    assert_eq!(m.raw_content("new"), None, "{why}");
+    assert_eq!(m.commits_of("old"), 1, "{why}");
+}
+
+#[test]
+fn s35_a_writer_killed_from_outside_publishes_nothing() {
+    for signal in [Signal::KILL, Signal::TERM, Signal::INT, Signal::HUP] {
+        let m = Mount::new();
+        let (w, r) = writing(&m);
+        w.kill(signal);
+        assert_quarantined(&m, &r, &format!("{signal:?}"));
+    }
+}
+
+#[test]
+fn s35_a_writer_that_crashes_publishes_nothing() {
+    for signal in [Signal::SEGV, Signal::ABORT, Signal::BUS, Signal::FPE] {
+        let m = Mount::new();
+        let (w, r) = writing(&m);
+        w.die(signal);
+        assert_quarantined(&m, &r, &format!("{signal:?}"));
+    }
+}
+
+#[test]
+fn s35_a_killed_writer_with_threads_publishes_nothing() {
+    for from_outside in [true, false] {
+        let m = Mount::new();
+        let (w, r) = writing(&m);
+        let threads: Vec<_> = (0..3).map(|_| w.thread("T")).collect();
+        let third = threads[0].open("third", "w|creat").unwrap();
+        threads[1].write(third, "written by a thread").unwrap();
+        if from_outside {
+            w.kill(Signal::KILL);
+        } else {
+            threads[2].die(Signal::SEGV);
+        }
+        assert_quarantined(&m, &r, "with threads");
+        assert_eq!(m.quarantined("third").bytes, 19);
+        r.sees_nothing("third");
+    }
+}
+
+#[test]
+fn s35_a_killed_writers_mapping_is_not_published() {
+    let m = Mount::new();
+    let (w, r) = m.pair();
+    w.put("f", "0123456789").unwrap();
+    let fd = w.open("f", "rw").unwrap();
+    let map = w.mmap(fd, 0, 10, "shared").unwrap();
+    w.store(map, 0, "half").unwrap();
+    w.kill(Signal::KILL);
+    m.quarantined("f");
+    assert_eq!(r.shown("f").data, b"0123456789");
+}
+
+#[test]
+fn s35_a_name_is_writable_again_after_its_writer_was_killed() {
+    let m = Mount::new();
+    let (w, r) = writing(&m);
+    w.kill(Signal::KILL);
+    m.quarantined("new");
+    m.quarantined("old");
+    r.put("new", "second try").unwrap();
+    r.append("old", " and on").unwrap();
+    let v = m.agent("V");
+    assert_eq!(v.cat("new").unwrap(), b"second try");
+    assert_eq!(v.cat("old").unwrap(), b"old and on");
+    assert_eq!(m.quarantine().len(), 2, "what was quarantined stays there");
+}
+
+#[test]
+fn s35_what_was_closed_before_the_kill_is_published() {
+    let m = Mount::new();
+    let (w, r) = m.pair();
+    for i in 0..20 {
+        w.put(&format!("f{i}"), "whole").unwrap();
+    }
+    w.kill(Signal::KILL);
+    for i in 0..20 {
+        assert_eq!(r.cat(&format!("f{i}")).unwrap(), b"whole");
+    }
+    assert!(m.quarantine().is_empty());
+}
+
+#[test]
+fn s36_a_helper_that_inherited_the_descriptor_and_is_killed_changes_nothing() {
+    let m = Mount::new();
+    let (w, r) = m.pair();
+    let fd = w.open("f", "w|creat").unwrap();
+    w.write(fd, "before ").unwrap();
+    for signal in [Signal::KILL, Signal::TERM] {
+        let helper = w.fork("H");
+        helper.kill(signal);
+        r.sees_nothing("f");
+    }
+    w.write(fd, "after").unwrap();
+    w.close(fd).unwrap();
+    assert_eq!(r.cat("f").unwrap(), b"before after");
+    assert!(m.quarantine().is_empty());
+}
+
+#[test]
+fn s36_a_helper_killed_after_the_opener_closed_still_publishes() {
+    let m = Mount::new();
+    let (w, r) = m.pair();
+    let fd = w.open("f", "w|creat").unwrap();
+    w.write(fd, "whole").unwrap();
+    let helper = w.fork("H");
+    w.close(fd).unwrap();
+    r.sees_nothing("f");
+    helper.kill(Signal::KILL);
+    eventually("the opener had closed: published", || r.cat("f").is_ok_and(|d| d == b"whole"));
+    assert!(m.quarantine().is_empty());
+}
+
+#[test]
+fn s37_an_exit_without_close_is_a_close() {
+    for status in [0, 3] {
+        let m = Mount::new();
+        let (w, r) = writing(&m);
+        w.exit(status);
+        eventually("published", || r.cat("new").is_ok_and(|d| d == b"half of new"));
+        eventually("published", || r.cat("old").is_ok_and(|d| d == b"half of old"));
+        m.settled();
+        assert!(m.quarantine().is_empty());
+    }
+}
+
+#[test]
+fn s37_a_shell_that_fails_publishes_what_it_wrote() {
+    let m = Mount::new();
+    let (w, r) = m.pair();
+    let (status, _, _) = w.run("/bin/sh", "(echo partial; exit 7) > f").unwrap();
+    assert_eq!(status, "7");
+    assert_eq!(r.cat("f").unwrap(), b"partial\n");
+    let (status, _, _) = w.run("/bin/sh", "exec 3>g; echo partial >&3; exit 9").unwrap();
+    assert_eq!(status, "9");
+    eventually("published", || r.cat("g").is_ok_and(|d| d == b"partial\n"));
+}
+
+#[test]
+fn s38_on_kill_publish_publishes() {
+    let m = Setup::default().config("on_kill = \"publish\"\n").mount();
+    let (w, r) = writing(&m);
+    w.kill(Signal::KILL);
+    eventually("published", || r.cat("new").is_ok_and(|d| d == b"half of new"));
+    eventually("published", || r.cat("old").is_ok_and(|d| d == b"half of old"));
+    assert!(m.quarantine().is_empty());
+}
+
+#[test]
+fn s38_on_failure_exit_quarantine_publishes_only_success() {
+    let m = Setup::default().config("on_failure_exit = \"quarantine\"\n").mount();
+    let (w, r) = writing(&m);
+    w.exit(3);
+    m.quarantined("new");
+    m.quarantined("old");
+    r.sees_nothing("new");
+    assert_eq!(r.cat("old").unwrap(), b"old");
+    let v = m.agent("V");
+    let fd = v.open("fine", "w|creat").unwrap();
+    v.write(fd, "fine").unwrap();
+    v.exit(0);
+    eventually("published", || r.cat("fine").is_ok_and(|d| d == b"fine"));
+    let v = m.agent("V");
+    v.put("closed before", "whole").unwrap();
+    v.exit(3);
+    assert_eq!(r.cat("closed before").unwrap(), b"whole");
+    assert_eq!(m.quarantine().len(), 2);
+}
+
+#[test]
+fn s42_quarantine_keeps_content_target_owner_and_reason() {
+    let m = Mount::new();
+    let (w, _r) = writing(&m);
+    let pid = w.pid();
+    w.kill(Signal::KILL);
+    let row = m.quarantined("new");
+    assert_eq!((row.pid, row.uid, row.command.as_str()), (pid, 0, "agent"));
+    let shown = m.cli_ok(&["quarantine", "show", &row.id.to_string()]);
+    assert!(shown.contains("new"), "{shown}");
+    let file = m.home().join("saved");
+    m.cli_ok(&["quarantine", "save", &row.id.to_string(), file.to_str().unwrap()]);
+    assert_eq!(std::fs::read(&file).unwrap(), b"half of new");
+    assert!(m.quarantine().iter().any(|r| r.id == row.id), "saving is no decision");
+}
+
+#[test]
+fn s42_publish_and_discard_decide() {
+    let m = Mount::new();
+    let (w, r) = writing(&m);
+    w.kill(Signal::KILL);
+    let (new, old) = (m.quarantined("new"), m.quarantined("old"));
+    m.cli_ok(&["quarantine", "publish", &new.id.to_string()]);
+    assert_eq!(r.cat("new").unwrap(), b"half of new");
+    m.cli_ok(&["quarantine", "discard", &old.id.to_string()]);
+    assert_eq!(r.cat("old").unwrap(), b"old");
+    assert!(m.quarantine().is_empty());
+    for id in [new.id, old.id] {
+        for verb in ["publish", "discard"] {
+            let again = m.cli(&["quarantine", verb, &id.to_string()]);
+            assert!(!again.status.success(), "{verb} {id} a second time");
+        }
+    }
+    let absent = m.cli(&["quarantine", "publish", "99999"]);
+    assert!(!absent.status.success());
+    let states: Vec<_> = m.history().into_iter().filter(|r| r.id == new.id).map(|r| r.state).collect();
+    assert_eq!(states.last().map(String::as_str), Some("committed"));
+}

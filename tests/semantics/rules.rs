@@ -1,0 +1,157 @@
+//! Rules: which names are written in place.
+
+use crate::common::{Mount, Setup};
+
+#[test]
+fn s45_direct_files_are_written_in_place() {
+    let m = Mount::new();
+    let (w, r) = m.pair();
+    for name in ["app.log", "run.pid", "x.lock", "data.db", "data.sqlite", "data.sqlite3", "data.db-wal", "data.db-shm"] {
+        let fd = w.open(name, "rw|creat").unwrap();
+        assert_eq!(r.stat(name).unwrap().size, 0, "{name} is there at once");
+        w.write(fd, "line 1\n").unwrap();
+        assert_eq!(r.cat(name).unwrap(), b"line 1\n", "{name}");
+        let reader = r.open(name, "r").unwrap();
+        w.write(fd, "line 2\n").unwrap();
+        assert_eq!(r.stat(name).unwrap().size, 14, "{name}");
+        assert_eq!(r.pread(reader, 0, 100).unwrap(), b"line 1\nline 2\n", "{name}");
+        assert_eq!(m.raw_content(name).unwrap(), b"line 1\nline 2\n", "{name}");
+        w.ftruncate(fd, 3).unwrap();
+        assert_eq!(r.fstat(reader).unwrap().size, 3, "{name}");
+        w.close(fd).unwrap();
+        w.append(name, "more").unwrap();
+        assert_eq!(r.cat(name).unwrap(), b"linmore", "{name}");
+        assert_eq!(r.pread(reader, 0, 100).unwrap(), b"linmore", "{name}: the same file");
+        r.close(reader).unwrap();
+    }
+    assert!(m.history().is_empty() && m.pending().is_empty(), "nothing was ever a draft");
+}
+
+#[test]
+fn s45_direct_files_may_be_changed_from_elsewhere() {
+    let m = Mount::new();
+    let (w, r) = m.pair();
+    w.put("app.log", "here\n").unwrap();
+    assert_eq!(r.cat("app.log").unwrap(), b"here\n");
+    std::fs::write(m.raw("app.log"), "here\nthere\n").unwrap();
+    let fd = r.open("app.log", "r").unwrap();
+    assert_eq!(r.pread(fd, 0, 100).unwrap(), b"here\nthere\n");
+    assert_eq!(r.fstat(fd).unwrap().size, 11);
+    w.append("app.log", "and here\n").unwrap();
+    assert_eq!(m.raw_content("app.log").unwrap(), b"here\nthere\nand here\n");
+}
+
+#[test]
+fn s45_a_direct_file_can_be_mapped_by_two_processes() {
+    let m = Mount::new();
+    let (w, r) = m.pair();
+    w.put("shared.db", [0; 4096]).unwrap();
+    let (a, b) = (w.open("shared.db", "rw").unwrap(), r.open("shared.db", "rw").unwrap());
+    let (a, b) = (w.mmap(a, 0, 4096, "shared"), r.mmap(b, 0, 4096, "shared"));
+    match (a, b) {
+        (Ok(a), Ok(b)) => {
+            w.store(a, 17, "seen").unwrap();
+            assert_eq!(r.load(b, 17, 4).unwrap(), b"seen");
+        }
+        (a, b) => assert_eq!((a.clone().unwrap_err().0.as_str(), b.is_err()), ("ENODEV", true), "refused alike: {a:?}"),
+    }
+}
+
+#[test]
+fn s45_sqlite_works_on_the_mount() {
+    let m = Mount::new();
+    let (w, r) = m.pair();
+    for (name, journal) in [("a.db", "delete"), ("b.db", "wal"), ("c.sqlite", "truncate")] {
+        w.sh(&format!("sqlite3 {name} 'pragma journal_mode={journal}; create table t(x); insert into t values(1),(2);'"));
+        assert_eq!(r.sh(&format!("sqlite3 {name} 'select sum(x) from t'")).trim(), "3");
+        let script = format!(
+            "for i in $(seq 20); do sqlite3 -cmd '.timeout 20000' {name} 'insert into t values(10)' & done; wait; \
+             sqlite3 {name} 'select count(*), sum(x) from t; pragma integrity_check'"
+        );
+        assert_eq!(w.sh(&script).trim(), "22|203\nok", "{name}");
+    }
+}
+
+#[test]
+fn s45_sqlite_works_under_a_name_that_no_rule_knows() {
+    let m = Mount::new();
+    let (w, r) = m.pair();
+    w.sh("sqlite3 plain 'create table t(x); insert into t values(1),(2);'");
+    assert_eq!(r.sh("sqlite3 plain 'select sum(x) from t'").trim(), "3");
+    w.sh("sqlite3 plain 'update t set x = x + 1'");
+    assert_eq!(r.sh("sqlite3 plain 'select sum(x) from t; pragma integrity_check'").trim(), "5\nok");
+}
+
+const CONFIG: &str = r#"
+[[rule]]
+glob = "inbox/*.dat"
+mode = "direct"
+
+[[rule]]
+glob = "*.log"
+mode = "atomic"
+
+[[rule]]
+glob = "careless/**"
+mode = "atomic"
+on_kill = "publish"
+"#;
+
+#[test]
+fn s46_rules_of_the_configuration_come_before_the_built_in_ones() {
+    let m = Setup::default().config(CONFIG).mount();
+    let (w, r) = m.pair();
+    w.mkdir("inbox").unwrap();
+    w.mkdir("careless").unwrap();
+    let direct = w.open("inbox/a.dat", "w|creat").unwrap();
+    w.write(direct, "seen at once").unwrap();
+    assert_eq!(r.cat("inbox/a.dat").unwrap(), b"seen at once");
+    let atomic = w.open("app.log", "w|creat").unwrap();
+    w.write(atomic, "hidden").unwrap();
+    r.sees_nothing("app.log");
+    let careless = w.open("careless/f", "w|creat").unwrap();
+    w.write(careless, "published when killed").unwrap();
+    w.kill(rustix::process::Signal::KILL);
+    crate::common::eventually("on_kill of the rule", || r.cat("careless/f").is_ok_and(|d| d == b"published when killed"));
+    m.quarantined("app.log");
+    assert_eq!(m.quarantine().len(), 1);
+}
+
+#[test]
+fn s46_the_command_says_which_rule_applies_and_why() {
+    let m = Setup::default().config(CONFIG).mount();
+    for (path, mode, glob) in [
+        ("inbox/a.dat", "direct", "inbox/*.dat"),
+        ("app.log", "atomic", "*.log"),
+        ("deep/below/x.db", "direct", "*.db"),
+        ("plain.txt", "atomic", ""),
+    ] {
+        let said = m.cli_ok(&["rules", path]);
+        assert!(said.contains(mode) && said.contains(glob), "{path}: {said}");
+    }
+}
+
+#[test]
+fn s46_a_rename_takes_a_file_to_its_new_rule() {
+    let m = Mount::new();
+    let (w, r) = m.pair();
+    w.put("a.log", "one\n").unwrap();
+    w.rename("a.log", "a.txt").unwrap();
+    let fd = w.open("a.txt", "w|append").unwrap();
+    w.write(fd, "two\n").unwrap();
+    assert_eq!(r.cat("a.txt").unwrap(), b"one\n");
+    w.close(fd).unwrap();
+    assert_eq!(r.cat("a.txt").unwrap(), b"one\ntwo\n");
+    w.rename("a.txt", "b.log").unwrap();
+    let fd = w.open("b.log", "w|append").unwrap();
+    w.write(fd, "three\n").unwrap();
+    assert_eq!(r.cat("b.log").unwrap(), b"one\ntwo\nthree\n");
+    w.close(fd).unwrap();
+    // A log that is rotated while its writer keeps it open goes on being written in place, where it now is.
+    let fd = w.open("c.log", "w|creat|append").unwrap();
+    w.write(fd, "1").unwrap();
+    w.rename("c.log", "c.log.1").unwrap();
+    w.write(fd, "2").unwrap();
+    assert_eq!(r.cat("c.log.1").unwrap(), b"12");
+    w.close(fd).unwrap();
+}

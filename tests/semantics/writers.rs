@@ -1,0 +1,94 @@
+//! Several writers of one name.
+
+use crate::common::{Mount, eventually};
+
+#[test]
+fn s12_a_second_writer_joins_the_draft_and_the_last_close_commits() {
+    let m = Mount::new();
+    let (w, r) = m.pair();
+    let v = m.agent("V");
+    let fd = w.open("f", "w|creat").unwrap();
+    w.write(fd, "one ").unwrap();
+    r.sees_nothing("f");
+    let other = v.open("f", "w|creat|append").unwrap();
+    v.write(other, "two ").unwrap();
+    assert_eq!(v.cat("f").unwrap(), b"one two ", "a joined writer sees the draft");
+    assert_eq!(w.stat("f").unwrap().size, 8, "and so does the first");
+    r.sees_nothing("f");
+    w.close(fd).unwrap();
+    r.sees_nothing("f");
+    v.write(other, "three").unwrap();
+    v.close(other).unwrap();
+    assert_eq!(r.cat("f").unwrap(), b"one two three");
+    m.settled();
+}
+
+#[test]
+fn s12_writers_of_an_existing_name_share_one_draft() {
+    let m = Mount::new();
+    let (w, r) = m.pair();
+    let v = m.agent("V");
+    w.put("f", "..........").unwrap();
+    let before = r.shown("f");
+    let (a, b) = (w.open("f", "rw").unwrap(), v.open("f", "rw").unwrap());
+    w.pwrite(a, 0, "AAA").unwrap();
+    v.pwrite(b, 5, "BBB").unwrap();
+    assert_eq!(w.pread(a, 0, 10).unwrap(), b"AAA..BBB..");
+    assert_eq!(v.pread(b, 0, 10).unwrap(), b"AAA..BBB..");
+    assert_eq!(r.shown("f"), before);
+    v.close(b).unwrap();
+    assert_eq!(r.shown("f"), before);
+    w.close(a).unwrap();
+    assert_eq!(r.cat("f").unwrap(), b"AAA..BBB..");
+}
+
+#[test]
+fn s12_a_second_writer_that_truncates_truncates_the_draft() {
+    let m = Mount::new();
+    let (w, r) = m.pair();
+    let v = m.agent("V");
+    w.put("f", "old").unwrap();
+    let a = w.open("f", "w|append").unwrap();
+    w.write(a, " and more").unwrap();
+    let b = v.open("f", "w|trunc").unwrap();
+    assert_eq!(w.fstat(a).unwrap().size, 0);
+    assert_eq!(r.cat("f").unwrap(), b"old");
+    v.write(b, "fresh").unwrap();
+    v.close(b).unwrap();
+    w.write(a, " end").unwrap();
+    w.close(a).unwrap();
+    assert_eq!(r.cat("f").unwrap(), b"fresh end");
+}
+
+#[test]
+fn s12_a_writer_that_reads_through_an_own_descriptor_sees_the_draft_grow() {
+    let m = Mount::new();
+    let (w, r) = m.pair();
+    let fd = w.open("f", "w|creat").unwrap();
+    let reader = w.open("f", "r").unwrap();
+    w.write(fd, "abc").unwrap();
+    assert_eq!(w.read(reader, 10).unwrap(), b"abc");
+    w.write(fd, "def").unwrap();
+    assert_eq!(w.read(reader, 10).unwrap(), b"def");
+    w.close(fd).unwrap();
+    eventually("it is published, although its writer still reads it", || r.cat("f").is_ok_and(|d| d == b"abcdef"));
+    assert_eq!(w.pread(reader, 0, 10).unwrap(), b"abcdef");
+}
+
+#[test]
+fn s12_a_version_and_the_next_draft_of_the_same_name_do_not_mix() {
+    let m = Mount::new();
+    let (w, r) = m.pair();
+    w.put("f", "first").unwrap();
+    for round in 0..50 {
+        let fd = w.open("f", "w|trunc").unwrap();
+        let held = r.open("f", "r").unwrap();
+        let old = r.pread(held, 0, 100).unwrap();
+        w.write(fd, format!("round {round}").as_str()).unwrap();
+        assert_eq!(r.pread(held, 0, 100).unwrap(), old);
+        w.close(fd).unwrap();
+        assert_eq!(r.pread(held, 0, 100).unwrap(), old);
+        assert_eq!(r.cat("f").unwrap(), format!("round {round}").as_bytes());
+        r.close(held).unwrap();
+    }
+}
