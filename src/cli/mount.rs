@@ -146,8 +146,7 @@ fn mountpoint_of(place: Place<'_>, state_dir: &Path) -> Result<PathBuf, CliError
 }
 
 fn is_mount(path: &Path) -> Result<bool, CliError> {
-    let mounts = target::mounts().map_err(|error| CliError::Failure(format!("/proc/self/mountinfo: {error}")))?;
-    Ok(mounts.iter().any(|mount| mount == path))
+    Ok(target::mounts()?.iter().any(|mount| mount.point == path))
 }
 
 /// Zombies have ended; whoever started them has not looked yet.

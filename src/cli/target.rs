@@ -53,10 +53,19 @@ pub(super) fn find_below(place: Place<'_>, path: &Path) -> Result<(PathBuf, Vec<
     Err(CliError::Usage(format!("{}: is not on the mount of state folder {}", path.display(), dir.display())))
 }
 
-/// Mount points of commitfs, as the kernel lists them, also those whose daemon is gone.
-pub(super) fn mounts() -> io::Result<Vec<PathBuf>> {
-    let mut mounts = mounts_in(&fs::read("/proc/self/mountinfo")?);
-    mounts.dedup();
+/// A mount of commitfs, as the kernel lists it; its daemon may be gone.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Mount {
+    pub(super) point: PathBuf,
+    export: PathBuf,
+}
+
+/// Every mount of commitfs that this process can see, one per mount point.
+pub(super) fn mounts() -> Result<Vec<Mount>, CliError> {
+    let mountinfo = fs::read("/proc/self/mountinfo")
+        .map_err(|error| CliError::Failure(format!("/proc/self/mountinfo: {error}")))?;
+    let mut mounts = mounts_in(&mountinfo);
+    mounts.dedup_by(|one, other| one.point == other.point);
     Ok(mounts)
 }
 
@@ -77,13 +86,17 @@ fn find_at(path: &Path) -> Result<PathBuf, CliError> {
     if let Some(dir) = config::mounted_state_dir(&full) {
         return Ok(dir);
     }
-    if let Some(dir) = from_cards(&full)? {
-        return Ok(dir);
+    // A mount whose daemon is gone still tells its export.
+    let mount = mounts()?.into_iter().find(|mount| mount.point == full);
+    for export in mount.map(|mount| mount.export).iter().chain([&full]) {
+        if let Some(dir) = from_cards(export)? {
+            return Ok(dir);
+        }
+        if let Some(dir) = config::default_state_dir(export).filter(|dir| dir.join(journal::FILE).exists()) {
+            return Ok(dir);
+        }
     }
-    if let Some(dir) = config::default_state_dir(&full).filter(|dir| dir.join(journal::FILE).exists()) {
-        return Ok(dir);
-    }
-    // A mount point whose daemon is gone is remembered by its journal only.
+    // A mount point that is not mounted is remembered by its journal only.
     let mut remembering = known().into_iter().filter(|(_, mountpoint)| mountpoint.as_deref() == Some(&full));
     match (remembering.next(), remembering.next()) {
         (Some((dir, _)), None) => Ok(dir),
@@ -93,21 +106,23 @@ fn find_at(path: &Path) -> Result<PathBuf, CliError> {
             one.display(),
             other.display()
         ))),
-        (None, _) => Err(CliError::Failure(format!(
-            "{}: is no commitfs mount, and no export that this host has a journal of; {}",
-            path.display(),
-            candidates()
-        ))),
+        (None, _) => Err(CliError::Failure(match fs::symlink_metadata(&full) {
+            Err(error) if error.kind() != io::ErrorKind::NotConnected => format!("{}: {error}", path.display()),
+            _ => format!(
+                "{}: is no commitfs mount, and no export that this host has a journal of; {}",
+                path.display(),
+                candidates()
+            ),
+        })),
     }
 }
 
 fn find_only() -> Result<PathBuf, CliError> {
-    let mounts = mounts().map_err(|error| CliError::Failure(format!("/proc/self/mountinfo: {error}")))?;
-    match mounts.as_slice() {
-        [only] => find_at(only),
+    match mounts()?.as_slice() {
+        [only] => find_at(&only.point),
         [] => Err(CliError::Usage(format!("nothing is mounted; {}", candidates()))),
         several => {
-            let names: Vec<_> = several.iter().map(|path| path.display().to_string()).collect();
+            let names: Vec<_> = several.iter().map(|mount| mount.point.display().to_string()).collect();
             Err(CliError::Usage(format!("several are mounted; name one: {}", names.join(", "))))
         }
     }
@@ -177,15 +192,16 @@ fn relative(path: &Path, root: &Path) -> Option<Vec<u8>> {
 }
 
 /// `ID PARENT DEV ROOT MOUNTPOINT OPTIONS [TAG…] - TYPE SOURCE OPTIONS`, see proc_pid_mountinfo(5).
-fn mounts_in(mountinfo: &[u8]) -> Vec<PathBuf> {
+fn mounts_in(mountinfo: &[u8]) -> Vec<Mount> {
+    let path = |field| PathBuf::from(std::ffi::OsString::from_vec(unescape(field)));
     let mut found = Vec::new();
     for line in mountinfo.split(|&byte| byte == b'\n') {
         let mut fields = line.split(|&byte| byte == b' ');
         let Some(mountpoint) = fields.nth(4) else { continue };
         let mut fields = fields.skip_while(|field| *field != b"-").skip(1);
         let (kind, source) = (fields.next().unwrap_or(b""), fields.next().unwrap_or(b""));
-        if kind == b"fuse.commitfs" || (kind == b"fuse" && source == b"commitfs") {
-            found.push(PathBuf::from(std::ffi::OsString::from_vec(unescape(mountpoint))));
+        if kind == b"fuse.commitfs" {
+            found.push(Mount { point: path(mountpoint), export: path(source) });
         }
     }
     found.sort();
@@ -220,9 +236,9 @@ mod tests {
     #[test]
     fn mountinfo() {
         let text = b"22 1 0:20 / /proc rw - proc proc rw\n\
-                     40 1 0:50 / /mnt/a\\040b\\134c rw,nosuid shared:1 - fuse.commitfs commitfs rw\n\
-                     41 1 0:51 / /mnt/x rw - fuse commitfs rw\n42 1 0:52 / /mnt/y rw - fuse.sshfs commitfs rw\n";
-        assert_eq!(mounts_in(text), [PathBuf::from("/mnt/a b\\c"), PathBuf::from("/mnt/x")]);
+                     40 1 0:50 / /mnt/a\\040b\\134c rw,nosuid shared:1 - fuse.commitfs /e\\0111 rw\n\
+                     42 1 0:52 / /mnt/y rw - fuse.sshfs commitfs rw\n";
+        assert_eq!(mounts_in(text), [Mount { point: "/mnt/a b\\c".into(), export: "/e\t1".into() }]);
     }
 
     #[test]
