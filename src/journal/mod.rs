@@ -5,6 +5,7 @@
 //!
 //! Lock order: `reader`, then `queue`, then the writer's progress. None is held across a call to another room.
 
+mod apply;
 pub mod error;
 pub mod read;
 pub mod record;
@@ -290,7 +291,7 @@ fn open_writer(state_dir: &Path) -> Result<(Connection, DraftId), JournalError> 
     let mut prepare = || {
         schema::prepare_writer(&conn)?;
         schema::migrate(&mut conn)?;
-        writer::reserve(&mut conn)
+        apply::reserve(&mut conn)
     };
     let next = prepare().map_err(|error| failed(&error))?;
     // A new file's name must survive power loss like its content.

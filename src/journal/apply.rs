@@ -1,0 +1,272 @@
+//! What each entry writes: rows, changes of state, events.
+
+use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
+
+use super::record::{CommitKind, DraftId, DraftState, Entry, Owner};
+use super::schema;
+
+/// Takes the next block of draft ids, durably, and returns its first: higher than any id that was ever given out.
+pub(super) fn reserve(conn: &mut Connection) -> rusqlite::Result<DraftId> {
+    let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let used: DraftId = tx.query_row("SELECT coalesce(max(id), 0) FROM drafts", [], |row| row.get(0))?;
+    let reserved: Option<String> =
+        tx.query_row("SELECT value FROM meta WHERE key = ?1", [schema::RESERVED], |row| row.get(0)).optional()?;
+    let reserved = reserved.and_then(|value| value.parse().ok()).unwrap_or(0);
+    let next = used.max(reserved) + 1;
+    let entry = Entry::Meta { key: schema::RESERVED, value: (next + super::RESERVE).to_string() };
+    apply(&tx, &entry, 0)?;
+    tx.commit()?;
+    Ok(next)
+}
+
+/// False, and nothing is changed, when the entry speaks of a draft that is not there, or not in a state that allows it.
+pub(super) fn apply(conn: &Connection, entry: &Entry, now: i64) -> rusqlite::Result<bool> {
+    match entry {
+        Entry::Begun(begun) => {
+            let new = NewRow {
+                id: begun.id,
+                state: DraftState::Open,
+                path: &begun.path,
+                stage: &begun.stage,
+                ino: begun.ino,
+                kind: begun.kind,
+                owner: &begun.owner,
+                bytes: 0,
+                reason: None,
+            };
+            insert(conn, &new, "begun", now)?;
+            Ok(true)
+        }
+        Entry::Adopted { id, stage, ino, uid, bytes, reason } => {
+            let owner = Owner { uid: *uid, ..Owner::default() };
+            let new = NewRow {
+                id: *id,
+                state: DraftState::Quarantined,
+                path: b"",
+                stage,
+                ino: *ino,
+                kind: CommitKind::New,
+                owner: &owner,
+                bytes: *bytes,
+                reason: Some(reason),
+            };
+            insert(conn, &new, "quarantined", now)?;
+            Ok(true)
+        }
+        Entry::Retargeted { id, path } => {
+            let changed = conn
+                .prepare_cached(
+                    "UPDATE drafts SET path = ?2
+                     WHERE id = ?1 AND state IN ('open', 'sealed', 'quarantined')",
+                )?
+                .execute(params![id, path])?;
+            if changed > 0 {
+                event(conn, next_event(conn)?, now, "retargeted", *id, path, None)?;
+            }
+            Ok(changed > 0)
+        }
+        // A size that comes late, for a draft that has ended, is not worth a word.
+        Entry::Grown { id, bytes } => {
+            conn.prepare_cached("UPDATE drafts SET bytes = ?2 WHERE id = ?1 AND state IN ('open', 'sealed')")?
+                .execute(params![id, schema::size(*bytes)])?;
+            Ok(true)
+        }
+        Entry::Sealed { id, bytes } => Change::to(DraftState::Sealed).bytes(*bytes).write(conn, *id, "sealed", now),
+        Entry::Unsealed { id } => Change::to(DraftState::Open).write(conn, *id, "reopened", now),
+        Entry::Committed(commit) => {
+            let change = Change::to(DraftState::Committed).bytes(commit.size).path(&commit.path);
+            if !change.write(conn, commit.id, "committed", now)? {
+                return Ok(false);
+            }
+            conn.prepare_cached(
+                "INSERT INTO commits (id, path, ino, size, digest, mtime, uid, at, duration_us, kind)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+            )?
+            .execute(params![
+                commit.id,
+                commit.path,
+                commit.ino.cast_signed(),
+                schema::size(commit.size),
+                commit.digest,
+                schema::micros(commit.mtime),
+                commit.uid,
+                now,
+                i64::try_from(commit.duration.as_micros()).unwrap_or(i64::MAX),
+                commit.kind.as_str(),
+            ])?;
+            Ok(true)
+        }
+        Entry::Digested { id, digest } => {
+            let changed =
+                conn.prepare_cached("UPDATE commits SET digest = ?2 WHERE id = ?1")?.execute(params![id, digest])?;
+            Ok(changed > 0)
+        }
+        Entry::Quarantined { id, reason, bytes, kept } => Change::to(DraftState::Quarantined)
+            .bytes(*bytes)
+            .reason(reason)
+            .kept(*kept)
+            .write(conn, *id, "quarantined", now),
+        Entry::Discarded { id, reason } => {
+            Change::to(DraftState::Discarded).reason(reason).kept(false).write(conn, *id, "discarded", now)
+        }
+        Entry::Meta { key, value } => {
+            conn.prepare_cached(
+                "INSERT INTO meta (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+            )?
+            .execute(params![key, value])?;
+            Ok(true)
+        }
+    }
+}
+
+struct NewRow<'a> {
+    id: DraftId,
+    state: DraftState,
+    path: &'a [u8],
+    stage: &'a str,
+    ino: u64,
+    kind: CommitKind,
+    owner: &'a Owner,
+    bytes: u64,
+    reason: Option<&'a str>,
+}
+
+fn insert(conn: &Connection, new: &NewRow<'_>, kind: &str, now: i64) -> rusqlite::Result<()> {
+    let told_by = next_event(conn)?;
+    conn.prepare_cached(
+        "INSERT INTO drafts (id, state, path, stage, ino, kind, uid, gid, pid, command, bytes, begun_at, changed_at,
+                             event, reason, kept)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?12, ?13, ?14, 1)",
+    )?
+    .execute(params![
+        new.id,
+        new.state.as_str(),
+        new.path,
+        new.stage,
+        new.ino.cast_signed(),
+        new.kind.as_str(),
+        new.owner.uid,
+        new.owner.gid,
+        new.owner.pid,
+        new.owner.command,
+        schema::size(new.bytes),
+        now,
+        told_by,
+        new.reason,
+    ])?;
+    event(conn, told_by, now, kind, new.id, new.path, new.reason)
+}
+
+/// A change of state; what is `None` stays as it is, except the reason, which belongs to the state.
+struct Change<'a> {
+    state: DraftState,
+    bytes: Option<u64>,
+    path: Option<&'a [u8]>,
+    reason: Option<&'a str>,
+    kept: Option<bool>,
+}
+
+impl<'a> Change<'a> {
+    fn to(state: DraftState) -> Self {
+        Change { state, bytes: None, path: None, reason: None, kept: None }
+    }
+
+    fn bytes(self, bytes: u64) -> Self {
+        Change { bytes: Some(bytes), ..self }
+    }
+
+    fn path(self, path: &'a [u8]) -> Self {
+        Change { path: Some(path), ..self }
+    }
+
+    fn reason(self, reason: &'a str) -> Self {
+        Change { reason: Some(reason), ..self }
+    }
+
+    fn kept(self, kept: bool) -> Self {
+        Change { kept: Some(kept), ..self }
+    }
+
+    /// False when there is no such draft; the trigger refuses what [`DraftState::can_become`] refuses.
+    fn write(&self, conn: &Connection, id: DraftId, kind: &str, now: i64) -> rusqlite::Result<bool> {
+        let told_by = next_event(conn)?;
+        // RETURNING would build a temporary table for its one row each time.
+        let changed = conn
+            .prepare_cached(
+                "UPDATE drafts
+                 SET state = ?2, bytes = coalesce(?3, bytes), path = coalesce(?4, path), reason = ?5,
+                     kept = coalesce(?6, kept), changed_at = ?7, event = ?8
+                 WHERE id = ?1",
+            )?
+            .execute(params![
+                id,
+                self.state.as_str(),
+                self.bytes.map(schema::size),
+                self.path,
+                self.reason,
+                self.kept,
+                now,
+                told_by
+            ])?;
+        conn.prepare_cached(
+            "INSERT INTO events (id, at, kind, draft_id, path, detail)
+             SELECT ?1, ?2, ?3, id, path, ?5 FROM drafts WHERE id = ?4",
+        )?
+        .execute(params![told_by, now, kind, id, self.reason])?;
+        Ok(changed > 0)
+    }
+}
+
+/// Gapless, because the id is taken in the transaction that uses it and the newest row is never deleted.
+fn next_event(conn: &Connection) -> rusqlite::Result<i64> {
+    conn.prepare_cached("SELECT coalesce(max(id), 0) + 1 FROM events")?.query_row([], |row| row.get(0))
+}
+
+fn event(
+    conn: &Connection,
+    id: i64,
+    now: i64,
+    kind: &str,
+    draft: DraftId,
+    path: &[u8],
+    detail: Option<&str>,
+) -> rusqlite::Result<()> {
+    conn.prepare_cached("INSERT INTO events (id, at, kind, draft_id, path, detail) VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?
+        .execute(params![id, now, kind, draft, path, detail])?;
+    Ok(())
+}
+
+/// The draft an entry speaks of.
+pub(super) fn draft_of(entry: &Entry) -> Option<DraftId> {
+    match entry {
+        Entry::Begun(begun) => Some(begun.id),
+        Entry::Committed(commit) => Some(commit.id),
+        Entry::Retargeted { id, .. }
+        | Entry::Grown { id, .. }
+        | Entry::Sealed { id, .. }
+        | Entry::Unsealed { id }
+        | Entry::Digested { id, .. }
+        | Entry::Quarantined { id, .. }
+        | Entry::Adopted { id, .. }
+        | Entry::Discarded { id, .. } => Some(*id),
+        Entry::Meta { .. } => None,
+    }
+}
+
+/// The entry in words, for the log.
+pub(super) fn name(entry: &Entry) -> String {
+    let word = match entry {
+        Entry::Begun(_) => "begun",
+        Entry::Retargeted { .. } => "retargeted",
+        Entry::Grown { .. } => "grown",
+        Entry::Sealed { .. } => "sealed",
+        Entry::Unsealed { .. } => "reopened",
+        Entry::Committed(_) => "committed",
+        Entry::Digested { .. } => "digested",
+        Entry::Quarantined { .. } => "quarantined",
+        Entry::Adopted { .. } => "adopted",
+        Entry::Discarded { .. } => "discarded",
+        Entry::Meta { key, .. } => return format!("meta {key}"),
+    };
+    format!("{word} of draft {}", draft_of(entry).unwrap_or(0))
+}
