@@ -101,7 +101,12 @@ type Samples = BTreeMap<(&'static str, Kind), Vec<f64>>;
 
 /// Every round does each workload once on every contender, beginning with another one each time, so that what else the
 /// machine does meanwhile falls on all alike.
-fn measure(workloads: &[&'static Workload], contenders: &[Contender], quick: bool, stop: &AtomicBool) -> Result<Samples> {
+fn measure(
+    workloads: &[&'static Workload],
+    contenders: &[Contender],
+    quick: bool,
+    stop: &AtomicBool,
+) -> Result<Samples> {
     let pace = Pace { slice: Duration::from_millis(if quick { 300 } else { 1500 }) };
     let (rounds, limit) = if quick { (5, Duration::from_secs(90)) } else { (9, Duration::from_secs(900)) };
     let progress = std::io::stderr().is_terminal();

@@ -92,7 +92,9 @@ impl Report {
         lines.extend(self.rows.iter().map(Row::line));
         if let Some(Memory { idle, after }) = self.memory {
             let limit = Memory::limit();
-            lines.push(format!("memory of the daemon: {idle:.1} MiB idle (limit {limit}), {after:.1} MiB after the work"));
+            lines.push(format!(
+                "memory of the daemon: {idle:.1} MiB idle (limit {limit}), {after:.1} MiB after the work"
+            ));
         }
         lines.join("\n")
     }

@@ -5,8 +5,8 @@ use std::hint::black_box;
 use std::io::{Read, Result};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Barrier, LazyLock};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Barrier, LazyLock};
 use std::time::{Duration, Instant};
 
 use crate::contender::{Contender, Kind};
@@ -83,7 +83,9 @@ impl Workload {
 /// The files that are only read, written straight to the backing folder.
 pub fn prepare(backing: &Path) -> Result<()> {
     std::fs::write(big(backing), noise(BIG))?;
-    for (folder, count, size) in [("names", NAMES, 0), ("small", SMALL_FILES, 4 * KIB), ("overwritten", OVERWRITTEN, SMALL)] {
+    for (folder, count, size) in
+        [("names", NAMES, 0), ("small", SMALL_FILES, 4 * KIB), ("overwritten", OVERWRITTEN, SMALL)]
+    {
         let folder = backing.join(folder);
         std::fs::create_dir(&folder)?;
         let content = noise(size);
