@@ -26,7 +26,8 @@ need() {
   command -v apt-get >/dev/null || die "please install: ${missing[*]}"
   say "installing ${missing[*]}"
   install_packages "${missing[@]}" && return 0
-  as_root apt-get update -qq && install_packages "${missing[@]}" || die "could not install ${missing[*]}"
+  as_root apt-get update -qq || true # a source that does not answer need not be the one that has them
+  install_packages "${missing[@]}" || die "could not install ${missing[*]}"
 }
 
 install_packages() {

@@ -32,7 +32,8 @@ apt_suite() {
 
 # The archive this machine already installs from.
 debian_archive() {
-  apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Origin: Debian' 'Label: Debian' | sort -u | head -n 1
+  # shellcheck disable=SC2016 # apt-get fills it in
+  apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Origin: Debian' 'Label: Debian' | sed -n 1p
 }
 
 download_tools() {
@@ -42,8 +43,10 @@ download_tools() {
 
 unpack_tools() {
   local package folder
-  download_tools >"$lab/apt.log" 2>&1 || { as_root apt-get update -qq && download_tools; } >"$lab/apt.log" 2>&1 \
-    || { cat "$lab/apt.log" >&2; die "cannot download the NFS tools"; }
+  if ! download_tools >"$lab/apt.log" 2>&1; then
+    as_root apt-get update -qq || true
+    download_tools >"$lab/apt.log" 2>&1 || die "cannot download the NFS tools: $(cat "$lab/apt.log")"
+  fi
   for package in "$lab"/debs/*.deb; do
     [ ! -e "$package" ] || dpkg -x "$package" "$lab/tools"
   done
@@ -66,7 +69,7 @@ unpack_kernel() {
   # Its C library is newer than this machine's: it brings its own.
   libc=$(dirname "$(find "$lab/uml/libc" -name 'ld-linux-x86-64.so.2' -type f)")
   patchelf=$(PATH="$lab/tools/usr/bin:$PATH" command -v patchelf)
-  cp "$lab/uml/usr/bin/linux.uml" "$lab/uml/linux"
+  mv "$lab/uml/usr/bin/linux.uml" "$lab/uml/linux"
   "$patchelf" --set-interpreter "$libc/ld-linux-x86-64.so.2" --set-rpath "$libc" "$lab/uml/linux"
   mkdir -p "$lab/uml/lib" && ln -s ../usr/lib/uml/modules "$lab/uml/lib/modules"
 }
