@@ -206,18 +206,22 @@ impl Node {
         *self.ident.lock() = Ident::of(stat);
     }
 
+    /// True if these are the attributes of this node's inode, and of the same version of it.
+    pub fn is_as(&self, stat: &Stat) -> bool {
+        self.key == Key::of(stat)
+            && self.kind == stat.kind
+            && (stat.kind != Kind::File
+                || self.writers_in_place.load(Ordering::Acquire) > 0
+                || *self.ident.lock() == Ident::of(stat))
+    }
+
     fn is_same(&self, stat: &Stat, handle: Option<&Handle>) -> bool {
-        if self.kind != stat.kind {
-            return false;
-        }
         if let (Anchor::Handle(mine), Some(other)) = (&self.anchor, handle)
             && mine != other
         {
             return false;
         }
-        stat.kind != Kind::File
-            || self.writers_in_place.load(Ordering::Acquire) > 0
-            || *self.ident.lock() == Ident::of(stat)
+        self.is_as(stat)
     }
 }
 

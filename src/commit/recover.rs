@@ -145,13 +145,6 @@ impl Committer {
                     continue;
                 }
             };
-            if stat.size == 0 {
-                // Never written to, nobody's.
-                if let Err(errno) = self.staging.remove(name) {
-                    tracing::error!(stage = name, %errno, "cannot remove an empty staged file");
-                }
-                continue;
-            }
             self.journal.submit(Entry::Adopted {
                 id: self.journal.next_draft_id(),
                 stage: name.clone(),

@@ -153,9 +153,11 @@ impl Draft {
         orphaned && procfs::holds(own, &self.inos(), true) == Holds::Yes
     }
 
-    /// The inode numbers under which the kernel may show the draft in `/proc`.
-    pub(super) fn inos(&self) -> [u64; 2] {
-        [self.node, self.stat().map_or(self.node, |stat| stat.ino)]
+    /// The inode numbers under which the kernel may show the draft in `/proc`: it keeps the one it was told last, which
+    /// may still be that of the version below.
+    pub(super) fn inos(&self) -> [u64; 3] {
+        let content = self.stat().map_or(self.node, |stat| stat.ino);
+        [self.node, content, self.base_key().map_or(content, |key| key.ino)]
     }
 }
 

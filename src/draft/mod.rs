@@ -29,7 +29,7 @@ pub use digest::Digester;
 pub use family::{Caller, Writer};
 pub use proof::{Proof, last_close};
 pub use stage::{Keep, NewDraft};
-pub use table::{Drafts, Switch};
+pub use table::Drafts;
 
 /// A pending write on one name.
 #[derive(Debug)]

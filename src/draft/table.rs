@@ -11,8 +11,8 @@ use dashmap::DashMap;
 use super::{Draft, Phase};
 use crate::inode::{Key, Node};
 
-/// An open for writing that was answered `ESTALE`: the kernel repeats it from the same thread with a fresh look-up,
-/// which is then answered with a draft's node instead of the version's.
+/// An open that was answered `ESTALE`: the kernel repeats it from the same thread with a fresh look-up. If it was for
+/// writing, the look-up is then answered with a draft's node instead of the version's.
 #[derive(Clone, Copy, Debug)]
 pub struct Switch {
     /// The version's node.
@@ -21,6 +21,8 @@ pub struct Switch {
     pub since: Instant,
     /// The retry has looked the name up.
     pub looked_up: bool,
+    /// The open is for writing: the look-up shall find a draft. Otherwise just a fresh look at the version.
+    pub writes: bool,
 }
 
 /// After this time a switch is forgotten.
@@ -102,7 +104,7 @@ impl Drafts {
 
     /// Remembers that the open of `tid` on a version was answered `ESTALE`. False if the thread was sent round for the
     /// same version before and did not look the name up: its open has no name.
-    pub fn begin_switch(&self, tid: u32, version: u64) -> bool {
+    pub fn begin_switch(&self, tid: u32, version: u64, writes: bool) -> bool {
         let again = self.switch(tid).is_some_and(|switch| switch.version == version && !switch.looked_up);
         if again {
             self.switches.remove(&tid);
@@ -111,12 +113,16 @@ impl Drafts {
         if self.switches.len() > 1000 {
             self.switches.retain(|_, switch| switch.since.elapsed() < SWITCH_LIFE);
         }
-        self.switches.insert(tid, Switch { version, since: Instant::now(), looked_up: false });
+        self.switches.insert(tid, Switch { version, since: Instant::now(), looked_up: false, writes });
         true
     }
 
-    /// The switch that a thread is in the middle of.
-    pub fn switch(&self, tid: u32) -> Option<Switch> {
+    /// True if the thread is in the middle of an open for writing: its look-up of a file shall find a draft.
+    pub fn is_switching(&self, tid: u32) -> bool {
+        self.switch(tid).is_some_and(|switch| switch.writes)
+    }
+
+    fn switch(&self, tid: u32) -> Option<Switch> {
         if self.switches.is_empty() {
             return None;
         }
@@ -125,7 +131,9 @@ impl Drafts {
 
     /// The retry has looked the name up.
     pub fn switch_looked_up(&self, tid: u32) {
-        if let Some(mut switch) = self.switches.get_mut(&tid) {
+        if !self.switches.is_empty()
+            && let Some(mut switch) = self.switches.get_mut(&tid)
+        {
             switch.looked_up = true;
         }
     }

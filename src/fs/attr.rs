@@ -176,7 +176,7 @@ impl Fs {
                     self.strip_set_ids(caller, &file)?;
                 }
                 // The kernel repeats the call with a fresh look-up, which is answered with a draft's node.
-                None if self.drafts.begin_switch(caller.tid, id) => return Err(Errno::STALE),
+                None if self.drafts.begin_switch(caller.tid, id, true) => return Err(Errno::STALE),
                 None => return Err(Errno::TXTBSY),
             }
         }

@@ -82,11 +82,13 @@ impl Fs {
             stat::revalidate(self.nodes().fd(folder)?)?;
         }
         let (node, stat) = self.nodes().lookup(folder, name)?;
-        if node.kind == Kind::File && self.drafts.switch(caller.tid).is_some() {
-            let draft = self.begin_over(caller, folder, name, &node, &stat);
-            self.nodes().forget(node.id, 1);
+        if node.kind == Kind::File {
             self.drafts.switch_looked_up(caller.tid);
-            return self.draft_entry(&draft?).map(Seen::Entry);
+            if self.drafts.is_switching(caller.tid) {
+                let draft = self.begin_over(caller, folder, name, &node, &stat);
+                self.nodes().forget(node.id, 1);
+                return self.draft_entry(&draft?).map(Seen::Entry);
+            }
         }
         Ok(Seen::Entry(self.version_entry(&node, stat, self.options.ttl)))
     }
@@ -103,11 +105,8 @@ impl Fs {
         if patient && draft.is_sealing() {
             return Ok(Seen::Wait(Until::Settled(draft)));
         }
-        if self.drafts.switch(caller.tid).is_some() {
-            self.drafts.switch_looked_up(caller.tid);
-            return self.draft_entry(&draft).map(Seen::Entry);
-        }
-        if draft.is_family(caller) {
+        self.drafts.switch_looked_up(caller.tid);
+        if self.drafts.is_switching(caller.tid) || draft.is_family(caller) {
             return self.draft_entry(&draft).map(Seen::Entry);
         }
         if patient && draft.held_until().is_some() {

@@ -56,17 +56,20 @@ impl Fs {
             return Err(Errno::INVAL);
         }
         let writes = flags & OFlags::ACCMODE != OFlags::RDONLY || flags.contains(OFlags::TRUNC);
-        if self.is_direct(&node.path()) {
-            return self.open_in_place(caller, node, flags, writes);
-        }
-        if writes {
+        let direct = self.is_direct(&node.path());
+        if writes && !direct {
             // The kernel repeats the open with a fresh look-up, which is answered with a draft's node. A thread that
             // comes again without a look-up opened through a descriptor: a version has no name to be replaced under.
-            return Err(if self.drafts.begin_switch(caller.tid, id) { Errno::STALE } else { Errno::TXTBSY });
+            return Err(if self.drafts.begin_switch(caller.tid, id, true) { Errno::STALE } else { Errno::TXTBSY });
         }
-        if !self.is_current(&node) && self.drafts.begin_switch(caller.tid, id) {
-            // Replaced since the kernel looked: it shall look again. Without a name to look up it comes right back.
+        if !self.is_current(&node) && self.drafts.begin_switch(caller.tid, id, false) {
+            // Replaced or changed since the kernel looked: it shall look again. Without a name to look up, it comes
+            // right back and gets what it has.
             return Err(Errno::STALE);
+        }
+        if direct {
+            self.drafts.end_switch(caller.tid);
+            return self.open_in_place(caller, node, flags, writes);
         }
         self.drafts.end_switch(caller.tid);
         let file = Arc::new(self.nodes().open(&node, OFlags::RDONLY)?);
@@ -75,7 +78,7 @@ impl Fs {
         Ok(Opened { fh, mode: OpenMode::Version(file, id) })
     }
 
-    /// True if the name under which the node was last seen still shows it.
+    /// True if the name under which the node was last seen still shows it, unchanged.
     fn is_current(&self, node: &Node) -> bool {
         let link = node.link();
         let Some(parent) = link.parent else { return true };
@@ -86,7 +89,7 @@ impl Fs {
             }
             stat::stat_at(dir, &link.name)
         };
-        look().is_ok_and(|there| (there.dev, there.ino) == (node.key.dev, node.key.ino))
+        look().is_ok_and(|there| node.is_as(&there))
     }
 
     fn open_in_place(&self, caller: Caller, node: Arc<Node>, flags: OFlags, writes: bool) -> Result<Opened> {

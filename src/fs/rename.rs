@@ -65,7 +65,7 @@ impl Fs {
         Ok(Side { folder, name: name.to_owned(), draft })
     }
 
-    fn rename_now(&self, caller: Caller, from: Side, to: Side, flags: RenameFlags) -> Result<()> {
+    fn rename_now(self: &Arc<Self>, caller: Caller, from: Side, to: Side, flags: RenameFlags) -> Result<()> {
         if from.is(&to) {
             return Ok(());
         }
@@ -111,6 +111,10 @@ impl Fs {
                 self.drafts.unlist(to.folder.key, &to.name, there);
             } else {
                 there.shadow();
+                // The kernel moved its entry along, with what was left of the time it may be remembered: the draft's
+                // family would not be asked about. The notice waits for the folder that this rename has locked.
+                let (fs, target) = (self.clone(), Target { parent: to.folder.clone(), name: to.name.clone() });
+                self.commits.run(move || fs.announce(&target, true));
             }
         }
         Ok(())

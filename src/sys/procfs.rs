@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
+use std::time::Duration;
 
 use rustix::time::ClockId;
 
@@ -151,10 +152,17 @@ fn holds_descriptor(pid: u32, inos: &[u64]) -> Holds {
     Holds::No
 }
 
+/// The kernel keeps a process's mappings from readers while it executes a new program, and it closes descriptors marked
+/// so in the middle of that: a daemon that read them while answering such a close would wait for itself for ever.
 fn holds_mapping(pid: u32, inos: &[u64]) -> Holds {
-    let maps = match fs::read(format!("/proc/{pid}/maps")) {
-        Ok(maps) => maps,
-        Err(error) => return unreadable(&error),
+    if is_executing(pid) {
+        // Its old mappings are gone, the new ones not there yet.
+        return Holds::No;
+    }
+    let maps = match read_in_time(format!("/proc/{pid}/maps")) {
+        Some(Ok(maps)) => maps,
+        Some(Err(error)) => return unreadable(&error),
+        None => return Holds::Unknown,
     };
     for line in maps.split(|&b| b == b'\n') {
         // address perms offset dev inode [path]; a shared mapping that is read-only now may become writable.
@@ -166,6 +174,28 @@ fn holds_mapping(pid: u32, inos: &[u64]) -> Holds {
         }
     }
     Holds::No
+}
+
+/// True in the middle of `execve`: the new address space has no code yet (field 26, the start of the code, is 0).
+fn is_executing(pid: u32) -> bool {
+    stat_fields(pid).and_then(|fields| field::<u64>(&fields, 26)) == Some(0)
+}
+
+/// How long to wait for a table that its process may have locked.
+const TABLE_LIMIT: Duration = Duration::from_millis(100);
+
+/// Reads a file of `/proc` on a thread of its own; `None` if that does not come back in time. The thread ends when the
+/// process lets go of its table, which it does at the latest when its request is answered.
+fn read_in_time(path: String) -> Option<std::io::Result<Vec<u8>>> {
+    let (send, receive) = std::sync::mpsc::sync_channel(1);
+    let reader = std::thread::Builder::new().name("tables".to_owned()).spawn(move || {
+        // Nobody waits any more after the limit.
+        drop(send.send(fs::read(path)));
+    });
+    match reader {
+        Ok(_) => receive.recv_timeout(TABLE_LIMIT).ok(),
+        Err(error) => Some(Err(error)),
+    }
 }
 
 /// A process that went away in the meantime holds nothing.

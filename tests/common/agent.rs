@@ -128,7 +128,8 @@ impl Agent {
     }
 
     fn attach(name: &str, pid: u32, listener: &UnixListener) -> Agent {
-        let stream = poll(LIMIT, || listener.accept().ok()).unwrap_or_else(|| panic!("agent {name} never called back")).0;
+        let stream =
+            poll(LIMIT, || listener.accept().ok()).unwrap_or_else(|| panic!("agent {name} never called back")).0;
         stream.set_nonblocking(false).unwrap();
         stream.set_read_timeout(Some(LIMIT)).unwrap();
         Agent {
@@ -159,7 +160,11 @@ impl Agent {
             said.pop_front();
         }
         said.push_back(shorten(&line));
-        self.stream.borrow_mut().get_mut().write_all(line.as_bytes()).unwrap_or_else(|e| panic!("agent {}: {e}", self.name));
+        self.stream
+            .borrow_mut()
+            .get_mut()
+            .write_all(line.as_bytes())
+            .unwrap_or_else(|e| panic!("agent {}: {e}", self.name));
     }
 
     /// Waits for the answer to a command that was sent.
@@ -169,7 +174,12 @@ impl Agent {
         match self.stream.borrow_mut().read_line(&mut line) {
             Ok(0) => panic!("agent {} is gone", self.name),
             Ok(_) => {}
-            Err(e) => panic!("agent {} does not answer within {:?} ({e}):\n{}", self.name, self.limit.get(), self.whereabouts()),
+            Err(e) => panic!(
+                "agent {} does not answer within {:?} ({e}):\n{}",
+                self.name,
+                self.limit.get(),
+                self.whereabouts()
+            ),
         }
         let outcome = wire::split(&line);
         if let Some(said) = self.said.borrow_mut().back_mut() {

@@ -140,7 +140,8 @@ fn check_staging(m: &Mount, rows: &[Row], wrong: &mut Vec<String>) -> u64 {
                 let found = path.metadata().unwrap();
                 let read = std::fs::read(&path).map(|data| data.len() as u64).ok();
                 if (found.ino(), read) != (row.ino, Some(row.bytes)) {
-                    let text = format!("inode {} with {read:?} bytes, row: inode {}, {}", found.ino(), row.ino, row.bytes);
+                    let text =
+                        format!("inode {} with {read:?} bytes, row: inode {}, {}", found.ino(), row.ino, row.bytes);
                     wrong.push(format!("quarantined draft {}: {text}", row.id));
                 }
             }

@@ -111,7 +111,18 @@ impl Setup {
         if let Some(config) = &self.config {
             std::fs::write(home.join("config.toml"), config).unwrap();
         }
-        Mount { setup: self, home, export, mnt, state, raw, daemon: None, watch: None, expect_clean: true, agents: AtomicU32::new(0) }
+        Mount {
+            setup: self,
+            home,
+            export,
+            mnt,
+            state,
+            raw,
+            daemon: None,
+            watch: None,
+            expect_clean: true,
+            agents: AtomicU32::new(0),
+        }
     }
 }
 
@@ -255,7 +266,8 @@ impl Mount {
 
     /// The arguments of `commitfs mount`.
     pub fn mount_args(&self) -> Vec<OsString> {
-        let mut args: Vec<OsString> = vec!["mount".into(), "-f".into(), "--state-dir".into(), self.state.clone().into()];
+        let mut args: Vec<OsString> =
+            vec!["mount".into(), "-f".into(), "--state-dir".into(), self.state.clone().into()];
         if self.setup.config.is_some() {
             args.extend(["--config".into(), self.home.join("config.toml").into()]);
         }
