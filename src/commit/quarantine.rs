@@ -12,7 +12,7 @@ use crate::failpoint;
 use crate::inode::{Node, display_path};
 use crate::journal::{DraftId, DraftRow, DraftState, Entry};
 use crate::sys::procfs::Exit;
-use crate::sys::{Errno, Kind, Result, at, mount, stat};
+use crate::sys::{Errno, Kind, Result, Stat, at, mount, stat};
 
 /// Why a draft was not published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -204,11 +204,11 @@ impl Committer {
         Ok((found, name))
     }
 
-    /// True if the inode is what the name shows on the export.
-    pub(super) fn is_published(&self, path: &[u8], ino: u64) -> bool {
+    /// Attributes of the inode if it is what the name shows on the export.
+    pub(super) fn published(&self, path: &[u8], ino: u64) -> Option<Stat> {
         let there = self
             .find_folder(path)
             .and_then(|(found, name)| self.nodes.fd(&found.folder).and_then(|dir| at::open_path(dir, name)));
-        there.and_then(stat::fstat).is_ok_and(|stat| stat.ino == ino)
+        there.and_then(stat::fstat).ok().filter(|stat| stat.ino == ino)
     }
 }

@@ -13,7 +13,7 @@ use super::{Committer, Reason, Sealed, Staged, Target};
 use crate::failpoint;
 use crate::inode::display_path;
 use crate::journal::{Commit, DraftRow, DraftState, Entry, JournalError};
-use crate::sys::{Errno, Result, at, stat};
+use crate::sys::{Errno, Result, Stat, at, stat};
 
 /// What recovery did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -64,10 +64,11 @@ impl Committer {
             // A staged name goes away by a rename to its target, or by a removal that the journal knew of first. This
             // row says neither, so it was renamed; perhaps its name was replaced or removed since.
             Err(Errno::NOENT) => {
-                if !self.is_published(&row.path, row.ino) {
+                let there = self.published(&row.path, row.ino);
+                if there.is_none() {
                     tracing::warn!(draft = row.id, path = display_path(&row.path), "published, and gone again since");
                 }
-                self.record_published(&row);
+                self.record_published(&row, there);
                 done.recorded += 1;
                 Ok(None)
             }
@@ -91,15 +92,16 @@ impl Committer {
         }
     }
 
-    fn record_published(&self, row: &DraftRow) {
+    /// Size and time are the inode's own where it still has its name, else the last ones reported.
+    fn record_published(&self, row: &DraftRow, there: Option<Stat>) {
         self.journal.submit(Entry::Committed(Commit {
             id: row.id,
             path: row.path.clone(),
             ino: row.ino,
-            size: row.bytes,
+            size: there.map_or(row.bytes, |there| there.size),
             digest: None,
-            mtime: row.changed_at,
-            uid: row.owner.uid,
+            mtime: there.map_or(row.changed_at, |there| there.mtime.to_system()),
+            uid: there.map_or(row.owner.uid, |there| there.uid),
             duration: std::time::Duration::ZERO,
             kind: row.kind,
         }));

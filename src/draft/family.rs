@@ -147,9 +147,8 @@ impl Draft {
             let Some(parent) = procfs::task(above) else { break };
             (pid, above) = (parent.tgid, parent.ppid);
         }
-        let orphaned = openers.iter().any(|&(tgid, opened)| {
-            procfs::start_ticks(tgid).is_none_or(|start| start > opened) || procfs::exit_of(tgid).is_some()
-        });
+        let orphaned =
+            openers.iter().any(|&(tgid, opened)| procfs::start_ticks(tgid).is_none_or(|start| start > opened));
         orphaned && procfs::holds(own, &self.inos(), true) == Holds::Yes
     }
 

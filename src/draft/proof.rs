@@ -42,13 +42,16 @@ pub fn last_close(draft: &Draft, fh: u64, caller: Caller) -> Proof {
         Holds::No => {}
     }
     if closer.tgid != writer.tgid {
-        if writer.tgid == 0 || procfs::start_ticks(closer.tgid).is_none_or(|start| start + 1 < writer.opened) {
+        if writer.tgid == 0 {
             return Proof::Unknown;
         }
         match holds(writer.tgid) {
             Holds::Yes => return Proof::StillOpen,
             Holds::Unknown => return Proof::Unknown,
             Holds::No => {}
+        }
+        if procfs::start_ticks(closer.tgid).is_none_or(|start| start + 1 < writer.opened) {
+            return Proof::Unknown;
         }
     }
     let Some(candidates) = forked_since(&writer) else { return Proof::Unknown };
@@ -80,6 +83,6 @@ fn forked_since(writer: &Writer) -> Option<Vec<u32>> {
     }
     let mut pids = procfs::processes()?;
     // Ticks are coarse: one that started in the same tick as the open counts as later.
-    pids.retain(|&pid| procfs::start_ticks(pid).is_some_and(|start| start + 1 >= writer.opened));
+    pids.retain(|&pid| procfs::start_ticks(pid).is_none_or(|start| start + 1 >= writer.opened));
     Some(pids)
 }

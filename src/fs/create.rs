@@ -60,7 +60,6 @@ impl Fs {
             Ok(folder) => folder,
             Err(errno) => return done(Err(errno)),
         };
-        self.drafts.end_switch(caller.tid);
         if let Some(draft) = self.drafts.at(folder.key, &name) {
             if draft.is_sealing() {
                 let fs = self.clone();
@@ -74,6 +73,7 @@ impl Fs {
             }
             return self.join(caller, draft, flags, done);
         }
+        self.drafts.end_switch(caller.tid);
         done(self.create_now(caller, &folder, &name, mode, flags));
     }
 
@@ -81,6 +81,11 @@ impl Fs {
     fn join(self: &Arc<Self>, caller: Caller, draft: Arc<Draft>, flags: OFlags, done: impl Done<Created>) {
         if flags.contains(OFlags::EXCL) {
             return done(Err(Errno::EXIST));
+        }
+        // The kernel has pages and a size of its own for the draft, which only an open resets: it shall look again, and
+        // open. One that comes back here without having looked joins as it is.
+        if self.drafts.begin_switch(caller.tid, draft.node, true) {
+            return done(Err(Errno::STALE));
         }
         let fs = self.clone();
         let joined = draft.clone();

@@ -143,7 +143,7 @@ impl Fs {
             listing.push(Listed { ino: entry.ino, kind, name: entry.name });
         }
         for (name, draft) in self.drafts.in_folder(node.key) {
-            if !draft.is_pending() || !draft.is_family(caller) {
+            if !draft.is_family(caller) {
                 continue;
             }
             if let Ok(stat) = draft.stat()

@@ -1,4 +1,9 @@
 //! What the kernel tells about other processes. Nothing here calls back into a mount: links are read, never followed.
+//!
+//! The kernel keeps `stat` and `maps` of a process from readers while it executes a new program, and it closes
+//! descriptors marked so in the middle of that. A daemon that read them while such a close waits for its answer would
+//! wait for itself for ever; so these two are read only of a process known not to execute, or with a time limit.
+//! `status`, `statm`, `fd` and `fdinfo` are always readable.
 
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
@@ -56,10 +61,26 @@ pub enum Exit {
     Status(u8),
 }
 
-/// `None` while the task is alive and well; how it ends once it is on its way out (PF_EXITING).
+/// True in the middle of `execve`: the new address space has no code yet.
+pub fn is_executing(tid: u32) -> bool {
+    space_of(tid).is_some_and(|(size, code)| size > 0 && code == 0)
+}
+
+/// Pages of the address space and of code in it, from `/proc/TID/statm`.
+fn space_of(tid: u32) -> Option<(u64, u64)> {
+    let statm = fs::read_to_string(format!("/proc/{tid}/statm")).ok()?;
+    let mut words = statm.split_whitespace();
+    Some((words.next()?.parse().ok()?, words.nth(2)?.parse().ok()?))
+}
+
+/// How a task that is waiting for an answer from here ends: `None` while it is alive and well. On its way out, its
+/// address space is gone and PF_EXITING is set.
 pub fn exit_of(tid: u32) -> Option<Exit> {
     const PF_EXITING: u64 = 0x4;
-    let stat = stat_fields(tid)?;
+    if space_of(tid)?.0 > 0 {
+        return None;
+    }
+    let stat = fields_of(&fs::read(format!("/proc/{tid}/stat")).ok()?)?;
     if field::<u64>(&stat, 9)? & PF_EXITING == 0 {
         return None;
     }
@@ -70,7 +91,7 @@ pub fn exit_of(tid: u32) -> Option<Exit> {
     })
 }
 
-/// When a process started, in ticks since boot.
+/// When a process started, in ticks since boot; `None` if it is gone or cannot be told now.
 pub fn start_ticks(pid: u32) -> Option<u64> {
     field(&stat_fields(pid)?, 22)
 }
@@ -152,8 +173,6 @@ fn holds_descriptor(pid: u32, inos: &[u64]) -> Holds {
     Holds::No
 }
 
-/// The kernel keeps a process's mappings from readers while it executes a new program, and it closes descriptors marked
-/// so in the middle of that: a daemon that read them while answering such a close would wait for itself for ever.
 fn holds_mapping(pid: u32, inos: &[u64]) -> Holds {
     if is_executing(pid) {
         // Its old mappings are gone, the new ones not there yet.
@@ -174,11 +193,6 @@ fn holds_mapping(pid: u32, inos: &[u64]) -> Holds {
         }
     }
     Holds::No
-}
-
-/// True in the middle of `execve`: the new address space has no code yet (field 26, the start of the code, is 0).
-fn is_executing(pid: u32) -> bool {
-    stat_fields(pid).and_then(|fields| field::<u64>(&fields, 26)) == Some(0)
 }
 
 /// How long to wait for a table that its process may have locked.
@@ -206,12 +220,15 @@ fn unreadable(error: &std::io::Error) -> Holds {
     }
 }
 
-/// The fields of `/proc/TID/stat` from the third on; the second, the name, may hold anything.
-fn stat_fields(tid: u32) -> Option<Vec<String>> {
-    if tid == 0 {
+fn stat_fields(pid: u32) -> Option<Vec<String>> {
+    if pid == 0 || is_executing(pid) {
         return None;
     }
-    let stat = fs::read(format!("/proc/{tid}/stat")).ok()?;
+    fields_of(&read_in_time(format!("/proc/{pid}/stat"))?.ok()?)
+}
+
+/// The fields of `/proc/TID/stat` from the third on; the second, the name, may hold anything.
+fn fields_of(stat: &[u8]) -> Option<Vec<String>> {
     let end = stat.iter().rposition(|&b| b == b')')?;
     let rest = std::str::from_utf8(&stat[end + 1..]).ok()?;
     Some(rest.split_whitespace().map(str::to_owned).collect())
