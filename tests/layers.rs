@@ -44,7 +44,8 @@ fn imports(text: &str) -> Vec<(usize, String)> {
                 continue;
             }
             let rest = &code[at + "crate::".len()..];
-            let inner = rest.strip_prefix('{').map_or(vec![rest], |list| list.trim_end_matches("};").split(',').collect());
+            let inner =
+                rest.strip_prefix('{').map_or(vec![rest], |list| list.trim_end_matches("};").split(',').collect());
             for item in inner {
                 let room: String = item.trim().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
                 found.push((number + 1, room));
@@ -76,7 +77,10 @@ fn imports_point_downward() {
             checked += 1;
             let allowed = other == room || theirs < own || NEIGHBOURS.contains(&(room, other.as_str()));
             if !allowed {
-                wrong.push(format!("{}:{line}: {room} (layer {own}) imports {other} (layer {theirs})", relative.display()));
+                wrong.push(format!(
+                    "{}:{line}: {room} (layer {own}) imports {other} (layer {theirs})",
+                    relative.display()
+                ));
             }
         }
     }
@@ -86,7 +90,8 @@ fn imports_point_downward() {
 
 #[test]
 fn an_upward_import_would_be_found() {
-    let found = imports("use crate::fs::Thing;\n// use crate::cli;\nuse crate::{draft::X, sys};\nlet x = mycrate::fs::x;\n");
+    let found =
+        imports("use crate::fs::Thing;\n// use crate::cli;\nuse crate::{draft::X, sys};\nlet x = mycrate::fs::x;\n");
     let rooms: Vec<&str> = found.iter().map(|(_, room)| room.as_str()).collect();
     assert_eq!(rooms, ["fs", "draft", "sys"]);
     assert!(layer("fs") > layer("draft"));

@@ -10,8 +10,8 @@ use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    self, Access, AtFlags, CWD, FallocateFlags, FileType, Gid, Mode, OFlags, RenameFlags, Stat, Timespec, Timestamps, Uid,
-    XattrFlags,
+    self, Access, AtFlags, CWD, FallocateFlags, FileType, Gid, Mode, OFlags, RenameFlags, Stat, Timespec, Timestamps,
+    Uid, XattrFlags,
 };
 
 use crate::{Args, Outcome, rounds, serve_socket, sys, wire};
@@ -20,12 +20,13 @@ use crate::{Args, Outcome, rounds, serve_socket, sys, wire};
 pub fn run(verb: &str, args: &mut Args) -> Outcome {
     match verb {
         "hello" => Ok(vec![number(wire::FINGERPRINT), number(u64::from(std::process::id()))]),
-        "open" | "write" | "pwrite" | "fill" | "read" | "pread" | "seek" | "ftruncate" | "fsync" | "fdatasync" | "close"
-        | "dup" | "dup2" | "inherit" | "fallocate" | "copyrange" | "flock" | "fchmod" | "fstat" | "futimens" | "syncfs" => {
-            by_descriptor(verb, args)
-        }
+        "open" | "write" | "pwrite" | "fill" | "read" | "pread" | "seek" | "ftruncate" | "fsync" | "fdatasync"
+        | "close" | "dup" | "dup2" | "inherit" | "fallocate" | "copyrange" | "flock" | "fchmod" | "fstat"
+        | "futimens" | "syncfs" => by_descriptor(verb, args),
         "mmap" | "store" | "load" | "msync" | "munmap" => mapped(verb, args),
-        "fork" | "dfork" | "thread" | "run" | "exit" | "die" | "become" | "umask" | "chdir" | "wait" => process(verb, args),
+        "fork" | "dfork" | "thread" | "run" | "exit" | "die" | "become" | "umask" | "chdir" | "wait" => {
+            process(verb, args)
+        }
         "listen" | "connect" | "accept" | "sendfd" | "recvfd" => socket(verb, args),
         "rounds" => rounds::run(args),
         _ => by_path(verb, args),
@@ -175,7 +176,9 @@ fn process(verb: &str, args: &mut Args) -> Outcome {
 
 fn socket(verb: &str, args: &mut Args) -> Outcome {
     match verb {
-        "listen" => Ok(vec![number(UnixListener::bind_addr(&SocketAddr::from_abstract_name(args.bytes())?)?.into_raw_fd())]),
+        "listen" => {
+            Ok(vec![number(UnixListener::bind_addr(&SocketAddr::from_abstract_name(args.bytes())?)?.into_raw_fd())])
+        }
         "connect" => {
             let stream = UnixStream::connect_addr(&SocketAddr::from_abstract_name(args.bytes())?)?;
             Ok(vec![number(stream.into_raw_fd())])

@@ -128,7 +128,8 @@ impl Agent {
     }
 
     fn attach(name: &str, pid: u32, listener: &UnixListener) -> Agent {
-        let stream = poll(LIMIT, || listener.accept().ok()).unwrap_or_else(|| panic!("agent {name} never called back")).0;
+        let stream =
+            poll(LIMIT, || listener.accept().ok()).unwrap_or_else(|| panic!("agent {name} never called back")).0;
         stream.set_nonblocking(false).unwrap();
         stream.set_read_timeout(Some(LIMIT)).unwrap();
         Agent {
@@ -159,7 +160,11 @@ impl Agent {
             said.pop_front();
         }
         said.push_back(shorten(&line));
-        self.stream.borrow_mut().get_mut().write_all(line.as_bytes()).unwrap_or_else(|e| panic!("agent {}: {e}", self.name));
+        self.stream
+            .borrow_mut()
+            .get_mut()
+            .write_all(line.as_bytes())
+            .unwrap_or_else(|e| panic!("agent {}: {e}", self.name));
     }
 
     /// Waits for the answer to a command that was sent.
@@ -169,7 +174,12 @@ impl Agent {
         match self.stream.borrow_mut().read_line(&mut line) {
             Ok(0) => panic!("agent {} is gone", self.name),
             Ok(_) => {}
-            Err(e) => panic!("agent {} does not answer within {:?} ({e}):\n{}", self.name, self.limit.get(), self.whereabouts()),
+            Err(e) => panic!(
+                "agent {} does not answer within {:?} ({e}):\n{}",
+                self.name,
+                self.limit.get(),
+                self.whereabouts()
+            ),
         }
         let outcome = wire::split(&line);
         if let Some(said) = self.said.borrow_mut().back_mut() {
@@ -191,13 +201,7 @@ impl Agent {
     /// Where its threads hang, for the report of a failure.
     fn whereabouts(&self) -> String {
         let mut text = String::new();
-        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid));
-        for task in tasks.into_iter().flatten().flatten() {
-            for what in ["wchan", "syscall"] {
-                let found = std::fs::read_to_string(task.path().join(what)).unwrap_or_default();
-                text.push_str(&format!("  {} {what}: {}\n", task.path().display(), found.trim()));
-            }
-        }
+        hanging(self.pid, &mut text);
         text + &self.transcript()
     }
 
@@ -266,6 +270,24 @@ impl Agent {
             None => is_gone(self.pid).then_some(None),
         });
         ended.unwrap_or_else(|| panic!("agent {} does not end:\n{}", self.name, self.whereabouts()))
+    }
+}
+
+/// Where a process and its children wait.
+fn hanging(pid: u32, text: &mut String) {
+    let read = |path: PathBuf| std::fs::read_to_string(path).unwrap_or_default().trim().to_owned();
+    for task in std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
+        let of = |what: &str| read(task.path().join(what));
+        text.push_str(&format!(
+            "  {} ({}): {}, call {}\n",
+            task.path().display(),
+            of("comm"),
+            of("wchan"),
+            of("syscall")
+        ));
+        for child in of("children").split_whitespace().filter_map(|c| c.parse().ok()) {
+            hanging(child, text);
+        }
     }
 }
 

@@ -344,7 +344,11 @@ impl Agent {
         self.close(fd).unwrap();
         let (folder, name) = path.rsplit_once('/').unwrap_or((".", path));
         assert!(self.lists(folder, name), "{path} is not listed");
-        assert_eq!((by_path.ino, by_path.size, by_path.mtime), (by_fd.ino, by_fd.size, by_fd.mtime), "stat and fstat of {path}");
+        assert_eq!(
+            (by_path.ino, by_path.size, by_path.mtime),
+            (by_fd.ino, by_fd.size, by_fd.mtime),
+            "stat and fstat of {path}"
+        );
         assert_eq!(data.len() as u64, by_fd.size, "bytes and size of {path}");
         Shown { data, ino: by_path.ino, size: by_path.size, mode: by_path.mode, mtime: by_path.mtime }
     }

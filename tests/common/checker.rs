@@ -140,7 +140,8 @@ fn check_staging(m: &Mount, rows: &[Row], wrong: &mut Vec<String>) -> u64 {
                 let found = path.metadata().unwrap();
                 let read = std::fs::read(&path).map(|data| data.len() as u64).ok();
                 if (found.ino(), read) != (row.ino, Some(row.bytes)) {
-                    let text = format!("inode {} with {read:?} bytes, row: inode {}, {}", found.ino(), row.ino, row.bytes);
+                    let text =
+                        format!("inode {} with {read:?} bytes, row: inode {}, {}", found.ino(), row.ino, row.bytes);
                     wrong.push(format!("quarantined draft {}: {text}", row.id));
                 }
             }
@@ -183,7 +184,8 @@ pub fn broken_promises(m: &Mount, promises: &BTreeMap<String, Promise>) -> Vec<S
     walk(&m.raw(""), Path::new(""), &mut |path, name| {
         let shown = String::from_utf8_lossy(name.as_os_str().as_bytes()).into_owned();
         match content::verify(&std::fs::read(path).unwrap()) {
-            Ok(headers) if headers[0].name == content::name_number(&shown) => {
+            // What is written aside and renamed has the content of its final name.
+            Ok(headers) if headers[0].name == content::name_number(shown.trim_end_matches(".tmp")) => {
                 there.insert(shown, headers);
             }
             Ok(_) => wrong.push(format!("{shown}: content of another name")),

@@ -62,9 +62,11 @@ pub fn verify(mut bytes: &[u8]) -> Result<Vec<Header>, String> {
         let at = total - bytes.len();
         let wrong = |what: &str| format!("{what} at byte {at} of {total}, after {} records", found.len());
         let head = bytes.get(..HEADER).ok_or_else(|| wrong("a cut header"))?;
-        let head = std::str::from_utf8(head).ok().and_then(|h| h.strip_prefix("CFS1 ")).ok_or_else(|| wrong("no header"))?;
+        let head =
+            std::str::from_utf8(head).ok().and_then(|h| h.strip_prefix("CFS1 ")).ok_or_else(|| wrong("no header"))?;
         let words: Vec<&str> = head.trim_end().split(' ').collect();
-        let number = |i: usize| words.get(i).and_then(|w| w.parse::<u64>().ok()).ok_or_else(|| wrong("a broken header"));
+        let number =
+            |i: usize| words.get(i).and_then(|w| w.parse::<u64>().ok()).ok_or_else(|| wrong("a broken header"));
         let name = u64::from_str_radix(words[0], 16).map_err(|_| wrong("a broken header"))?;
         let header = Header { name, generation: number(1)?, index: number(2)?, of: number(3)?, len: number(4)? };
         let body = usize::try_from(header.len).ok().and_then(|len| bytes.get(HEADER..HEADER + len));
@@ -80,7 +82,10 @@ pub fn verify(mut bytes: &[u8]) -> Result<Vec<Header>, String> {
             None => (header.generation, 0),
         };
         if (header.generation, header.index) != expected {
-            return Err(wrong(&format!("record {}.{} instead of {}.{}", header.generation, header.index, expected.0, expected.1)));
+            return Err(wrong(&format!(
+                "record {}.{} instead of {}.{}",
+                header.generation, header.index, expected.0, expected.1
+            )));
         }
         if found.first().is_some_and(|first| first.name != name) {
             return Err(wrong("another name's record"));

@@ -111,7 +111,18 @@ impl Setup {
         if let Some(config) = &self.config {
             std::fs::write(home.join("config.toml"), config).unwrap();
         }
-        Mount { setup: self, home, export, mnt, state, raw, daemon: None, watch: None, expect_clean: true, agents: AtomicU32::new(0) }
+        Mount {
+            setup: self,
+            home,
+            export,
+            mnt,
+            state,
+            raw,
+            daemon: None,
+            watch: None,
+            expect_clean: true,
+            agents: AtomicU32::new(0),
+        }
     }
 }
 
@@ -193,7 +204,6 @@ pub struct Mount {
 impl Mount {
     /// Mounts a fresh, empty export with default settings.
     #[track_caller]
-    #[expect(clippy::new_without_default, reason = "it starts a process")]
     pub fn new() -> Mount {
         Setup::default().mount()
     }
@@ -255,7 +265,8 @@ impl Mount {
 
     /// The arguments of `commitfs mount`.
     pub fn mount_args(&self) -> Vec<OsString> {
-        let mut args: Vec<OsString> = vec!["mount".into(), "-f".into(), "--state-dir".into(), self.state.clone().into()];
+        let mut args: Vec<OsString> =
+            vec!["mount".into(), "-f".into(), "--state-dir".into(), self.state.clone().into()];
         if self.setup.config.is_some() {
             args.extend(["--config".into(), self.home.join("config.toml").into()]);
         }
@@ -350,6 +361,11 @@ impl Mount {
         status
     }
 
+    /// Whether a daemon was started and not ended by the test.
+    pub fn is_up(&self) -> bool {
+        self.daemon.is_some()
+    }
+
     /// Whether the daemon has ended by itself.
     pub fn daemon_is_dead(&mut self) -> bool {
         self.daemon.as_mut().is_none_or(|d| d.try_wait().unwrap().is_some())
@@ -418,7 +434,7 @@ fn is_mounted(point: &Path) -> bool {
 }
 
 fn is_served(point: &Path) -> bool {
-    is_mounted(point) && rustix::fs::statfs(point).is_ok_and(|s| s.f_type as i64 == FUSE_MAGIC)
+    is_mounted(point) && rustix::fs::statfs(point).is_ok_and(|s| s.f_type == FUSE_MAGIC)
 }
 
 impl Drop for Mount {

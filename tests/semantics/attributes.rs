@@ -145,7 +145,9 @@ fn s23_an_overwrite_keeps_mode_owner_xattrs_and_acl() {
 /// `u::rw-,u:UID:rw-,g::rw-,m::rw-,o::r--` as the kernel wants it.
 fn acl_for(uid: u32) -> Vec<u8> {
     let mut acl = 2_u32.to_le_bytes().to_vec();
-    for (tag, perm, id) in [(1_u16, 6_u16, u32::MAX), (2, 6, uid), (4, 6, u32::MAX), (0x10, 6, u32::MAX), (0x20, 4, u32::MAX)] {
+    for (tag, perm, id) in
+        [(1_u16, 6_u16, u32::MAX), (2, 6, uid), (4, 6, u32::MAX), (0x10, 6, u32::MAX), (0x20, 4, u32::MAX)]
+    {
         acl.extend(tag.to_le_bytes());
         acl.extend(perm.to_le_bytes());
         acl.extend(id.to_le_bytes());

@@ -50,7 +50,9 @@ fn s44_the_digest_in_the_journal_is_that_of_the_content() {
         let content = m.raw_content(path).unwrap();
         let digest = format!("xxh3:{:032x}", xxhash_rust::xxh3::xxh3_128(&content));
         let newest = m.history().into_iter().filter(|r| r.path == path).max_by_key(|r| r.id).unwrap();
-        eventually("the journal has its digest", || m.json(&["show", &newest.id.to_string()]).to_string().contains(&digest));
+        eventually("the journal has its digest", || {
+            m.json(&["show", &newest.id.to_string()]).to_string().contains(&digest)
+        });
     }
 }
 
@@ -135,7 +137,8 @@ fn s52_what_cannot_be_mounted_is_refused() {
     let absent = m.home().join("absent");
     let flag = OsStr::new;
     let base = [flag("mount"), flag("-f"), flag("--state-dir"), state];
-    let with = |rest: &[&OsStr]| -> Vec<std::ffi::OsString> { base.iter().chain(rest).map(|s| (*s).to_owned()).collect() };
+    let with =
+        |rest: &[&OsStr]| -> Vec<std::ffi::OsString> { base.iter().chain(rest).map(|s| (*s).to_owned()).collect() };
     let check = |rest: &[&OsStr], codes: &[i32], words: &[&str]| {
         let all = with(rest);
         let all: Vec<&OsStr> = all.iter().map(|s| s.as_os_str()).collect();
@@ -214,7 +217,7 @@ fn s52_without_f_the_command_returns_once_the_mount_serves() {
     drop(w);
     let ended = m.cli_plain(&[OsStr::new("umount"), m.mnt().as_os_str()]);
     assert!(out.status.success(), "{}", show(&out));
-    assert_eq!(served as i64, 0x6573_5546);
+    assert_eq!(served, 0x6573_5546);
     assert_eq!((wrote, read), (Ok(()), Ok(b"x".to_vec())));
     assert!(ended.status.success(), "{}", show(&ended));
     assert!(!mounts().iter().any(|(point, _)| point == m.mnt()));

@@ -15,7 +15,8 @@ fn s39_a_full_disk_is_an_error_of_fsync_or_close_and_the_old_version_stays() {
         let written = w.fill(fd, 0, 60 << 20, 1);
         let synced = if sync { w.fsync(fd) } else { Ok(()) };
         let closed = w.close(fd);
-        let errors: Vec<_> = [written.err(), synced.clone().err(), closed.clone().err()].into_iter().flatten().collect();
+        let errors: Vec<_> =
+            [written.err(), synced.clone().err(), closed.clone().err()].into_iter().flatten().collect();
         assert!(errors.iter().any(|e| *e == "ENOSPC"), "nobody was told: {errors:?}");
         assert!(closed.is_err(), "close must not promise what was not written: {errors:?}");
         assert_eq!(r.shown("f"), before);

@@ -6,7 +6,8 @@ use crate::common::{Mount, Setup};
 fn s45_direct_files_are_written_in_place() {
     let m = Mount::new();
     let (w, r) = m.pair();
-    for name in ["app.log", "run.pid", "x.lock", "data.db", "data.sqlite", "data.sqlite3", "data.db-wal", "data.db-shm"] {
+    for name in ["app.log", "run.pid", "x.lock", "data.db", "data.sqlite", "data.sqlite3", "data.db-wal", "data.db-shm"]
+    {
         let fd = w.open(name, "rw|creat").unwrap();
         assert_eq!(r.stat(name).unwrap().size, 0, "{name} is there at once");
         w.write(fd, "line 1\n").unwrap();
@@ -24,6 +25,7 @@ fn s45_direct_files_are_written_in_place() {
         assert_eq!(r.pread(reader, 0, 100).unwrap(), b"linmore", "{name}: the same file");
         r.close(reader).unwrap();
     }
+    m.recorded();
     assert!(m.history().is_empty() && m.pending().is_empty(), "nothing was ever a draft");
 }
 
@@ -62,7 +64,9 @@ fn s45_sqlite_works_on_the_mount() {
     let m = Mount::new();
     let (w, r) = m.pair();
     for (name, journal) in [("a.db", "delete"), ("b.db", "wal"), ("c.sqlite", "truncate")] {
-        w.sh(&format!("sqlite3 {name} 'pragma journal_mode={journal}; create table t(x); insert into t values(1),(2);'"));
+        w.sh(&format!(
+            "sqlite3 {name} 'pragma journal_mode={journal}; create table t(x); insert into t values(1),(2);'"
+        ));
         assert_eq!(r.sh(&format!("sqlite3 {name} 'select sum(x) from t'")).trim(), "3");
         let script = format!(
             "for i in $(seq 20); do sqlite3 -cmd '.timeout 20000' {name} 'insert into t values(10)' & done; wait; \
@@ -112,7 +116,9 @@ fn s46_rules_of_the_configuration_come_before_the_built_in_ones() {
     let careless = w.open("careless/f", "w|creat").unwrap();
     w.write(careless, "published when killed").unwrap();
     w.kill(rustix::process::Signal::KILL);
-    crate::common::eventually("on_kill of the rule", || r.cat("careless/f").is_ok_and(|d| d == b"published when killed"));
+    crate::common::eventually("on_kill of the rule", || {
+        r.cat("careless/f").is_ok_and(|d| d == b"published when killed")
+    });
     m.quarantined("app.log");
     assert_eq!(m.quarantine().len(), 1);
 }
