@@ -55,12 +55,13 @@ impl Workload {
     pub fn step(&mut self, m: &Mount, promises: &mut BTreeMap<String, Promise>) -> bool {
         let kind = self.steps % 9;
         self.steps += 1;
+        let chosen = NAMES[self.roll(NAMES.len() as u64) as usize];
         let done = match kind {
             0 => self.new_file(promises),
-            1 | 2 => self.by_name(NAMES[self.roll(5) as usize], promises, false),
+            1 | 2 => self.by_name(chosen, promises, false),
             3 => self.by_name("appended", promises, false),
             4 => self.by_name("patched", promises, false),
-            5 => self.by_name(NAMES[self.roll(2) as usize], promises, true),
+            5 => self.by_name(chosen, promises, true),
             6 => self.killed(m, promises),
             7 => self.unlinked(promises),
             _ => self.by_name("renamed", promises, true),
