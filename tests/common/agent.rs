@@ -201,13 +201,7 @@ impl Agent {
     /// Where its threads hang, for the report of a failure.
     fn whereabouts(&self) -> String {
         let mut text = String::new();
-        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid));
-        for task in tasks.into_iter().flatten().flatten() {
-            for what in ["wchan", "syscall"] {
-                let found = std::fs::read_to_string(task.path().join(what)).unwrap_or_default();
-                text.push_str(&format!("  {} {what}: {}\n", task.path().display(), found.trim()));
-            }
-        }
+        hanging(self.pid, &mut text);
         text + &self.transcript()
     }
 
@@ -276,6 +270,24 @@ impl Agent {
             None => is_gone(self.pid).then_some(None),
         });
         ended.unwrap_or_else(|| panic!("agent {} does not end:\n{}", self.name, self.whereabouts()))
+    }
+}
+
+/// Where a process and its children wait.
+fn hanging(pid: u32, text: &mut String) {
+    let read = |path: PathBuf| std::fs::read_to_string(path).unwrap_or_default().trim().to_owned();
+    for task in std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
+        let of = |what: &str| read(task.path().join(what));
+        text.push_str(&format!(
+            "  {} ({}): {}, call {}\n",
+            task.path().display(),
+            of("comm"),
+            of("wchan"),
+            of("syscall")
+        ));
+        for child in of("children").split_whitespace().filter_map(|c| c.parse().ok()) {
+            hanging(child, text);
+        }
     }
 }
 

@@ -60,6 +60,8 @@ struct Commit {
     path: Vec<u8>,
     size: u64,
     digest: Option<String>,
+    /// Recorded by recovery, which could not have seen a file that was renamed since.
+    recovered: bool,
 }
 
 fn look(m: &Mount) -> (Seen, Vec<String>) {
@@ -96,10 +98,16 @@ fn look(m: &Mount) -> (Seen, Vec<String>) {
     let seen_quarantined = check_staging(m, &rows, &mut wrong);
 
     // The newest commit of each inode: what the file with that inode must be.
-    let sql = "SELECT c.id, c.path, c.size, c.digest, c.ino FROM commits c JOIN drafts d USING (id) ORDER BY d.event";
+    let sql = "SELECT c.id, c.path, c.size, c.digest, c.ino, c.duration_us FROM commits c JOIN drafts d USING (id) ORDER BY d.event";
     let mut statement = db.prepare(sql).unwrap();
     let commits = statement.query_map([], |r| {
-        let commit = Commit { id: r.get(0)?, path: r.get(1)?, size: r.get::<_, i64>(2)? as u64, digest: r.get(3)? };
+        let commit = Commit {
+            id: r.get(0)?,
+            path: r.get(1)?,
+            size: r.get::<_, i64>(2)? as u64,
+            digest: r.get(3)?,
+            recovered: r.get::<_, i64>(5)? == 0,
+        };
         Ok((r.get::<_, i64>(4)? as u64, commit))
     });
     let commits: BTreeMap<u64, Commit> = commits.unwrap().map(Result::unwrap).collect();
@@ -110,7 +118,8 @@ fn look(m: &Mount) -> (Seen, Vec<String>) {
         files += 1;
         let shown = name.display();
         let data = std::fs::read(path).unwrap();
-        if commit.size != data.len() as u64 {
+        let moved_since = commit.recovered && commit.path != name.as_os_str().as_bytes();
+        if commit.size != data.len() as u64 && !moved_since {
             wrong.push(format!("{shown}: {} bytes, commit {} says {}", data.len(), commit.id, commit.size));
         }
         if let Some(digest) = &commit.digest
@@ -184,7 +193,8 @@ pub fn broken_promises(m: &Mount, promises: &BTreeMap<String, Promise>) -> Vec<S
     walk(&m.raw(""), Path::new(""), &mut |path, name| {
         let shown = String::from_utf8_lossy(name.as_os_str().as_bytes()).into_owned();
         match content::verify(&std::fs::read(path).unwrap()) {
-            Ok(headers) if headers[0].name == content::name_number(&shown) => {
+            // What is written aside and renamed has the content of its final name.
+            Ok(headers) if headers[0].name == content::name_number(shown.trim_end_matches(".tmp")) => {
                 there.insert(shown, headers);
             }
             Ok(_) => wrong.push(format!("{shown}: content of another name")),

@@ -19,7 +19,7 @@ pub mod wait;
 #[path = "../agent/wire.rs"]
 pub mod wire;
 
-pub use agent::{Agent, Attributes, Errno};
+pub use agent::{Agent, Attributes, Errno, Outcome};
 pub use mount::{Mount, Setup};
 pub use rows::Row;
 pub use smallfs::SmallFs;

@@ -204,7 +204,6 @@ pub struct Mount {
 impl Mount {
     /// Mounts a fresh, empty export with default settings.
     #[track_caller]
-    #[expect(clippy::new_without_default, reason = "it starts a process")]
     pub fn new() -> Mount {
         Setup::default().mount()
     }
@@ -362,6 +361,11 @@ impl Mount {
         status
     }
 
+    /// Whether a daemon was started and not ended by the test.
+    pub fn is_up(&self) -> bool {
+        self.daemon.is_some()
+    }
+
     /// Whether the daemon has ended by itself.
     pub fn daemon_is_dead(&mut self) -> bool {
         self.daemon.as_mut().is_none_or(|d| d.try_wait().unwrap().is_some())
@@ -430,7 +434,7 @@ fn is_mounted(point: &Path) -> bool {
 }
 
 fn is_served(point: &Path) -> bool {
-    is_mounted(point) && rustix::fs::statfs(point).is_ok_and(|s| s.f_type as i64 == FUSE_MAGIC)
+    is_mounted(point) && rustix::fs::statfs(point).is_ok_and(|s| s.f_type == FUSE_MAGIC)
 }
 
 impl Drop for Mount {

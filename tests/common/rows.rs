@@ -6,6 +6,9 @@ use serde_json::Value;
 
 use super::mount::{Mount, bare};
 
+/// The name that [`Mount::recorded`] commits.
+const BARRIER: &str = ".barrier";
+
 /// A row of `pending`, `log` or `quarantine ls`.
 #[derive(Clone, Debug)]
 pub struct Row {
@@ -57,7 +60,27 @@ impl Mount {
             return Vec::new();
         }
         let value = self.json(verb);
-        value.as_array().unwrap_or_else(|| panic!("{verb:?}: no array: {value}")).iter().map(Row::parse).collect()
+        let rows = value.as_array().unwrap_or_else(|| panic!("{verb:?}: no array: {value}"));
+        rows.iter().map(Row::parse).filter(|row| row.path != BARRIER).collect()
+    }
+
+    /// Waits until all that was done so far is in the journal: rows are written in order, and soon, but not before close
+    /// returns. Does so by one more commit, which other rows never show.
+    #[track_caller]
+    pub fn recorded(&self) {
+        if bare() || !self.is_up() {
+            return;
+        }
+        let before = self.barriers();
+        let agent = self.agent("barrier");
+        agent.put(BARRIER, "").unwrap();
+        super::wait::eventually("a commit is in the journal", || self.barriers() > before);
+        agent.unlink(BARRIER).unwrap();
+    }
+
+    fn barriers(&self) -> usize {
+        let rows = self.json(&["log", "-n", "10000", "--path", BARRIER]);
+        rows.as_array().map_or(0, Vec::len)
     }
 
     /// Drafts that are open or sealed.
@@ -90,6 +113,7 @@ impl Mount {
     /// Commits of one path.
     #[track_caller]
     pub fn commits_of(&self, path: &str) -> usize {
+        self.recorded();
         self.commits().get(path).copied().unwrap_or(0)
     }
 
@@ -100,9 +124,18 @@ impl Mount {
         super::wait::poll(super::wait::LIMIT, find).unwrap_or_else(|| panic!("no draft of {path} came into quarantine"))
     }
 
+    #[track_caller]
+    pub fn nothing_quarantined(&self) {
+        self.recorded();
+        let rows = self.quarantine();
+        assert!(rows.is_empty(), "in quarantine: {rows:#?}");
+    }
+
     /// Waits until nothing is pending.
     #[track_caller]
     pub fn settled(&self) {
+        self.recorded();
         super::wait::eventually("nothing is pending any more", || self.pending().is_empty());
+        self.recorded();
     }
 }

@@ -217,7 +217,7 @@ fn s52_without_f_the_command_returns_once_the_mount_serves() {
     drop(w);
     let ended = m.cli_plain(&[OsStr::new("umount"), m.mnt().as_os_str()]);
     assert!(out.status.success(), "{}", show(&out));
-    assert_eq!(served as i64, 0x6573_5546);
+    assert_eq!(served, 0x6573_5546);
     assert_eq!((wrote, read), (Ok(()), Ok(b"x".to_vec())));
     assert!(ended.status.success(), "{}", show(&ended));
     assert!(!mounts().iter().any(|(point, _)| point == m.mnt()));

@@ -117,6 +117,8 @@ fn s50_a_mount_over_itself_recovers_after_a_crash() {
     w.put("f", "kept").unwrap();
     let fd = w.open("g", "w|creat").unwrap();
     w.write(fd, "lost").unwrap();
+    w.fsync(fd).unwrap();
+    m.recorded();
     m.kill9();
     drop(w);
     m.remount();

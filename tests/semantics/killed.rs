@@ -106,7 +106,7 @@ fn s35_what_was_closed_before_the_kill_is_published() {
     for i in 0..20 {
         assert_eq!(r.cat(&format!("f{i}")).unwrap(), b"whole");
     }
-    assert!(m.quarantine().is_empty());
+    m.nothing_quarantined();
 }
 
 #[test]
@@ -123,7 +123,7 @@ fn s36_a_helper_that_inherited_the_descriptor_and_is_killed_changes_nothing() {
     w.write(fd, "after").unwrap();
     w.close(fd).unwrap();
     assert_eq!(r.cat("f").unwrap(), b"before after");
-    assert!(m.quarantine().is_empty());
+    m.nothing_quarantined();
 }
 
 #[test]
@@ -137,7 +137,7 @@ fn s36_a_helper_killed_after_the_opener_closed_still_publishes() {
     r.sees_nothing("f");
     helper.kill(Signal::KILL);
     eventually("the opener had closed: published", || r.cat("f").is_ok_and(|d| d == b"whole"));
-    assert!(m.quarantine().is_empty());
+    m.nothing_quarantined();
 }
 
 #[test]
@@ -149,7 +149,7 @@ fn s37_an_exit_without_close_is_a_close() {
         eventually("published", || r.cat("new").is_ok_and(|d| d == b"half of new"));
         eventually("published", || r.cat("old").is_ok_and(|d| d == b"half of old"));
         m.settled();
-        assert!(m.quarantine().is_empty());
+        m.nothing_quarantined();
     }
 }
 
@@ -172,7 +172,7 @@ fn s38_on_kill_publish_publishes() {
     w.kill(Signal::KILL);
     eventually("published", || r.cat("new").is_ok_and(|d| d == b"half of new"));
     eventually("published", || r.cat("old").is_ok_and(|d| d == b"half of old"));
-    assert!(m.quarantine().is_empty());
+    m.nothing_quarantined();
 }
 
 #[test]
@@ -222,7 +222,7 @@ fn s42_publish_and_discard_decide() {
     assert_eq!(r.cat("new").unwrap(), b"half of new");
     m.cli_ok(&["quarantine", "discard", &old.id.to_string()]);
     assert_eq!(r.cat("old").unwrap(), b"old");
-    assert!(m.quarantine().is_empty());
+    m.nothing_quarantined();
     for id in [new.id, old.id] {
         for verb in ["publish", "discard"] {
             let again = m.cli(&["quarantine", verb, &id.to_string()]);

@@ -10,7 +10,7 @@ fn program(script: &str, check: &str, expected: &str) {
     w.sh(&format!("set -e\n{script}"));
     assert_eq!(r.sh(check), expected, "{script}");
     m.settled();
-    assert!(m.quarantine().is_empty(), "{:?}", m.quarantine());
+    m.nothing_quarantined();
 }
 
 /// For programs that a machine may lack: says so instead of passing silently.

@@ -1,0 +1,145 @@
+//! A writer of the hunt: publishes its names by every ordinary way of writing, in several system calls each.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Result, Seek, SeekFrom, Write};
+use std::os::fd::{AsRawFd, IntoRawFd};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use crate::content::{self, Header, name_number};
+use crate::ledger::{Ledger, NAMES, Promises};
+use crate::{Dice, Task};
+
+/// How a name is written: fixed per name, so that a reader knows what to expect of it.
+pub const WAYS: [&str; NAMES] = ["rewrite", "append", "patch", "shrink", "rename", "twice"];
+
+/// The name of a writer's file.
+pub fn name(writer: u64, slot: usize) -> String {
+    format!("w{writer}-{}", WAYS[slot])
+}
+
+/// The name of a writer's new file.
+pub fn new_name(writer: u64, n: u64) -> String {
+    format!("w{writer}-new{n}")
+}
+
+/// Writes until the time is over.
+pub fn run(task: &Task) -> ExitCode {
+    let ledger = Ledger::open(&task.ledger).expect("the ledger");
+    let mine = &ledger.promises[task.number as usize];
+    let mut dice = Dice::new(task.seed ^ (task.number << 32));
+    let mut generations = [0_u64; NAMES];
+    while Instant::now() < task.until {
+        let slot = dice.roll(NAMES as u64 + 1) as usize;
+        let result = if slot == NAMES {
+            new_file(task, mine, &mut dice)
+        } else {
+            generations[slot] += 1;
+            let done = write(&task.dir, &name(task.number, slot), WAYS[slot], generations[slot], &mut dice);
+            if done.is_ok() {
+                mine.closed[slot].store(generations[slot], Ordering::SeqCst);
+            }
+            done
+        };
+        if let Err(error) = result {
+            eprintln!("writer {} (seed {}): {error}", task.number, task.seed);
+            return ExitCode::FAILURE;
+        }
+        ledger.versions.fetch_add(1, Ordering::SeqCst);
+    }
+    ExitCode::SUCCESS
+}
+
+/// One version of one name, in pieces.
+fn write(dir: &Path, name: &str, way: &str, generation: u64, dice: &mut Dice) -> Result<()> {
+    let path = dir.join(name);
+    let records = 1 + dice.roll(6);
+    let len = dice.roll(20_000);
+    let piece = |index| content::record(Header { name: name_number(name), generation, index, of: records, len });
+    match way {
+        "append" => {
+            // Starts again now and then, so that it does not grow for ever.
+            let again = generation % 40 == 1;
+            let mut options = OpenOptions::new();
+            options.create(true).append(!again).write(true).truncate(again);
+            let mut file = options.open(path)?;
+            for index in 0..records {
+                file.write_all(&piece(index))?;
+            }
+            close(file)
+        }
+        "patch" => {
+            // The length never changes; every byte does, back to front.
+            let mut file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path)?;
+            let whole = content::version(name, generation, 3, 9000);
+            for (at, block) in whole.chunks(4000).enumerate().rev() {
+                file.write_all_at(block, at as u64 * 4000)?;
+            }
+            file.seek(SeekFrom::Start(0))?;
+            file.flush()?;
+            close(file)
+        }
+        "shrink" => {
+            let mut file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
+            let whole = content::version(name, generation, records, len / 2);
+            for block in whole.chunks(3000) {
+                file.write_all(block)?;
+            }
+            file.set_len(whole.len() as u64)?;
+            close(file)
+        }
+        "rename" => {
+            let aside = dir.join(format!("{name}.tmp"));
+            let mut file = File::create(&aside)?;
+            for index in 0..records {
+                file.write_all(&piece(index))?;
+            }
+            close(file)?;
+            std::fs::rename(aside, path)
+        }
+        // As shells do: the descriptor is duplicated and closed twice.
+        "twice" => {
+            let file = File::create(path)?;
+            let mut twin = file.try_clone()?;
+            close(file)?;
+            for index in 0..records {
+                twin.write_all(&piece(index))?;
+            }
+            close(twin)
+        }
+        _ => {
+            let mut file = File::create(path)?;
+            for index in 0..records {
+                file.write_all(&piece(index))?;
+                if dice.roll(10) == 0 {
+                    file.sync_all()?;
+                }
+            }
+            close(file)
+        }
+    }
+}
+
+/// A name that never was; old ones are removed from the other end.
+fn new_file(task: &Task, mine: &Promises, dice: &mut Dice) -> Result<()> {
+    let n = mine.created.load(Ordering::SeqCst);
+    write(&task.dir, &new_name(task.number, n), "rewrite", 1, dice)?;
+    mine.created.store(n + 1, Ordering::SeqCst);
+    let oldest = mine.unlinking.load(Ordering::SeqCst);
+    if n - oldest > 30 {
+        mine.unlinking.store(oldest + 1, Ordering::SeqCst);
+        std::fs::remove_file(task.dir.join(new_name(task.number, oldest)))?;
+    }
+    Ok(())
+}
+
+/// Closes and hears what close says, which dropping a file does not.
+fn close(file: File) -> Result<()> {
+    let raw = file.as_raw_fd();
+    let owned = file.into_raw_fd();
+    debug_assert_eq!(raw, owned);
+    crate::reader::close_raw(owned)
+}

