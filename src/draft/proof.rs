@@ -29,6 +29,9 @@ const FEW: u32 = 64;
 /// descriptors in flight over a socket or registered with io_uring: a write through one of those meets a published
 /// draft and is copied elsewhere, so a proof that was wrong costs a second version, never wholeness.
 pub fn last_close(draft: &Draft, fh: u64, caller: Caller) -> Proof {
+    if procfs::is_executing(caller.tid) {
+        return Proof::Unknown;
+    }
     let Some((writer, alone)) = draft.writer(fh) else { return Proof::Unknown };
     if !alone {
         return Proof::StillOpen;
@@ -36,7 +39,7 @@ pub fn last_close(draft: &Draft, fh: u64, caller: Caller) -> Proof {
     let Some(closer) = procfs::task(caller.tid) else { return Proof::Unknown };
     let inos = draft.inos();
     let holds = |pid| procfs::holds(pid, &inos, !writer.write_only);
-    match holds(closer.tgid) {
+    match procfs::holds_now(closer.tgid, &inos, !writer.write_only) {
         Holds::Yes => return Proof::StillOpen,
         Holds::Unknown => return Proof::Unknown,
         Holds::No => {}

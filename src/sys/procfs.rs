@@ -3,7 +3,7 @@
 //! The kernel keeps `stat` and `maps` of a process from readers while it executes a new program, and it closes
 //! descriptors marked so in the middle of that. A daemon that read them while such a close waits for its answer would
 //! wait for itself for ever; so these two are read only of a process known not to execute, or with a time limit.
-//! `status`, `statm`, `fd` and `fdinfo` are always readable.
+//! `status` and `statm` are always readable; everything else is treated alike.
 
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
@@ -133,11 +133,22 @@ pub enum Holds {
 /// Looks for any of `inos` (the inode numbers that a mount reports for one file) in the process's descriptor table,
 /// and with `mappings` among its shared mappings. Files of other file systems with the same number count too, which
 /// errs towards `Yes`.
-pub fn holds(pid: u32, inos: &[u64], mappings: bool) -> Holds {
+///
+/// Only for a process that waits for an answer from here and is not executing a new program.
+pub fn holds_now(pid: u32, inos: &[u64], mappings: bool) -> Holds {
     match holds_descriptor(pid, inos) {
         Holds::No if mappings => holds_mapping(pid, inos),
         other => other,
     }
+}
+
+/// As [`holds_now`], of any process: `Unknown` if it does not let itself be looked at in time.
+pub fn holds(pid: u32, inos: &[u64], mappings: bool) -> Holds {
+    if is_executing(pid) {
+        return Holds::Unknown;
+    }
+    let inos = inos.to_vec();
+    in_time(move || holds_now(pid, &inos, mappings)).unwrap_or(Holds::Unknown)
 }
 
 fn holds_descriptor(pid: u32, inos: &[u64]) -> Holds {
@@ -174,14 +185,9 @@ fn holds_descriptor(pid: u32, inos: &[u64]) -> Holds {
 }
 
 fn holds_mapping(pid: u32, inos: &[u64]) -> Holds {
-    if is_executing(pid) {
-        // Its old mappings are gone, the new ones not there yet.
-        return Holds::No;
-    }
-    let maps = match read_in_time(format!("/proc/{pid}/maps")) {
-        Some(Ok(maps)) => maps,
-        Some(Err(error)) => return unreadable(&error),
-        None => return Holds::Unknown,
+    let maps = match fs::read(format!("/proc/{pid}/maps")) {
+        Ok(maps) => maps,
+        Err(error) => return unreadable(&error),
     };
     for line in maps.split(|&b| b == b'\n') {
         // address perms offset dev inode [path]; a shared mapping that is read-only now may become writable.
@@ -198,17 +204,20 @@ fn holds_mapping(pid: u32, inos: &[u64]) -> Holds {
 /// How long to wait for a table that its process may have locked.
 const TABLE_LIMIT: Duration = Duration::from_millis(100);
 
-/// Reads a file of `/proc` on a thread of its own; `None` if that does not come back in time. The thread ends when the
-/// process lets go of its table, which it does at the latest when its request is answered.
-fn read_in_time(path: String) -> Option<std::io::Result<Vec<u8>>> {
+/// Runs `look` on a thread of its own; `None` if it does not come back in time. The thread ends when the process lets go
+/// of its tables, which it does at the latest when its request is answered.
+fn in_time<T: Send + 'static>(look: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     let (send, receive) = std::sync::mpsc::sync_channel(1);
-    let reader = std::thread::Builder::new().name("tables".to_owned()).spawn(move || {
+    let looking = std::thread::Builder::new().name("tables".to_owned()).spawn(move || {
         // Nobody waits any more after the limit.
-        drop(send.send(fs::read(path)));
+        drop(send.send(look()));
     });
-    match reader {
+    match looking {
         Ok(_) => receive.recv_timeout(TABLE_LIMIT).ok(),
-        Err(error) => Some(Err(error)),
+        Err(error) => {
+            tracing::warn!(%error, "no thread to look at a process with");
+            None
+        }
     }
 }
 
@@ -224,7 +233,7 @@ fn stat_fields(pid: u32) -> Option<Vec<String>> {
     if pid == 0 || is_executing(pid) {
         return None;
     }
-    fields_of(&read_in_time(format!("/proc/{pid}/stat"))?.ok()?)
+    fields_of(&in_time(move || fs::read(format!("/proc/{pid}/stat")))?.ok()?)
 }
 
 /// The fields of `/proc/TID/stat` from the third on; the second, the name, may hold anything.
