@@ -39,7 +39,7 @@ pub fn last_close(draft: &Draft, fh: u64, caller: Caller) -> Proof {
     let Some(closer) = procfs::task(caller.tid) else { return Proof::Unknown };
     let inos = draft.inos();
     let holds = |pid| procfs::holds(pid, &inos, !writer.write_only);
-    match procfs::holds_now(closer.tgid, &inos, !writer.write_only) {
+    match holds(closer.tgid) {
         Holds::Yes => return Proof::StillOpen,
         Holds::Unknown => return Proof::Unknown,
         Holds::No => {}

@@ -133,22 +133,17 @@ pub enum Holds {
 /// Looks for any of `inos` (the inode numbers that a mount reports for one file) in the process's descriptor table,
 /// and with `mappings` among its shared mappings. Files of other file systems with the same number count too, which
 /// errs towards `Yes`.
-///
-/// Only for a process that waits for an answer from here and is not executing a new program.
-pub fn holds_now(pid: u32, inos: &[u64], mappings: bool) -> Holds {
-    match holds_descriptor(pid, inos) {
-        Holds::No if mappings => holds_mapping(pid, inos),
-        other => other,
-    }
-}
-
-/// As [`holds_now`], of any process: `Unknown` if it does not let itself be looked at in time.
+/// `Unknown` also if the process does not let itself be looked at in time.
 pub fn holds(pid: u32, inos: &[u64], mappings: bool) -> Holds {
     if is_executing(pid) {
         return Holds::Unknown;
     }
     let inos = inos.to_vec();
-    in_time(move || holds_now(pid, &inos, mappings)).unwrap_or(Holds::Unknown)
+    let look = move || match holds_descriptor(pid, &inos) {
+        Holds::No if mappings => holds_mapping(pid, &inos),
+        other => other,
+    };
+    in_time(look).unwrap_or(Holds::Unknown)
 }
 
 fn holds_descriptor(pid: u32, inos: &[u64]) -> Holds {
