@@ -161,7 +161,7 @@ pub fn seek_hole_data(fd: impl AsFd, offset: u64, hole: bool) -> Result<u64> {
 
 /// Checks rights on an open inode for the thread's ids.
 pub fn access(fd: impl AsFd, mask: u32) -> Result<()> {
-    let access = rustix::fs::Access::from_bits_truncate(mask);
+    let access = rustix::fs::Access::from_bits_truncate(mask.cast_signed());
     rustix::fs::accessat(rustix::fs::CWD, proc_path(fd.as_fd()), access, AtFlags::EACCESS)
 }
 

@@ -105,9 +105,9 @@ fn s49_vim() {
     }
     program(
         "printf 'one\\ntwo\\n' > f; chmod 640 f; vim -u NONE -N -es -c 's/two/2/' -c 'normal Othree' -c wq f
-         vim -u NONE -N -es -c 'set backup backupcopy=yes' -c '%s/one/1/' -c wq f; vim -u NONE -N -es -c 'set backupcopy=no nobackup' -c 'normal ofour' -c wq f",
+         vim -u NONE -N -es -c 'set backup backupskip= backupcopy=yes' -c '%s/one/1/' -c wq f; vim -u NONE -N -es -c 'set backupcopy=no nobackup' -c 'normal ofour' -c wq f",
         "sort f; stat -c %a f; ls",
-        "1\n2\nfour\nthree\n640\nf\n",
+        "1\n2\nfour\nthree\n640\nf\nf~\n",
     );
 }
 
