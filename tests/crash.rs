@@ -51,8 +51,8 @@ mod points {
         ("commit_after_rename", "commit_after_seal"),
         ("commit_after_dirsync", "commit_after_seal"),
         ("commit_after_record", "commit_after_seal"),
-        ("quarantine_before_row", "commit_before_fsync"),
-        ("quarantine_after_row", "begin_after_row"),
+        ("quarantine_before_row", "quarantine_before_row"),
+        ("quarantine_after_row", "quarantine_before_row"),
     ];
 
     const PASSES: &[u64] = &[1, 2, 7, 20];

@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 
 use rustix::process::Signal;
 
+use crate::common::agent::socket_name;
 use crate::common::checker::Promise;
 use crate::common::content::{Header, name_number, record, verify, version};
+use crate::common::wait::{LIMIT, poll};
 use crate::common::{Agent, Mount, Outcome};
 
 /// Names that are rewritten again and again.
@@ -15,6 +17,8 @@ const NAMES: [&str; 5] = ["rewritten", "appended", "patched", "renamed", "shared
 pub struct Workload {
     w: Agent,
     v: Agent,
+    /// A socket from one to the other.
+    socket: (i32, i32),
     dice: u64,
     steps: u64,
     died: bool,
@@ -30,15 +34,13 @@ pub struct Open {
 
 impl Workload {
     pub fn new(m: &Mount, seed: u64) -> Workload {
-        Workload {
-            w: m.agent("W"),
-            v: m.agent("V"),
-            dice: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
-            steps: 0,
-            died: false,
-        }
+        let (w, v) = (m.agent("W"), m.agent("V"));
+        let name = socket_name();
+        let listener = w.listen(&name).unwrap();
+        let theirs = v.connect(&name).unwrap();
+        let socket = (w.accept(listener).unwrap(), theirs);
+        Workload { w, v, socket, dice: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1, steps: 0, died: false }
     }
-
     /// Whether the daemon was seen to be gone.
     pub fn died(&self) -> bool {
         self.died
@@ -53,7 +55,7 @@ impl Workload {
 
     /// One more write of one kind; false when the daemon is gone.
     pub fn step(&mut self, m: &Mount, promises: &mut BTreeMap<String, Promise>) -> bool {
-        let kind = self.steps % 9;
+        let kind = self.steps % 10;
         self.steps += 1;
         let chosen = NAMES[self.roll(NAMES.len() as u64) as usize];
         let done = match kind {
@@ -64,6 +66,7 @@ impl Workload {
             5 => self.by_name(chosen, promises, true),
             6 => self.killed(m, promises),
             7 => self.unlinked(promises),
+            8 => self.passed(promises),
             _ => self.by_name("renamed", promises, true),
         };
         // Any error will do: which one depends on where the request was when the daemon died.
@@ -84,6 +87,10 @@ impl Workload {
         let (records, len) = (1 + self.roll(4), self.roll(9000));
         let piece = |index| record(Header { name: name_number(name), generation, index, of: records, len });
         let path = if name == "renamed" { "renamed.tmp" } else { name };
+        if path != name {
+            // It may be found under its temporary name, if the daemon dies before it has moved.
+            promises.insert(path.to_owned(), Promise { closed: 0, tried: generation });
+        }
         let w = if name == "shared" { &self.v } else { &self.w };
         // An append must continue what is there.
         let base = w.cat(name).ok().and_then(|d| verify(&d).ok()).and_then(|h| h.last().map(|h| h.generation));
@@ -111,12 +118,25 @@ impl Workload {
             w.close(fd)?;
         }
         if path != name {
-            // What is closed under the temporary name is promised there until it has moved.
-            let aside = promises.entry(path.to_owned()).or_default();
-            *aside = Promise { closed: 0, tried: generation };
             w.rename(path, name)?;
         }
         promises.get_mut(name).unwrap().closed = generation;
+        Ok(())
+    }
+
+    /// Written and closed by somebody to whom the descriptor was passed, which leaves the daemon without a proof of last
+    /// close: it promises, and commits when the opener has closed too.
+    fn passed(&mut self, promises: &mut BTreeMap<String, Promise>) -> Outcome<()> {
+        let promise = promises.entry("passed".to_owned()).or_default();
+        promise.tried += 1;
+        let generation = promise.tried;
+        let fd = self.w.open("passed", "w|creat|trunc")?;
+        self.w.send_fd(self.socket.0, fd)?;
+        let received = self.v.receive_fd(self.socket.1)?;
+        self.v.write(received, &version("passed", generation, 2, 3000))?;
+        self.v.close(received)?;
+        self.w.close(fd)?;
+        promises.get_mut("passed").unwrap().closed = generation;
         Ok(())
     }
 
@@ -127,6 +147,8 @@ impl Workload {
         let victim = m.agent("K");
         let fd = victim.open(&name, "w|creat")?;
         victim.write(fd, "half")?;
+        // Its row is in the journal, so that a crash from now on leaves something to resolve.
+        poll(LIMIT, || m.pending().iter().any(|row| row.path == name).then_some(()));
         victim.kill(Signal::KILL);
         self.w.stat(".").map(drop)
     }

@@ -16,6 +16,7 @@ fn s53_an_open_on_one_host_sees_what_was_committed_on_another() {
     for round in 0..100 {
         let data = format!("round {round}");
         w.put("f", &data).unwrap();
+        eventually("committed", || a.raw_content("f").is_some_and(|d| d == data.as_bytes()));
         assert_eq!(r.cat("f").unwrap(), data.as_bytes());
         assert_eq!(r.stat("f").unwrap().size, data.len() as u64);
         let name = format!("new{round}");
@@ -27,8 +28,9 @@ fn s53_an_open_on_one_host_sees_what_was_committed_on_another() {
         eventually("committed", || a.raw_content(&name).is_some());
         assert_eq!(r.cat(&name).unwrap(), b"half");
         w.unlink(&name).unwrap();
-        r.sees_nothing(&name);
     }
+    eventually("what was unlinked on one host is gone on the other", || r.list(".").unwrap() == [b"f"]);
+    eventually("also for those who had seen it", || (0..100).all(|n| r.stat(&format!("new{n}")).is_err()));
 }
 
 #[test]
