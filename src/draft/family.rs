@@ -7,7 +7,7 @@ use rustix::fs::OFlags;
 
 use super::Draft;
 use crate::rules::{Decision, OnFailureExit, OnKill};
-use crate::sys::procfs::{self, Exit, Holds, Task};
+use crate::sys::procfs::{self, Exit, Holds, Identity, Task};
 
 /// The process behind a request.
 #[derive(Clone, Copy, Debug)]
@@ -25,6 +25,8 @@ pub struct Caller {
 pub struct Writer {
     /// Process that opened it; 0 when unknown.
     pub tgid: u32,
+    /// What tells it from a later process with its pid.
+    pub identity: Option<Identity>,
     /// Opened for writing only: it cannot be behind a writable mapping.
     pub write_only: bool,
     /// Ticks since boot at the open.
@@ -40,6 +42,7 @@ impl Writer {
     pub fn opening(task: Option<&Task>, flags: OFlags) -> Self {
         Writer {
             tgid: task.map_or(0, |task| task.tgid),
+            identity: task.and_then(|task| procfs::identity(task.tgid)),
             write_only: flags & OFlags::ACCMODE == OFlags::WRONLY,
             opened: procfs::now_ticks(),
             at: Instant::now(),
@@ -52,8 +55,8 @@ impl Writer {
 #[derive(Debug, Default)]
 pub(super) struct Writers {
     open: HashMap<u64, Writer>,
-    /// Every process that ever opened the draft for writing, with the ticks of its open.
-    openers: Vec<(u32, u64)>,
+    /// Every process that ever opened the draft for writing.
+    openers: Vec<(u32, Option<Identity>)>,
     /// The worst end of an opener so far.
     exit: Option<Exit>,
     /// A close without proof was answered; outsiders wait until then for the release that may be behind it.
@@ -78,8 +81,8 @@ impl Draft {
         if !appends {
             self.only_appends.store(false, std::sync::atomic::Ordering::Relaxed);
         }
-        if writer.tgid != 0 && !writers.openers.iter().any(|&(tgid, _)| tgid == writer.tgid) {
-            writers.openers.push((writer.tgid, writer.opened));
+        if writer.tgid != 0 && !writers.openers.contains(&(writer.tgid, writer.identity)) {
+            writers.openers.push((writer.tgid, writer.identity));
         }
         writers.open.insert(fh, writer);
     }
@@ -136,9 +139,7 @@ impl Draft {
         let own = task.tgid;
         let (mut pid, mut above) = (task.tgid, task.ppid);
         for _ in 0..MAX_DEPTH {
-            if let Some(&(_, opened)) = openers.iter().find(|&&(tgid, _)| tgid == pid)
-                && procfs::start_ticks(pid).is_some_and(|start| start <= opened)
-            {
+            if openers.iter().any(|&(tgid, _)| tgid == pid) && openers.contains(&(pid, procfs::identity(pid))) {
                 return true;
             }
             if above == 0 {
@@ -147,8 +148,7 @@ impl Draft {
             let Some(parent) = procfs::task(above) else { break };
             (pid, above) = (parent.tgid, parent.ppid);
         }
-        let orphaned =
-            openers.iter().any(|&(tgid, opened)| procfs::start_ticks(tgid).is_none_or(|start| start > opened));
+        let orphaned = openers.iter().any(|&(tgid, identity)| procfs::identity(tgid) != identity);
         orphaned && procfs::holds(own, &self.inos(), true) == Holds::Yes
     }
 

@@ -17,8 +17,9 @@ pub enum Proof {
     Unknown,
 }
 
-/// Within this time an unchanged last pid cannot be a counter that went round once.
-const NO_WRAP: Duration = Duration::from_secs(2);
+/// More forks per second than a machine can do: for as long as it would take to give out all pids at this rate, a last
+/// pid that is unchanged or a little higher cannot be a counter that went round once.
+const FORKS_PER_SECOND: u32 = 16_384;
 
 /// Pids given out since the open, up to which each is looked at directly instead of by listing all processes.
 const FEW: u32 = 64;
@@ -29,9 +30,6 @@ const FEW: u32 = 64;
 /// descriptors in flight over a socket or registered with io_uring: a write through one of those meets a published
 /// draft and is copied elsewhere, so a proof that was wrong costs a second version, never wholeness.
 pub fn last_close(draft: &Draft, fh: u64, caller: Caller) -> Proof {
-    if procfs::is_executing(caller.tid) {
-        return Proof::Unknown;
-    }
     let Some((writer, alone)) = draft.writer(fh) else { return Proof::Unknown };
     if !alone {
         return Proof::StillOpen;
@@ -76,7 +74,7 @@ pub fn last_close(draft: &Draft, fh: u64, caller: Caller) -> Proof {
 /// Processes that may have been forked after the open. A pid of a thread is fine: it has its process's tables.
 fn forked_since(writer: &Writer) -> Option<Vec<u32>> {
     let (then, now) = (writer.last_pid?, procfs::last_pid()?);
-    if writer.at.elapsed() < NO_WRAP {
+    if writer.at.elapsed() < Duration::from_secs((procfs::pid_max() / FORKS_PER_SECOND).into()) {
         if now == then {
             return Some(Vec::new());
         }
@@ -84,8 +82,6 @@ fn forked_since(writer: &Writer) -> Option<Vec<u32>> {
             return Some((then + 1..=now).collect());
         }
     }
-    let mut pids = procfs::processes()?;
     // Ticks are coarse: one that started in the same tick as the open counts as later.
-    pids.retain(|&pid| procfs::start_ticks(pid).is_none_or(|start| start + 1 >= writer.opened));
-    Some(pids)
+    procfs::started_since(procfs::processes()?, writer.opened.saturating_sub(1))
 }

@@ -16,7 +16,7 @@ use crate::draft::Draft;
 pub(super) const COMMIT_LIMIT: Duration = Duration::from_secs(30);
 
 /// How long outsiders wait for the release behind a close without proof.
-pub(super) const HOLD_LIMIT: Duration = Duration::from_millis(200);
+pub(super) const HOLD_LIMIT: Duration = Duration::from_millis(500);
 
 /// What a parked operation waits for.
 pub(super) enum Until {

@@ -1,15 +1,20 @@
 //! What the kernel tells about other processes. Nothing here calls back into a mount: links are read, never followed.
 //!
-//! The kernel keeps `stat` and `maps` of a process from readers while it executes a new program, and it closes
-//! descriptors marked so in the middle of that. A daemon that read them while such a close waits for its answer would
-//! wait for itself for ever; so these two are read only of a process known not to execute, or with a time limit.
-//! `status` and `statm` are always readable; everything else is treated alike.
+//! The kernel keeps `stat`, `maps`, `exe` and the links in `fd` of a process from readers while it executes a new
+//! program, and it closes descriptors marked so in the middle of that. A daemon that read one of these while such a close
+//! waits for its answer would wait for itself for ever; so they are read only of a process known not to execute, and with
+//! a time limit. `status`, `statm`, `fdinfo` and the names in `fd` are always readable (tried on Linux 6.18), and so is a
+//! process's identity: what every close needs is taken from these.
+
+mod tables;
 
 use std::fs;
-use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
+use rustix::process::{Pid, PidfdFlags};
 use rustix::time::ClockId;
+
+pub use tables::{Holds, holds};
 
 /// Clock ticks per second in `/proc` (USER_HZ, the same on every Linux architecture that has FUSE).
 const TICKS: u64 = 100;
@@ -91,9 +96,44 @@ pub fn exit_of(tid: u32) -> Option<Exit> {
     })
 }
 
+/// What tells a process from every other one that has, had or will have its pid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Identity {
+    /// Inode number of its descriptor, where each process has one of its own (Linux 6.9).
+    Inode(u64),
+    /// Ticks since boot at its start.
+    Start(u64),
+}
+
+/// The identity of a process; `None` if it is gone or cannot be told now.
+pub fn identity(pid: u32) -> Option<Identity> {
+    const PIDFS: u32 = 0x5049_4446;
+    let number = Pid::from_raw(i32::try_from(pid).ok()?)?;
+    let process = rustix::process::pidfd_open(number, PidfdFlags::empty()).ok()?;
+    if rustix::fs::fstatfs(&process).ok()?.f_type as u32 == PIDFS {
+        return Some(Identity::Inode(rustix::fs::fstat(&process).ok()?.st_ino));
+    }
+    start_ticks(pid).map(Identity::Start)
+}
+
 /// When a process started, in ticks since boot; `None` if it is gone or cannot be told now.
 pub fn start_ticks(pid: u32) -> Option<u64> {
-    field(&stat_fields(pid)?, 22)
+    in_time(move || start_ticks_now(pid))?
+}
+
+/// Those of `pids` that started at `ticks` or later, or of which it cannot be told; `None` if that takes too long.
+pub fn started_since(mut pids: Vec<u32>, ticks: u64) -> Option<Vec<u32>> {
+    in_time(move || {
+        pids.retain(|&pid| start_ticks_now(pid).is_none_or(|start| start >= ticks));
+        pids
+    })
+}
+
+fn start_ticks_now(pid: u32) -> Option<u64> {
+    if pid == 0 || is_executing(pid) {
+        return None;
+    }
+    field(&fields_of(&fs::read(format!("/proc/{pid}/stat")).ok()?)?, 22)
 }
 
 /// Ticks since boot, on the clock of [`start_ticks`].
@@ -108,6 +148,11 @@ pub fn last_pid() -> Option<u32> {
     loadavg.split_whitespace().nth(4)?.parse().ok()
 }
 
+/// Pids are not given out twice within a time in which this many processes may have been forked.
+pub fn pid_max() -> u32 {
+    fs::read_to_string("/proc/sys/kernel/pid_max").ok().and_then(|max| max.trim().parse().ok()).unwrap_or(0)
+}
+
 /// All processes there are now.
 pub fn processes() -> Option<Vec<u32>> {
     let mut pids = Vec::new();
@@ -119,85 +164,8 @@ pub fn processes() -> Option<Vec<u32>> {
     Some(pids)
 }
 
-/// Whether a process has a file open or mapped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Holds {
-    /// It has a descriptor, or a shared mapping where asked for.
-    Yes,
-    /// It has none, or it is gone.
-    No,
-    /// Its tables cannot be read.
-    Unknown,
-}
-
-/// Looks for any of `inos` (the inode numbers that a mount reports for one file) in the process's descriptor table,
-/// and with `mappings` among its shared mappings. Files of other file systems with the same number count too, which
-/// errs towards `Yes`.
-/// `Unknown` also if the process does not let itself be looked at in time.
-pub fn holds(pid: u32, inos: &[u64], mappings: bool) -> Holds {
-    if is_executing(pid) {
-        return Holds::Unknown;
-    }
-    let inos = inos.to_vec();
-    let look = move || match holds_descriptor(pid, &inos) {
-        Holds::No if mappings => holds_mapping(pid, &inos),
-        other => other,
-    };
-    in_time(look).unwrap_or(Holds::Unknown)
-}
-
-fn holds_descriptor(pid: u32, inos: &[u64]) -> Holds {
-    let table = match fs::read_dir(format!("/proc/{pid}/fd")) {
-        Ok(table) => table,
-        Err(error) => return unreadable(&error),
-    };
-    for entry in table {
-        let entry = match entry {
-            Ok(entry) => entry,
-            Err(error) => return unreadable(&error),
-        };
-        match fs::read_link(entry.path()) {
-            // Sockets, pipes and anonymous inodes have no absolute path.
-            Ok(link) if link.as_os_str().as_bytes().first() != Some(&b'/') => continue,
-            Ok(_) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
-            Err(error) => return unreadable(&error),
-        }
-        let number = entry.file_name();
-        let info = match fs::read_to_string(format!("/proc/{pid}/fdinfo/{}", number.to_string_lossy())) {
-            Ok(info) => info,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
-            Err(error) => return unreadable(&error),
-        };
-        let ino = info.lines().find_map(|line| line.strip_prefix("ino:"));
-        match ino.map(|ino| ino.trim().parse::<u64>()) {
-            Some(Ok(ino)) if inos.contains(&ino) => return Holds::Yes,
-            Some(Ok(_)) => {}
-            _ => return Holds::Unknown,
-        }
-    }
-    Holds::No
-}
-
-fn holds_mapping(pid: u32, inos: &[u64]) -> Holds {
-    let maps = match fs::read(format!("/proc/{pid}/maps")) {
-        Ok(maps) => maps,
-        Err(error) => return unreadable(&error),
-    };
-    for line in maps.split(|&b| b == b'\n') {
-        // address perms offset dev inode [path]; a shared mapping that is read-only now may become writable.
-        let mut words = line.split(|&b| b == b' ').filter(|word| !word.is_empty());
-        let (Some(perms), Some(ino)) = (words.nth(1), words.nth(2)) else { continue };
-        let ino = std::str::from_utf8(ino).ok().and_then(|ino| ino.parse().ok());
-        if perms.get(3) == Some(&b's') && ino.is_some_and(|ino| inos.contains(&ino)) {
-            return Holds::Yes;
-        }
-    }
-    Holds::No
-}
-
 /// How long to wait for a table that its process may have locked.
-const TABLE_LIMIT: Duration = Duration::from_millis(100);
+const TABLE_LIMIT: Duration = Duration::from_secs(1);
 
 /// Runs `look` on a thread of its own; `None` if it does not come back in time. The thread ends when the process lets go
 /// of its tables, which it does at the latest when its request is answered.
@@ -214,21 +182,6 @@ fn in_time<T: Send + 'static>(look: impl FnOnce() -> T + Send + 'static) -> Opti
             None
         }
     }
-}
-
-/// A process that went away in the meantime holds nothing.
-fn unreadable(error: &std::io::Error) -> Holds {
-    match rustix::io::Errno::from_io_error(error) {
-        Some(rustix::io::Errno::NOENT | rustix::io::Errno::SRCH) => Holds::No,
-        _ => Holds::Unknown,
-    }
-}
-
-fn stat_fields(pid: u32) -> Option<Vec<String>> {
-    if pid == 0 || is_executing(pid) {
-        return None;
-    }
-    fields_of(&in_time(move || fs::read(format!("/proc/{pid}/stat")))?.ok()?)
 }
 
 /// The fields of `/proc/TID/stat` from the third on; the second, the name, may hold anything.
@@ -255,23 +208,15 @@ mod tests {
         assert_eq!(task.ppid, std::os::unix::process::parent_id());
         assert_eq!(exit_of(me), None);
         assert!(start_ticks(me).unwrap() <= now_ticks());
+        assert_eq!(identity(me), identity(me));
+        assert_ne!(identity(me).unwrap(), identity(task.ppid).unwrap());
+        assert_eq!(started_since(vec![me], now_ticks() + 1_000_000), Some(vec![]));
         assert!(processes().unwrap().contains(&me));
     }
 
     #[test]
-    fn sees_an_open_and_a_mapped_file() {
-        use std::os::unix::fs::MetadataExt;
-        let file = tempfile::tempfile_in(env!("CARGO_MANIFEST_DIR")).unwrap();
-        let ino = file.metadata().unwrap().ino();
-        let me = std::process::id();
-        assert_eq!(holds(me, &[ino], true), Holds::Yes);
-        drop(file);
-        assert_eq!(holds(me, &[ino, 0x3fff_ffff_ffff_ffff], true), Holds::No);
-    }
-
-    #[test]
-    fn a_pid_that_is_nobody_holds_nothing() {
-        assert_eq!(holds(u32::MAX >> 1, &[1], true), Holds::No);
+    fn a_pid_that_is_nobody_has_no_task_and_no_identity() {
         assert_eq!(task(0), None);
+        assert_eq!(identity(u32::MAX >> 1), None);
     }
 }
