@@ -17,6 +17,7 @@ use crate::fs::{Fs, Options};
 use crate::fuse::{Adapter, Wishes};
 use crate::inode::{NodeTable, display_path};
 use crate::journal::{DraftId, Entry, Journal, JournalError};
+use crate::sys::procfs::MountId;
 use crate::sys::{self, Errno, at, mount};
 
 /// Why the daemon could not serve.
@@ -125,7 +126,7 @@ pub fn serve(config: Config, ready: ReadySignal) -> Result<(), ServeError> {
     };
     let session = mount_session(Adapter::new(fs.clone(), wishes), &config)
         .map_err(|source| ServeError::Mount { path: config.mountpoint.clone(), source })?;
-    fs.connect(session.notifier());
+    fs.connect(session.notifier(), MountId::of(&config.mountpoint));
     let unmounted = end.clone();
     std::thread::Builder::new()
         .name("session".to_owned())

@@ -360,13 +360,16 @@ impl Filesystem for Adapter {
     }
 
     fn readdir(&self, req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
-        let listed = self.fs.list(caller(req), fh.0, offset, |entry, next| {
-            reply.add(INodeNo(entry.ino), next, file_type(entry.kind), &entry.name)
+        let (fs, caller) = (self.fs.clone(), caller(req));
+        self.fs.before_listing(caller, fh.0, offset, move || {
+            let listed = fs.list(caller, fh.0, offset, |entry, next| {
+                reply.add(INodeNo(entry.ino), next, file_type(entry.kind), &entry.name)
+            });
+            match listed {
+                Ok(()) => reply.ok(),
+                Err(errno) => reply.error(code(errno)),
+            }
         });
-        match listed {
-            Ok(()) => reply.ok(),
-            Err(errno) => reply.error(code(errno)),
-        }
     }
 
     fn readdirplus(&self, req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
@@ -376,15 +379,17 @@ impl Filesystem for Adapter {
             let ttl = entry.entry_ttl.min(entry.attr_ttl);
             reply.add(INodeNo(entry.node), next, &listed.name, &ttl, &attr, Generation(0))
         };
-        let page =
-            self.fs.list_nodes(caller(req), fh.0, offset, |listed, next, entry| add(listed, next, entry, &mut reply));
-        match page {
-            Ok(answering) => {
-                reply.ok();
-                drop(answering);
+        let (fs, caller) = (self.fs.clone(), caller(req));
+        self.fs.before_listing(caller, fh.0, offset, move || {
+            let page = fs.list_nodes(caller, fh.0, offset, |listed, next, entry| add(listed, next, entry, &mut reply));
+            match page {
+                Ok(answering) => {
+                    reply.ok();
+                    drop(answering);
+                }
+                Err(errno) => reply.error(code(errno)),
             }
-            Err(errno) => reply.error(code(errno)),
-        }
+        });
     }
 
     fn releasedir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {

@@ -12,7 +12,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
@@ -88,6 +88,9 @@ pub struct Folder {
     /// taken for writing, for an instant, by whoever changed a name and is about to invalidate the kernel's entry. So
     /// an answer computed before the change cannot arrive after the invalidation.
     pub answers: Arc<RwLock<()>>,
+    /// The kernel may remember the folder's times and size. Set before they are read for an answer; cleared where the
+    /// kernel forgets them by itself, as it does with every name created through it.
+    told: AtomicBool,
     sync: Mutex<SyncRounds>,
     synced: Condvar,
 }
@@ -101,6 +104,12 @@ struct SyncRounds {
 }
 
 impl Folder {
+    /// The kernel has just forgotten the folder's times and size, or is about to be told to. True if it may have known
+    /// them.
+    pub fn forget_attributes(&self) -> bool {
+        self.told.swap(false, Ordering::AcqRel)
+    }
+
     /// Makes the folder's names durable; callers that come while a round is running share the next one.
     pub fn sync(&self, dir: impl AsFd) -> Result<()> {
         let mut rounds = self.sync.lock();
@@ -199,6 +208,13 @@ impl Node {
     /// State of a folder; `ENOTDIR` for anything else.
     pub fn as_folder(&self) -> Result<&Folder> {
         self.folder.as_deref().ok_or(Errno::NOTDIR)
+    }
+
+    /// The node's attributes are about to be read for the kernel to remember.
+    pub fn telling(&self) {
+        if let Some(folder) = &self.folder {
+            folder.told.store(true, Ordering::Release);
+        }
     }
 
     /// Records the attributes after a change made through this node: they are no new version.

@@ -149,7 +149,7 @@ impl Draft {
             (pid, above) = (parent.tgid, parent.ppid);
         }
         let orphaned = openers.iter().any(|&(tgid, identity)| procfs::identity(tgid) != identity);
-        orphaned && procfs::holds(own, &self.inos(), true) == Holds::Yes
+        orphaned && matches!(procfs::holds(own, None, &self.inos(), true), Holds::Yes)
     }
 
     /// The inode numbers under which the kernel may show the draft in `/proc`: it keeps the one it was told last, which

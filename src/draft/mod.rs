@@ -23,7 +23,7 @@ use crate::journal::{CommitKind, DraftId, Owner, Ticket};
 use crate::rules::Decision;
 use crate::sys::cred::Creds;
 use crate::sys::stat::{self, Stat};
-use crate::sys::{Errno, Result, at};
+use crate::sys::{Errno, Result, at, writeback};
 
 pub use digest::Digester;
 pub use family::{Caller, Writer};
@@ -103,7 +103,12 @@ pub struct Work {
     pub promised: AtomicBool,
     /// How the version will have come to be, if nothing else is seen.
     pub kind: CommitKind,
+    /// Bytes written so far, overwritten ones included.
+    pub written: AtomicU64,
 }
+
+/// After each so many bytes the disk is asked to begin: a commit of a large file then waits for the last of them only.
+const EARLY_BYTES: u64 = 8 << 20;
 
 /// What to do before a write can go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -171,11 +176,11 @@ impl Draft {
     }
 
     /// Runs `call` on the staged file while no seal can come in between.
-    pub fn change<T>(&self, call: impl FnOnce(&File) -> Result<T>) -> Result<std::result::Result<T, Blocked>> {
+    pub fn change<T>(&self, call: impl FnOnce(&Work) -> Result<T>) -> Result<std::result::Result<T, Blocked>> {
         let body = self.body.read();
         match &body.phase {
             Phase::Open(work) if work.promised.load(Ordering::Acquire) => Ok(Err(Blocked::Promised)),
-            Phase::Open(work) => call(&work.staged.file).map(Ok),
+            Phase::Open(work) => call(work).map(Ok),
             Phase::Clean => Ok(Err(Blocked::Clean)),
             Phase::Sealing(_) => Ok(Err(Blocked::Sealing)),
             Phase::Published(_) => Ok(Err(Blocked::Published)),
@@ -185,9 +190,13 @@ impl Draft {
 
     /// Writes to the staged file; the error taints the draft.
     pub fn write(&self, data: &[u8], offset: u64) -> Result<std::result::Result<(), Blocked>> {
-        let written = self.change(|file| {
-            at::write_at(file, data, offset)?;
+        let written = self.change(|work| {
+            at::write_at(&work.staged.file, data, offset)?;
             self.stream.lock().feed(offset, data);
+            let before = work.written.fetch_add(data.len() as u64, Ordering::Relaxed);
+            if before / EARLY_BYTES != (before + data.len() as u64) / EARLY_BYTES {
+                writeback::start(&work.staged.file);
+            }
             Ok(())
         });
         if let Ok(Ok(())) = written {
@@ -202,7 +211,7 @@ impl Draft {
         step: &'static str,
         call: impl FnOnce(&File) -> Result<T>,
     ) -> Result<std::result::Result<T, Blocked>> {
-        let altered = self.change(call);
+        let altered = self.change(|work| call(&work.staged.file));
         if let Ok(Ok(_)) = altered {
             self.stream.lock().lose();
             if step != "truncate" {

@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use super::{Caller, Draft, Writer};
-use crate::sys::procfs::{self, Holds};
+use super::{Draft, Writer};
+use crate::sys::procfs::{self, Holds, MountId, Task};
 
 /// What is known of the other references to a descriptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,22 +24,22 @@ const FORKS_PER_SECOND: u32 = 16_384;
 /// Pids given out since the open, up to which each is looked at directly instead of by listing all processes.
 const FEW: u32 = 64;
 
-/// Judges the close of descriptor `fh` by `caller`, whose own table no longer has the closed number.
+/// Judges the close of descriptor `fh` by `closer`, whose own table no longer has the closed number.
 ///
 /// Only the closing process, the opener, and processes forked after the open can have a duplicate, except for
 /// descriptors in flight over a socket or registered with io_uring: a write through one of those meets a published
 /// draft and is copied elsewhere, so a proof that was wrong costs a second version, never wholeness.
-pub fn last_close(draft: &Draft, fh: u64, caller: Caller) -> Proof {
+pub fn last_close(draft: &Draft, mount: Option<MountId>, fh: u64, closer: Option<&Task>) -> Proof {
     let Some((writer, alone)) = draft.writer(fh) else { return Proof::Unknown };
     if !alone {
         return Proof::StillOpen;
     }
-    let Some(closer) = procfs::task(caller.tid) else { return Proof::Unknown };
+    let Some(closer) = closer else { return Proof::Unknown };
     let inos = draft.inos();
-    let holds = |pid| procfs::holds(pid, &inos, !writer.write_only);
+    let holds = |pid| procfs::holds(pid, mount, &inos, !writer.write_only);
     match holds(closer.tgid) {
         Holds::Yes => return Proof::StillOpen,
-        Holds::Unknown => return Proof::Unknown,
+        Holds::Perhaps | Holds::Unknown => return Proof::Unknown,
         Holds::No => {}
     }
     if closer.tgid != writer.tgid {
@@ -48,7 +48,7 @@ pub fn last_close(draft: &Draft, fh: u64, caller: Caller) -> Proof {
         }
         match holds(writer.tgid) {
             Holds::Yes => return Proof::StillOpen,
-            Holds::Unknown => return Proof::Unknown,
+            Holds::Perhaps | Holds::Unknown => return Proof::Unknown,
             Holds::No => {}
         }
         if procfs::start_ticks(closer.tgid).is_none_or(|start| start + 1 < writer.opened) {
@@ -64,7 +64,7 @@ pub fn last_close(draft: &Draft, fh: u64, caller: Caller) -> Proof {
         }
         match holds(pid) {
             Holds::Yes => return Proof::StillOpen,
-            Holds::Unknown => proof = Proof::Unknown,
+            Holds::Perhaps | Holds::Unknown => proof = Proof::Unknown,
             Holds::No => {}
         }
     }

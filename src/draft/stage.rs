@@ -226,14 +226,14 @@ impl Draft {
             owner: self.owner.clone(),
         }));
         failpoint!("begin_after_row");
-        Ok(Work { id, begun, staged, promised: AtomicBool::new(false), kind })
+        Ok(Work { id, begun, staged, promised: AtomicBool::new(false), kind, written: AtomicU64::new(0) })
     }
 
     /// Empties the draft: an open that truncates a draft somebody else began.
     pub fn empty(&self, by: &Committer) -> Result<()> {
         loop {
-            let emptied = self.change(|file| {
-                at::truncate(file, 0)?;
+            let emptied = self.change(|work| {
+                at::truncate(&work.staged.file, 0)?;
                 self.stream.lock().restart();
                 Ok(())
             })?;

@@ -82,6 +82,7 @@ impl Fs {
     }
 
     fn node_attr(&self, node: &Node) -> Result<Attr> {
+        node.telling();
         self.version_attr(stat::fstat(self.nodes().fd(node)?)?)
     }
 
@@ -181,6 +182,7 @@ impl Fs {
             }
         }
         let fd = self.nodes().fd(&node)?;
+        node.telling();
         self.committer.staging.acting(self.creds(caller).as_ref(), || apply(&fd, changes))?;
         let stat = stat::fstat(&fd)?;
         if node.kind == Kind::File && (changes.size.is_some() || changes.mtime.is_some()) {

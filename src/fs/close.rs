@@ -9,7 +9,8 @@ use super::wait::HOLD_LIMIT;
 use super::{Done, Fs};
 use crate::commit::{Failed, Reason};
 use crate::draft::{self, Caller, Draft, Ending, Phase, Proof};
-use crate::sys::{Result, procfs};
+use crate::sys::Result;
+use crate::sys::procfs::{self, Space};
 
 impl Fs {
     /// One duplicate of a descriptor is being closed. Answers after the commit if this was provably the last one.
@@ -24,13 +25,14 @@ impl Fs {
     }
 
     fn close_writer(&self, caller: Caller, fh: u64, draft: &Arc<Draft>) -> Result<()> {
-        if let Some(exit) = procfs::exit_of(caller.tid)
-            && let Some(task) = procfs::task(caller.tid)
+        let closer = procfs::task(caller.tid);
+        if let Some(task) = closer.as_ref().filter(|task| task.space == Space::Gone)
+            && let Some(exit) = procfs::exit_of(caller.tid)
         {
             draft.note_exit(task.tgid, exit);
         }
         let tainted = draft.tainted().map(|(_, errno)| errno);
-        match draft::last_close(draft, fh, caller) {
+        match draft::last_close(draft, self.mount.get().copied(), fh, closer.as_ref()) {
             Proof::LastClose => {
                 let ended = draft.seal().map(|ending| self.end(draft, ending));
                 ended.unwrap_or_else(|| tainted.map_or(Ok(()), Err))

@@ -10,7 +10,7 @@ use super::handle::Handle;
 use super::wait::Until;
 use super::{Done, Entry, Fs, OpenMode, Opened};
 use crate::commit::Target;
-use crate::draft::{Caller, Draft, NewDraft};
+use crate::draft::{Caller, Draft, NewDraft, Writer};
 use crate::inode::Node;
 use crate::sys::{Errno, Kind, Result, acl, at, procfs, stat};
 
@@ -107,8 +107,7 @@ impl Fs {
         let direct = decision.mode == crate::rules::Mode::Direct;
         match stat::stat_at(self.nodes().fd(folder)?, name) {
             Ok(_) if flags.contains(OFlags::EXCL) => return Err(Errno::EXIST),
-            // It appeared since the kernel looked: it shall look again and open it.
-            Ok(_) => return Err(Errno::STALE),
+            Ok(_) => return Err(self.look_again(caller, flags, direct)),
             Err(Errno::NOENT) => {}
             Err(other) => return Err(other),
         }
@@ -125,9 +124,9 @@ impl Fs {
             owner: self.owner(caller, task.as_ref()),
         });
         let list = || {
-            self.drafts
-                .list(folder.key, name, &draft)
-                .map_err(|_| if flags.contains(OFlags::EXCL) { Errno::EXIST } else { Errno::STALE })
+            self.drafts.list(folder.key, name, &draft).map_err(|_| {
+                if flags.contains(OFlags::EXCL) { Errno::EXIST } else { self.look_again(caller, flags, direct) }
+            })
         };
         if let Err(errno) = draft.create(&self.committer, mode.asked, mode.masked, list) {
             self.drafts.unlist(folder.key, name, &draft);
@@ -135,8 +134,17 @@ impl Fs {
             return Err(errno);
         }
         let entry = self.draft_entry(&draft)?;
-        let opened = self.draft_handle(caller, &draft, flags, true)?;
+        let opened = self.draft_handle(caller, &draft, flags, Some(Writer::opening(task.as_ref(), flags)))?;
+        folder.as_folder()?.forget_attributes();
         Ok(Created { entry, opened })
+    }
+
+    /// The name appeared since the kernel looked: it shall look again and open it. It does that once, so the look-up
+    /// finds what the open needs.
+    fn look_again(&self, caller: Caller, flags: OFlags, direct: bool) -> Errno {
+        let writes = flags & OFlags::ACCMODE != OFlags::RDONLY || flags.contains(OFlags::TRUNC);
+        self.drafts.begin_switch(caller.tid, 0, writes && !direct);
+        Errno::STALE
     }
 
     /// A file that is there from the beginning: written in place, or opened for reading only.

@@ -10,6 +10,7 @@ use rustix::fs::OFlags;
 
 use super::handle::Handle;
 use super::lookup::Seen;
+use super::wait::Until;
 use super::{Entry, Fs};
 use crate::draft::Caller;
 use crate::inode::{Answering, Node};
@@ -50,6 +51,45 @@ impl Fs {
     /// Closes a folder.
     pub fn close_folder(&self, fh: u64) -> Result<()> {
         self.handles.remove(fh).map(drop)
+    }
+
+    /// Runs `then` once a listing that begins now shows what closes before it have promised: after the commits in the
+    /// folder that are on their way, each waited for once.
+    pub fn before_listing(
+        self: &Arc<Self>,
+        caller: Caller,
+        fh: u64,
+        offset: u64,
+        then: impl FnOnce() + Send + 'static,
+    ) {
+        let waits = match self.handles.get(fh).as_deref() {
+            Ok(Handle::Folder(folder)) if offset == 0 => self.commits_in(caller, &folder.node),
+            _ => Vec::new(),
+        };
+        self.after_all(waits, then);
+    }
+
+    fn commits_in(&self, caller: Caller, folder: &Node) -> Vec<Until> {
+        let mut waits = Vec::new();
+        for (_, draft) in self.drafts.in_folder(folder.key) {
+            if draft.is_sealing() {
+                waits.push(Until::Settled(draft));
+            } else if draft.held_until().is_some() && !draft.is_family(caller) {
+                waits.push(Until::Released(draft));
+            }
+        }
+        waits
+    }
+
+    fn after_all(self: &Arc<Self>, mut waits: Vec<Until>, then: impl FnOnce() + Send + 'static) {
+        match waits.pop() {
+            None => then(),
+            Some(until) => {
+                let fs = self.clone();
+                let then: Box<dyn FnOnce() + Send> = Box::new(then);
+                self.park(until, move |_| fs.after_all(waits, then));
+            }
+        }
     }
 
     /// Offers the entries from `offset` on to `take`, with the offset behind each, until it has enough.

@@ -1,8 +1,11 @@
 //! Looking names up: which of the two nodes of a path the caller gets, and for how long the kernel may remember it.
 
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
+
+use rustix::fs::OFlags;
 
 use super::wait::Until;
 use super::{Done, Fs};
@@ -82,15 +85,48 @@ impl Fs {
             stat::revalidate(self.nodes().fd(folder)?)?;
         }
         let (node, stat) = self.nodes().lookup(folder, name)?;
-        if node.kind == Kind::File {
-            self.drafts.switch_looked_up(caller.tid);
-            if self.drafts.is_switching(caller.tid) {
-                let draft = self.begin_over(caller, folder, name, &node, &stat);
-                self.nodes().forget(node.id, 1);
-                return self.draft_entry(&draft?).map(Seen::Entry);
-            }
+        if node.kind != Kind::File {
+            return Ok(Seen::Entry(self.version_entry(&node, stat, self.options.ttl)));
         }
-        Ok(Seen::Entry(self.version_entry(&node, stat, self.options.ttl)))
+        match self.drafts.switching(caller.tid) {
+            None => Ok(Seen::Entry(self.version_entry(&node, stat, self.options.ttl))),
+            Some(writes) => self.see_again(caller, folder, name, writes, &node, &stat),
+        }
+    }
+
+    /// The look-up of an open that the kernel repeats, which must not fail on account of who replaces the version
+    /// meanwhile. Takes the node's look-up back if it is not the answer.
+    fn see_again(
+        &self,
+        caller: Caller,
+        folder: &Arc<Node>,
+        name: &OsStr,
+        writes: bool,
+        node: &Arc<Node>,
+        stat: &Stat,
+    ) -> Result<Seen> {
+        let file = match self.nodes().open(node, OFlags::RDONLY) {
+            Ok(file) => Arc::new(file),
+            // Replaced since it was looked up, and gone.
+            Err(Errno::STALE | Errno::NOENT) => {
+                self.nodes().forget(node.id, 1);
+                return self.see(caller, folder, name, true);
+            }
+            // A read that the export refuses: the open will say so.
+            Err(_) if !writes => return Ok(Seen::Entry(self.version_entry(node, *stat, Duration::ZERO))),
+            Err(other) => {
+                self.nodes().forget(node.id, 1);
+                return Err(other);
+            }
+        };
+        if writes {
+            self.nodes().forget(node.id, 1);
+            self.drafts.switch_looked_up(caller.tid, None);
+            let draft = self.begin_over(caller, folder, name, file, stat);
+            return self.draft_entry(&draft).map(Seen::Entry);
+        }
+        self.drafts.switch_looked_up(caller.tid, Some((node.id, file)));
+        Ok(Seen::Entry(self.version_entry(node, *stat, Duration::ZERO)))
     }
 
     /// A name that has a draft: the family and further writers get the draft, everybody else the version.
@@ -105,19 +141,25 @@ impl Fs {
         if patient && draft.is_sealing() {
             return Ok(Seen::Wait(Until::Settled(draft)));
         }
-        self.drafts.switch_looked_up(caller.tid);
-        if self.drafts.is_switching(caller.tid) || draft.is_family(caller) {
+        let switching = self.drafts.switching(caller.tid);
+        if switching == Some(true) || draft.is_family(caller) {
+            self.drafts.switch_looked_up(caller.tid, None);
             return self.draft_entry(&draft).map(Seen::Entry);
         }
         if patient && draft.held_until().is_some() {
             return Ok(Seen::Wait(Until::Released(draft)));
         }
         let (node, stat) = self.nodes().lookup(folder, name)?;
+        if switching.is_some() && node.kind == Kind::File {
+            let file = self.nodes().open(&node, OFlags::RDONLY).map(Arc::new).ok();
+            self.drafts.switch_looked_up(caller.tid, file.map(|file| (node.id, file)));
+        }
         Ok(Seen::Entry(self.version_entry(&node, stat, Duration::ZERO)))
     }
 
     /// The entry of a version, folder or special file, whose look-up was counted already.
     pub(super) fn version_entry(&self, node: &Node, stat: Stat, ttl: Duration) -> Entry {
+        node.telling();
         let attr_ttl = if node.id == stat.ino { self.options.ttl } else { Duration::ZERO };
         let entry_ttl = if self.options.revalidate { Duration::ZERO } else { ttl };
         Entry { node: node.id, stat, entry_ttl, attr_ttl }
@@ -136,22 +178,21 @@ impl Fs {
         caller: Caller,
         folder: &Arc<Node>,
         name: &OsStr,
-        node: &Arc<Node>,
+        version: Arc<File>,
         stat: &Stat,
-    ) -> Result<Arc<Draft>> {
-        let file = self.nodes().open(node, rustix::fs::OFlags::RDONLY)?;
+    ) -> Arc<Draft> {
         let task = procfs::task(caller.tid);
         let draft = Draft::new(NewDraft {
             node: self.nodes().fresh_id(),
             target: commit::Target { parent: folder.clone(), name: name.to_owned() },
-            base: Some(draft::Base { file: Arc::new(file), key: Key::of(stat) }),
+            base: Some(draft::Base { file: version, key: Key::of(stat) }),
             decision: self.rules.decide(&folder.path_of(name)).clone(),
             creds: self.creds(caller),
             owner: self.owner(caller, task.as_ref()),
         });
         match self.drafts.list(folder.key, name, &draft) {
-            Ok(()) => Ok(draft),
-            Err(there) => Ok(there),
+            Ok(()) => draft,
+            Err(there) => there,
         }
     }
 

@@ -40,6 +40,7 @@ use crate::inode::{Node, NodeTable, ROOT_ID};
 use crate::journal::Owner;
 use crate::rules::Rules;
 use crate::sys::cred::Creds;
+use crate::sys::procfs::MountId;
 use crate::sys::{Errno, Kind, Result, Stat, procfs};
 
 pub use attr::{Changes, SetTime};
@@ -88,6 +89,7 @@ pub struct Fs {
     parking: Parking,
     recovery: Recovery,
     kernel: OnceLock<Notifier>,
+    mount: OnceLock<MountId>,
     stopping: AtomicBool,
     commits_done: AtomicU64,
 }
@@ -108,6 +110,7 @@ impl Fs {
             parking: Parking::default(),
             recovery: Recovery::default(),
             kernel: OnceLock::new(),
+            mount: OnceLock::new(),
             stopping: AtomicBool::new(false),
             commits_done: AtomicU64::new(0),
         });
@@ -116,10 +119,13 @@ impl Fs {
         Ok(fs)
     }
 
-    /// The kernel can be notified from now on.
-    pub fn connect(&self, kernel: Notifier) {
+    /// The kernel can be notified from now on, and knows the file system as `mount`.
+    pub fn connect(&self, kernel: Notifier, mount: Option<MountId>) {
         // The first connection stays; there is only one session.
         drop(self.kernel.set(kernel));
+        if let Some(mount) = mount {
+            self.mount.get_or_init(|| mount);
+        }
     }
 
     /// What the file system stands on.
@@ -173,17 +179,18 @@ impl Fs {
     /// Tells the kernel that a name has a new version and that its folder changed. Only from a `commit` thread, with no
     /// lock held.
     fn announce(&self, target: &Target, replaced: bool) {
-        // Whoever looked the name up before has answered when this lock was free once.
-        if let Ok(folder) = target.parent.as_folder() {
-            drop(folder.answers.write());
-        }
         let Some(kernel) = self.kernel.get() else { return };
+        let Ok(folder) = target.parent.as_folder() else { return };
+        // Whoever looked the name up before has answered when this lock was free once.
+        drop(folder.answers.write());
         let parent = INodeNo(target.parent.id);
         if replaced && let Err(error) = kernel.inval_entry(parent, &target.name) {
             tracing::debug!(%error, "the kernel did not take the news of a name");
         }
         // A negative offset: attributes only.
-        if let Err(error) = kernel.inval_inode(parent, -1, 0) {
+        if folder.forget_attributes()
+            && let Err(error) = kernel.inval_inode(parent, -1, 0)
+        {
             // ENOENT: the kernel does not know the folder any more.
             tracing::trace!(%error, "the kernel did not take the news of a folder");
         }

@@ -62,17 +62,28 @@ impl Fs {
             // comes again without a look-up opened through a descriptor: a version has no name to be replaced under.
             return Err(if self.drafts.begin_switch(caller.tid, id, true) { Errno::STALE } else { Errno::TXTBSY });
         }
-        if !self.is_current(&node) && self.drafts.begin_switch(caller.tid, id, false) {
+        let found = self.drafts.switched_to(caller.tid, id);
+        if found.is_none() && !self.is_current(&node) && self.drafts.begin_switch(caller.tid, id, false) {
             // Replaced or changed since the kernel looked: it shall look again. Without a name to look up, it comes
             // right back and gets what it has.
             return Err(Errno::STALE);
         }
+        self.drafts.end_switch(caller.tid);
         if direct {
-            self.drafts.end_switch(caller.tid);
             return self.open_in_place(caller, node, flags, writes);
         }
-        self.drafts.end_switch(caller.tid);
-        let file = Arc::new(self.nodes().open(&node, OFlags::RDONLY)?);
+        let file = match found {
+            Some(file) => file,
+            None => match self.nodes().open(&node, OFlags::RDONLY) {
+                Ok(file) => Arc::new(file),
+                // Replaced in this very moment.
+                Err(Errno::STALE) => {
+                    self.drafts.begin_switch(caller.tid, id, false);
+                    return Err(Errno::STALE);
+                }
+                Err(other) => return Err(other),
+            },
+        };
         let fh = self.handles.number();
         self.handles.insert(fh, Handle::Version { file: file.clone(), node });
         Ok(Opened { fh, mode: OpenMode::Version(file, id) })
@@ -139,30 +150,35 @@ impl Fs {
                 return done(Err(errno));
             }
         }
-        done(self.draft_handle(caller, &draft, flags, writes));
+        let writer = writes.then(|| Writer::opening(procfs::task(caller.tid).as_ref(), flags));
+        done(self.draft_handle(caller, &draft, flags, writer));
     }
 
-    /// A descriptor of a draft.
+    /// A descriptor of a draft, for a writer or without one for reading.
     pub(super) fn draft_handle(
         &self,
         caller: Caller,
         draft: &Arc<Draft>,
         flags: OFlags,
-        writes: bool,
+        writer: Option<Writer>,
     ) -> Result<Opened> {
-        // A draft that never changed gave its name back when its last descriptor went; a new writer takes it again.
+        let writes = writer.is_some();
+        // A draft that never changed gave its name back when its last descriptor went; a new writer takes it again. If
+        // another draft has the name by now, the kernel shall look again; where it has done so already, this one is
+        // written without the name, and whoever commits last wins.
         if writes
             && let Some(target) = draft.target()
             && draft.wants_name()
             && let Err(there) = self.drafts.list(target.parent.key, &target.name, draft)
             && !Arc::ptr_eq(&there, draft)
+            && self.drafts.switching(caller.tid).is_none()
+            && self.drafts.begin_switch(caller.tid, draft.node, true)
         {
             return Err(Errno::STALE);
         }
         let fh = self.handles.number();
         draft.opened();
-        if writes {
-            let writer = Writer::opening(procfs::task(caller.tid).as_ref(), flags);
+        if let Some(writer) = writer {
             draft.add_writer(fh, writer, flags.contains(OFlags::APPEND));
         }
         self.drafts.end_switch(caller.tid);

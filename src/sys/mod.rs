@@ -10,6 +10,7 @@ pub mod handle;
 pub mod mount;
 pub mod procfs;
 pub mod stat;
+pub mod writeback;
 pub mod xattr;
 
 pub use rustix::io::Errno;

@@ -8,13 +8,15 @@
 
 mod tables;
 
-use std::fs;
+use std::fs::{self, File};
+use std::sync::OnceLock;
 use std::time::Duration;
 
+use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, PidfdFlags};
 use rustix::time::ClockId;
 
-pub use tables::{Holds, holds};
+pub use tables::{Holds, MountId, holds};
 
 /// Clock ticks per second in `/proc` (USER_HZ, the same on every Linux architecture that has FUSE).
 const TICKS: u64 = 100;
@@ -30,6 +32,19 @@ pub struct Task {
     pub comm: String,
     /// Supplementary groups.
     pub groups: Box<[u32]>,
+    /// Its address space.
+    pub space: Space,
+}
+
+/// What there is of a task's address space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Space {
+    /// Nothing: the task is on its way out, or a thread of the kernel.
+    Gone,
+    /// No code yet: in the middle of `execve`.
+    Fresh,
+    /// Code and data.
+    Whole,
 }
 
 /// Reads a task; `None` when it is gone, unreadable, or has no pid in the daemon's namespace.
@@ -37,9 +52,9 @@ pub fn task(tid: u32) -> Option<Task> {
     if tid == 0 {
         return None;
     }
-    let status = fs::read(format!("/proc/{tid}/status")).ok()?;
+    let status = read(&format!("/proc/{tid}/status"))?;
     let status = String::from_utf8_lossy(&status);
-    let mut task = Task { tgid: 0, ppid: 0, comm: String::new(), groups: Box::default() };
+    let mut task = Task { tgid: 0, ppid: 0, comm: String::new(), groups: Box::default(), space: Space::Gone };
     for line in status.lines() {
         let Some((key, value)) = line.split_once(':') else { continue };
         let value = value.trim();
@@ -47,14 +62,33 @@ pub fn task(tid: u32) -> Option<Task> {
             "Name" => task.comm = value.to_owned(),
             "Tgid" => task.tgid = value.parse().ok()?,
             "PPid" => task.ppid = value.parse().ok()?,
-            "Groups" => {
-                task.groups = value.split_whitespace().filter_map(|g| g.parse().ok()).collect();
+            "Groups" => task.groups = value.split_whitespace().filter_map(|g| g.parse().ok()).collect(),
+            "VmExe" => {
+                task.space = if value.starts_with("0 ") { Space::Fresh } else { Space::Whole };
                 break;
             }
             _ => {}
         }
     }
     (task.tgid != 0).then_some(task)
+}
+
+/// True in the middle of `execve`.
+pub fn is_executing(pid: u32) -> bool {
+    task(pid).is_some_and(|task| task.space == Space::Fresh)
+}
+
+/// A small file of `/proc`, in one read.
+fn read(path: &str) -> Option<Vec<u8>> {
+    let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
+    let mut content = Vec::with_capacity(4096);
+    loop {
+        let buffer = rustix::buffer::spare_capacity(&mut content);
+        if rustix::io::read(&file, buffer).ok()? == 0 {
+            return Some(content);
+        }
+        content.reserve(1024);
+    }
 }
 
 /// How a dying task ends.
@@ -66,26 +100,10 @@ pub enum Exit {
     Status(u8),
 }
 
-/// True in the middle of `execve`: the new address space has no code yet.
-pub fn is_executing(tid: u32) -> bool {
-    space_of(tid).is_some_and(|(size, code)| size > 0 && code == 0)
-}
-
-/// Pages of the address space and of code in it, from `/proc/TID/statm`.
-fn space_of(tid: u32) -> Option<(u64, u64)> {
-    let statm = fs::read_to_string(format!("/proc/{tid}/statm")).ok()?;
-    let mut words = statm.split_whitespace();
-    Some((words.next()?.parse().ok()?, words.nth(2)?.parse().ok()?))
-}
-
-/// How a task that is waiting for an answer from here ends: `None` while it is alive and well. On its way out, its
-/// address space is gone and PF_EXITING is set.
+/// How a task without an address space, which waits for an answer from here, ends; `None` if it does not.
 pub fn exit_of(tid: u32) -> Option<Exit> {
     const PF_EXITING: u64 = 0x4;
-    if space_of(tid)?.0 > 0 {
-        return None;
-    }
-    let stat = fields_of(&fs::read(format!("/proc/{tid}/stat")).ok()?)?;
+    let stat = fields_of(&read(&format!("/proc/{tid}/stat"))?)?;
     if field::<u64>(&stat, 9)? & PF_EXITING == 0 {
         return None;
     }
@@ -109,8 +127,10 @@ pub enum Identity {
 pub fn identity(pid: u32) -> Option<Identity> {
     const PIDFS: u32 = 0x5049_4446;
     let number = Pid::from_raw(i32::try_from(pid).ok()?)?;
+    static OWN_INODES: OnceLock<bool> = OnceLock::new();
     let process = rustix::process::pidfd_open(number, PidfdFlags::empty()).ok()?;
-    if rustix::fs::fstatfs(&process).ok()?.f_type as u32 == PIDFS {
+    let own_inodes = || rustix::fs::fstatfs(&process).is_ok_and(|fs| fs.f_type as u32 == PIDFS);
+    if *OWN_INODES.get_or_init(own_inodes) {
         return Some(Identity::Inode(rustix::fs::fstat(&process).ok()?.st_ino));
     }
     start_ticks(pid).map(Identity::Start)
@@ -133,7 +153,7 @@ fn start_ticks_now(pid: u32) -> Option<u64> {
     if pid == 0 || is_executing(pid) {
         return None;
     }
-    field(&fields_of(&fs::read(format!("/proc/{pid}/stat")).ok()?)?, 22)
+    field(&fields_of(&read(&format!("/proc/{pid}/stat"))?)?, 22)
 }
 
 /// Ticks since boot, on the clock of [`start_ticks`].
@@ -144,13 +164,19 @@ pub fn now_ticks() -> u64 {
 
 /// The pid given out last, by `/proc/loadavg`: unchanged means that nothing was forked.
 pub fn last_pid() -> Option<u32> {
-    let loadavg = fs::read_to_string("/proc/loadavg").ok()?;
-    loadavg.split_whitespace().nth(4)?.parse().ok()
+    static LOADAVG: OnceLock<Option<File>> = OnceLock::new();
+    let loadavg = LOADAVG.get_or_init(|| File::open("/proc/loadavg").ok()).as_ref()?;
+    let mut buffer = [0; 128];
+    let read = rustix::io::pread(loadavg, &mut buffer, 0).ok()?;
+    std::str::from_utf8(&buffer[..read]).ok()?.split_whitespace().nth(4)?.parse().ok()
 }
 
-/// Pids are not given out twice within a time in which this many processes may have been forked.
+/// Pids go from 1 to here, as it was at the first call.
 pub fn pid_max() -> u32 {
-    fs::read_to_string("/proc/sys/kernel/pid_max").ok().and_then(|max| max.trim().parse().ok()).unwrap_or(0)
+    static PID_MAX: OnceLock<u32> = OnceLock::new();
+    *PID_MAX.get_or_init(|| {
+        fs::read_to_string("/proc/sys/kernel/pid_max").ok().and_then(|max| max.trim().parse().ok()).unwrap_or(0)
+    })
 }
 
 /// All processes there are now.

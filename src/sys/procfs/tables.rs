@@ -1,9 +1,11 @@
 //! Whether a process has a file open or mapped.
 
-use std::fs::File;
-use std::io::Read;
+use std::ffi::OsString;
+use std::mem::MaybeUninit;
+use std::os::unix::ffi::OsStringExt;
+use std::path::Path;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Mode, OFlags, RawDir};
 
 use super::{in_time, is_executing};
 use crate::sys::{Errno, Result, errno_of};
@@ -13,70 +15,126 @@ use crate::sys::{Errno, Result, errno_of};
 pub enum Holds {
     /// It has a descriptor, or a shared mapping where asked for.
     Yes,
+    /// It has a descriptor of some file with such a number, through another mount: the same file in another mount name
+    /// space, or a stranger.
+    Perhaps,
     /// It has none, or it is gone.
     No,
     /// Its tables cannot be read.
     Unknown,
 }
 
-/// Looks for any of `inos` (the inode numbers that a mount reports for one file) in the process's descriptor table,
-/// and with `mappings` among its shared mappings. Files of other file systems with the same number count too, which
-/// errs towards `Yes`.
-pub fn holds(pid: u32, inos: &[u64], mappings: bool) -> Holds {
-    match holds_descriptor(pid, inos) {
+/// A mount as the tables of processes name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MountId {
+    /// Its id in the daemon's mount name space.
+    pub id: u64,
+    /// Major and minor number of its device, the same in every name space.
+    pub dev: (u32, u32),
+}
+
+impl MountId {
+    /// The topmost mount on `mountpoint`, from `/proc/self/mountinfo`: nothing is asked of the mount itself.
+    pub fn of(mountpoint: &Path) -> Option<Self> {
+        let table = std::fs::read("/proc/self/mountinfo").ok()?;
+        table.split(|&b| b == b'\n').rev().find_map(|line| {
+            // id parent major:minor root mountpoint ...
+            let words: Vec<&[u8]> = line.splitn(6, |&b| b == b' ').collect();
+            let at = OsString::from_vec(unescape(words.get(4)?));
+            if Path::new(&at) != mountpoint {
+                return None;
+            }
+            let (major, minor) = std::str::from_utf8(words[2]).ok()?.split_once(':')?;
+            Some(MountId { id: number(words[0])?, dev: (major.parse().ok()?, minor.parse().ok()?) })
+        })
+    }
+}
+
+/// `mountinfo` writes blanks, tabs, newlines and backslashes as a backslash and three octal digits.
+fn unescape(field: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((&first, after)) = rest.split_first() {
+        let octal = after.get(..3).filter(|_| first == b'\\').and_then(|digits| std::str::from_utf8(digits).ok());
+        match octal.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            Some(byte) => {
+                plain.push(byte);
+                rest = &after[3..];
+            }
+            None => {
+                plain.push(first);
+                rest = after;
+            }
+        }
+    }
+    plain
+}
+
+/// Looks for a file of a mount (by the inode numbers under which the kernel may know it) in the process's descriptor
+/// table, and with `mappings` among its shared mappings.
+pub fn holds(pid: u32, mount: Option<MountId>, inos: &[u64], mappings: bool) -> Holds {
+    match holds_descriptor(pid, mount, inos) {
         // In the middle of `execve` a process has a new address space and nothing of the old one.
         Ok(Holds::No) if mappings && !is_executing(pid) => {
             let inos = inos.to_vec();
-            in_time(move || holds_mapping(pid, &inos)).unwrap_or(Holds::Unknown)
+            in_time(move || holds_mapping(pid, mount, &inos)).unwrap_or(Holds::Unknown)
         }
         Ok(held) => held,
         Err(errno) => unreadable(errno),
     }
 }
 
-fn holds_descriptor(pid: u32, inos: &[u64]) -> Result<Holds> {
-    let table = rustix::fs::open(format!("/proc/{pid}/fdinfo"), OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-    let mut info = Vec::new();
-    for entry in rustix::fs::Dir::read_from(&table)? {
+fn holds_descriptor(pid: u32, mount: Option<MountId>, inos: &[u64]) -> Result<Holds> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let table = rustix::fs::open(format!("/proc/{pid}/fdinfo"), flags | OFlags::DIRECTORY, Mode::empty())?;
+    let mut names = [MaybeUninit::uninit(); 4096];
+    let mut names = RawDir::new(&table, &mut names);
+    let mut held = Holds::No;
+    while let Some(entry) = names.next() {
         let entry = entry?;
         if !entry.file_name().to_bytes()[0].is_ascii_digit() {
             continue;
         }
-        info.clear();
-        let opened = rustix::fs::openat(&table, entry.file_name(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
-        let read = opened.and_then(|file| {
-            let mut file = File::from(file);
-            file.read_to_end(&mut info).map_err(|error| errno_of(&error))
-        });
-        match read {
-            Ok(_) => {}
+        // The number comes in the first lines; what follows differs from kind to kind and may be long.
+        let mut info = [0; 512];
+        let opened = rustix::fs::openat(&table, entry.file_name(), flags, Mode::empty());
+        let read = match opened.and_then(|file| rustix::io::read(file, &mut info)) {
+            Ok(read) => read,
             // Closed since it was listed.
             Err(Errno::NOENT) => continue,
             Err(errno) => return Err(errno),
-        }
-        match info.split(|&b| b == b'\n').find_map(|line| line.strip_prefix(b"ino:")).map(number) {
-            Some(Some(ino)) if inos.contains(&ino) => return Ok(Holds::Yes),
-            Some(Some(_)) => {}
+        };
+        let field = |key: &[u8]| info[..read].split(|&b| b == b'\n').find_map(|line| number(line.strip_prefix(key)?));
+        match (field(b"ino:"), field(b"mnt_id:")) {
+            (Some(ino), _) if !inos.contains(&ino) => {}
+            (Some(_), Some(id)) if mount.is_none_or(|mount| mount.id == id) => return Ok(Holds::Yes),
+            (Some(_), Some(_)) => held = Holds::Perhaps,
             _ => return Ok(Holds::Unknown),
         }
     }
-    Ok(Holds::No)
+    Ok(held)
 }
 
-fn holds_mapping(pid: u32, inos: &[u64]) -> Holds {
+fn holds_mapping(pid: u32, mount: Option<MountId>, inos: &[u64]) -> Holds {
     let maps = match std::fs::read(format!("/proc/{pid}/maps")) {
         Ok(maps) => maps,
         Err(error) => return unreadable(errno_of(&error)),
     };
     for line in maps.split(|&b| b == b'\n') {
         // address perms offset dev inode [path]; a shared mapping that is read-only now may become writable.
-        let mut words = line.split(|&b| b == b' ').filter(|word| !word.is_empty());
-        let (Some(perms), Some(ino)) = (words.nth(1), words.nth(2)) else { continue };
-        if perms.get(3) == Some(&b's') && number(ino).is_some_and(|ino| inos.contains(&ino)) {
+        let words: Vec<&[u8]> = line.split(|&b| b == b' ').filter(|word| !word.is_empty()).take(5).collect();
+        let [_, perms, _, dev, ino] = words[..] else { continue };
+        let here = || mount.is_none_or(|mount| hex_device(dev) == Some(mount.dev));
+        if perms.get(3) == Some(&b's') && number(ino).is_some_and(|ino| inos.contains(&ino)) && here() {
             return Holds::Yes;
         }
     }
     Holds::No
+}
+
+fn hex_device(text: &[u8]) -> Option<(u32, u32)> {
+    let (major, minor) = std::str::from_utf8(text).ok()?.split_once(':')?;
+    Some((u32::from_str_radix(major, 16).ok()?, u32::from_str_radix(minor, 16).ok()?))
 }
 
 fn number(digits: &[u8]) -> Option<u64> {
@@ -101,13 +159,22 @@ mod tests {
         let file = tempfile::tempfile_in(env!("CARGO_MANIFEST_DIR")).unwrap();
         let ino = file.metadata().unwrap().ino();
         let me = std::process::id();
-        assert_eq!(holds(me, &[ino], true), Holds::Yes);
+        assert_eq!(holds(me, None, &[ino], true), Holds::Yes);
+        assert_eq!(holds(me, Some(MountId { id: 0, dev: (0, 0) }), &[ino], true), Holds::Perhaps);
         drop(file);
-        assert_eq!(holds(me, &[ino, 0x3fff_ffff_ffff_ffff], true), Holds::No);
+        assert_eq!(holds(me, None, &[ino, 0x3fff_ffff_ffff_ffff], true), Holds::No);
     }
 
     #[test]
     fn a_pid_that_is_nobody_holds_nothing() {
-        assert_eq!(holds(u32::MAX >> 1, &[1], true), Holds::No);
+        assert_eq!(holds(u32::MAX >> 1, None, &[1], true), Holds::No);
+    }
+
+    #[test]
+    fn finds_the_mount_of_proc() {
+        let proc = MountId::of(Path::new("/proc")).unwrap();
+        let dev = std::fs::metadata("/proc").unwrap().dev();
+        assert_eq!(proc.dev, (rustix::fs::major(dev), rustix::fs::minor(dev)));
+        assert_eq!(unescape(br"a\040b\134c\9"), br"a b\c\9");
     }
 }
