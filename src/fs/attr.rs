@@ -120,7 +120,7 @@ impl Fs {
     ) {
         self.drafts.end_switch(caller.tid);
         let fs = self.clone();
-        let (resized, stay) = (draft.clone(), draft.clone());
+        let resized = draft.clone();
         // Held like an open descriptor, so that the draft stays while it is worked on.
         draft.opened();
         let call = move |file: &std::fs::File| at::truncate(file, size);
@@ -131,18 +131,20 @@ impl Fs {
                 .and_then(|file| fs.strip_set_ids(caller, &*file))
                 .and_then(|()| fs.change_draft(caller, &resized, rest));
             let by_path = !resized.has_writers();
-            let committer = fs.clone();
-            let finish = move || {
-                let ended = if by_path {
-                    resized.seal().map_or(Ok(()), |ending| committer.end(&resized, ending))
-                } else {
-                    Ok(())
-                };
-                done(changed.and(ended).and_then(|()| draft_attr(&resized)));
+            let (settled, stay) = (fs.clone(), resized.clone());
+            let finish = move |ended: Result<()>| {
+                done(changed.and(ended).and_then(|()| draft_attr(&stay)));
                 stay.closed();
-                committer.drafts.drop_if_unreferenced(&stay);
+                settled.drafts.drop_if_unreferenced(&stay);
             };
-            if by_path { fs.commits.run(finish) } else { finish() }
+            if !by_path {
+                return finish(Ok(()));
+            }
+            let by = fs.clone();
+            fs.commits.run(move || match resized.seal() {
+                Some(ending) => by.end(&resized, ending, finish),
+                None => finish(Ok(())),
+            });
         });
     }
 

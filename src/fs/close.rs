@@ -21,29 +21,26 @@ impl Fs {
         };
         let Handle::Draft { draft, writes: true } = &*handle else { return done(Ok(())) };
         let (fs, draft) = (self.clone(), draft.clone());
-        self.commits.run(move || done(fs.close_writer(caller, fh, &draft)));
+        self.commits.run(move || fs.close_writer(caller, fh, &draft, done));
     }
 
-    fn close_writer(&self, caller: Caller, fh: u64, draft: &Arc<Draft>) -> Result<()> {
+    fn close_writer(self: &Arc<Self>, caller: Caller, fh: u64, draft: &Arc<Draft>, done: impl Done<()>) {
         let closer = procfs::task(caller.tid);
         if let Some(task) = closer.as_ref().filter(|task| task.space == Space::Gone)
             && let Some(exit) = procfs::exit_of(caller.tid)
         {
             draft.note_exit(task.tgid, exit);
         }
-        let tainted = draft.tainted().map(|(_, errno)| errno);
+        let tainted = draft.tainted().map_or(Ok(()), |(_, errno)| Err(errno));
         match draft::last_close(draft, self.mount.get().copied(), fh, closer.as_ref()) {
-            Proof::LastClose => {
-                let ended = draft.seal().map(|ending| self.end(draft, ending));
-                ended.unwrap_or_else(|| tainted.map_or(Ok(()), Err))
-            }
-            Proof::StillOpen => tainted.map_or(Ok(()), Err),
+            Proof::LastClose => match draft.seal() {
+                Some(ending) => self.end(draft, ending, done),
+                None => done(tainted),
+            },
+            Proof::StillOpen => done(tainted),
             Proof::Unknown => {
                 draft.hold(HOLD_LIMIT);
-                match tainted {
-                    Some(errno) => Err(errno),
-                    None => draft.promise(&self.committer),
-                }
+                done(tainted.and_then(|()| draft.promise(&self.committer)));
             }
         }
     }
@@ -70,12 +67,15 @@ impl Fs {
                     Some(ending) => {
                         let (fs, draft) = (self.clone(), draft.clone());
                         self.commits.run(move || {
-                            // Its error has nobody to go to; the journal has it.
-                            if let Err(errno) = fs.end(&draft, ending) {
-                                tracing::error!(node = draft.node, %errno, "commit after the last release failed");
-                            }
-                            draft.closed();
-                            fs.drafts.drop_if_unreferenced(&draft);
+                            let (after, closed) = (fs.clone(), draft.clone());
+                            fs.end(&draft, ending, move |ended| {
+                                // Its error has nobody to go to; the journal has it.
+                                if let Err(errno) = ended {
+                                    tracing::error!(node = closed.node, %errno, "commit after the last release failed");
+                                }
+                                closed.closed();
+                                after.drafts.drop_if_unreferenced(&closed);
+                            });
                         });
                     }
                     None => {
@@ -89,8 +89,8 @@ impl Fs {
         Ok(())
     }
 
-    /// Carries an ending out. Runs on a commit thread; no lock is held.
-    pub(super) fn end(&self, draft: &Arc<Draft>, ending: Ending) -> Result<()> {
+    /// Carries an ending out, and answers when the kernel knows of it too. Runs on a commit thread; no lock is held.
+    pub(super) fn end(self: &Arc<Self>, draft: &Arc<Draft>, ending: Ending, done: impl Done<()>) {
         let target = draft.target();
         let settle = |phase| {
             if let Some(target) = &target {
@@ -110,31 +110,30 @@ impl Fs {
                         draft.taint(step, errno);
                         self.committer.quarantine(id, &staged, Reason::Failed { step, errno });
                         settled.now(Phase::Ended(Some(staged.file)));
-                        return Err(errno);
+                        return done(Err(errno));
                     }
                 };
                 let replaced = draft.replaces();
                 let (target, recorded) = published.record(&self.committer);
                 settled.now(Phase::Published(staged.file.clone()));
-                self.announce(&target, replaced);
                 self.commits_done.fetch_add(1, Ordering::Relaxed);
                 if !digested {
                     self.digester.take(id, staged.file);
                 }
-                recorded
+                self.announce(target, replaced, move || done(recorded));
             }
             Ending::Refused { id, staged, reason } => {
                 self.committer.quarantine(id, &staged, reason);
                 settled.now(Phase::Ended(Some(staged.file)));
-                match reason {
+                done(match reason {
                     Reason::Failed { errno, .. } => Err(errno),
                     Reason::Exit(_) | Reason::Stopped => Ok(()),
-                }
+                });
             }
             Ending::Unnamed { id, staged } => {
                 self.committer.discard(id, &staged, "unlinked by its writer");
                 settled.now(Phase::Ended(Some(staged.file)));
-                Ok(())
+                done(Ok(()));
             }
         }
     }

@@ -4,9 +4,10 @@
 //! thread: a commit, a copy, a look-up that waits for a commit in flight. The adapter in [`crate::fuse`] only decodes and
 //! replies.
 //!
-//! Threads: the session threads run everything that touches the export briefly; `commit` threads run fsync, rename and
-//! the kernel's notifications (which may wait for a folder that a session thread's request has locked); `slow` threads
-//! run copies and whatever was parked. No lock is held across a reply, but for a folder's `answers`.
+//! Threads: the session threads run everything that touches the export briefly; `commit` threads run fsync and rename;
+//! `notice` threads tell the kernel, which may wait for a folder that a request has locked, and that request for a
+//! commit: so commits never queue behind notices. `slow` threads run copies and whatever was parked. No lock is held
+//! across a reply, but for a folder's `answers`.
 
 mod attr;
 mod close;
@@ -85,6 +86,7 @@ pub struct Fs {
     options: Options,
     digester: Digester,
     commits: Pool,
+    notices: Pool,
     slow: Pool,
     parking: Parking,
     recovery: Recovery,
@@ -100,6 +102,7 @@ impl Fs {
         let fs = Arc::new(Fs {
             digester: Digester::start(committer.journal.clone())?,
             commits: Pool::start("commit", options.commit_workers)?,
+            notices: Pool::start("notice", NOTICE_WORKERS)?,
             slow: Pool::start("slow", SLOW_WORKERS)?,
             backings: Backings::new(options.passthrough),
             committer,
@@ -176,26 +179,42 @@ impl Fs {
         }
     }
 
-    /// Tells the kernel that a name has a new version and that its folder changed. Only from a `commit` thread, with no
-    /// lock held.
-    fn announce(&self, target: &Target, replaced: bool) {
-        let Some(kernel) = self.kernel.get() else { return };
-        let Ok(folder) = target.parent.as_folder() else { return };
+    /// Tells the kernel that a name has a new version and that its folder changed, if it may remember otherwise; then
+    /// goes on with `then`.
+    fn announce(self: &Arc<Self>, target: Target, replaced: bool, then: impl FnOnce() + Send + 'static) {
+        let Ok(folder) = target.parent.as_folder() else { return then() };
+        let changed = folder.forget_attributes();
+        if !replaced && !changed {
+            return then();
+        }
+        let fs = self.clone();
+        self.notices.run(move || {
+            fs.notify(&target, replaced, changed);
+            then();
+        });
+    }
+
+    /// Waits for the folder if a request has locked it.
+    fn notify(&self, target: &Target, replaced: bool, changed: bool) {
         // Whoever looked the name up before has answered when this lock was free once.
-        drop(folder.answers.write());
+        if let Ok(folder) = target.parent.as_folder() {
+            drop(folder.answers.write());
+        }
+        let Some(kernel) = self.kernel.get() else { return };
         let parent = INodeNo(target.parent.id);
         if replaced && let Err(error) = kernel.inval_entry(parent, &target.name) {
             tracing::debug!(%error, "the kernel did not take the news of a name");
         }
         // A negative offset: attributes only.
-        if folder.forget_attributes()
-            && let Err(error) = kernel.inval_inode(parent, -1, 0)
-        {
+        if changed && let Err(error) = kernel.inval_inode(parent, -1, 0) {
             // ENOENT: the kernel does not know the folder any more.
             tracing::trace!(%error, "the kernel did not take the news of a folder");
         }
     }
 }
+
+/// Threads for notices to the kernel.
+const NOTICE_WORKERS: usize = 4;
 
 /// Threads for copies and parked operations.
 const SLOW_WORKERS: usize = 8;

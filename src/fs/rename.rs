@@ -113,8 +113,7 @@ impl Fs {
                 there.shadow();
                 // The kernel moved its entry along, with what was left of the time it may be remembered: the draft's
                 // family would not be asked about. The notice waits for the folder that this rename has locked.
-                let (fs, target) = (self.clone(), Target { parent: to.folder.clone(), name: to.name.clone() });
-                self.commits.run(move || fs.announce(&target, true));
+                self.announce(Target { parent: to.folder.clone(), name: to.name.clone() }, true, || {});
             }
         }
         Ok(())

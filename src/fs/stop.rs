@@ -21,13 +21,17 @@ impl Fs {
             if let Some(ending) = draft.stop() {
                 let (fs, draft) = (self.clone(), draft.clone());
                 self.commits.run(move || {
-                    if let Err(errno) = fs.end(&draft, ending) {
-                        tracing::error!(node = draft.node, %errno, "commit at the end of the mount failed");
-                    }
+                    let node = draft.node;
+                    fs.end(&draft, ending, move |ended| {
+                        if let Err(errno) = ended {
+                            tracing::error!(node, %errno, "commit at the end of the mount failed");
+                        }
+                    });
                 });
             }
         }
         self.commits.finish();
+        self.notices.finish();
         self.stop_parking();
         self.slow.finish();
     }
@@ -48,14 +52,14 @@ impl Fs {
     /// Publishes a quarantined draft; the kernel is told of it.
     pub fn publish_quarantined(&self, id: DraftId) -> Result<(), VerbError> {
         let target = self.committer.publish_quarantined(id)?;
-        self.announce(&target, true);
+        self.notify(&target, true, true);
         Ok(())
     }
 
     /// The kernel is told of names that recovery published.
     pub fn announce_recovered(&self, targets: &[Target]) {
         for target in targets {
-            self.announce(target, true);
+            self.notify(target, true, true);
         }
     }
 }

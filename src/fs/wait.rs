@@ -44,6 +44,8 @@ pub(super) struct Parking {
 #[derive(Default)]
 struct State {
     parked: Vec<Parked>,
+    /// The thread has taken the list out and looks at what each waits for.
+    looking: bool,
     poked: bool,
     stopped: bool,
 }
@@ -97,7 +99,7 @@ impl Fs {
     /// Something that an operation may be parked for has happened.
     pub(super) fn poke(&self) {
         let mut state = self.parking.state.lock();
-        if !state.parked.is_empty() {
+        if state.looking || !state.parked.is_empty() {
             state.poked = true;
             self.parking.changed.notify_one();
         }
@@ -131,6 +133,7 @@ fn run(fs: &Fs) {
     let mut state = fs.parking.state.lock();
     loop {
         state.poked = false;
+        state.looking = true;
         let parked = std::mem::take(&mut state.parked);
         let stopped = state.stopped;
         // Asking a draft may wait for its writer; nobody else's parking waits along.
@@ -149,6 +152,7 @@ fn run(fs: &Fs) {
             }
         }
         state = fs.parking.state.lock();
+        state.looking = false;
         state.parked.append(&mut kept);
         if stopped {
             return;
