@@ -7,7 +7,7 @@ use rustix::fs::OFlags;
 
 use super::Draft;
 use crate::rules::{Decision, OnFailureExit, OnKill};
-use crate::sys::procfs::{self, Exit, Holds, Identity, Task};
+use crate::sys::procfs::{self, Exit, Holds, Identity, OpenFile, Task};
 
 /// The process behind a request.
 #[derive(Clone, Copy, Debug)]
@@ -150,6 +150,12 @@ impl Draft {
         }
         let orphaned = openers.iter().any(|&(tgid, identity)| procfs::identity(tgid) != identity);
         orphaned && matches!(procfs::holds(own, None, &self.inos(), true), Holds::Yes)
+    }
+
+    /// The draft as one of its writers' processes has it open.
+    pub fn open_file(&self) -> Option<OpenFile> {
+        let pid = self.writers.lock().open.values().map(|writer| writer.tgid).find(|&tgid| tgid != 0)?;
+        Some(OpenFile { pid, inos: self.inos() })
     }
 
     /// The inode numbers under which the kernel may show the draft in `/proc`: it keeps the one it was told last, which

@@ -1,6 +1,6 @@
 //! Drafts: pending writes, each with a node id of its own, hidden from everybody but the writer's family.
 //!
-//! Lock order: a draft's `body`, then its `writers`, then `stream`; the table's shards before all of them and never held
+//! Lock order: a draft's `body`, then its work's `promising`, then its `writers`, then `stream`; the table's shards before all of them and never held
 //! while one is waited for. `body` is held for reading across a write to the staged file, so that sealing (which takes
 //! it for writing) waits for writes in flight: it is the one lock that spans I/O, and only this draft's writers meet it.
 
@@ -101,6 +101,8 @@ pub struct Work {
     /// True while the journal says `sealed`: a close was promised without proof, and a further write must take that
     /// back first.
     pub promised: AtomicBool,
+    /// Held while that is written.
+    pub promising: Mutex<()>,
     /// How the version will have come to be, if nothing else is seen.
     pub kind: CommitKind,
     /// Bytes written so far, overwritten ones included.

@@ -30,45 +30,49 @@ const FEW: u32 = 64;
 /// descriptors in flight over a socket or registered with io_uring: a write through one of those meets a published
 /// draft and is copied elsewhere, so a proof that was wrong costs a second version, never wholeness.
 pub fn last_close(draft: &Draft, mount: Option<MountId>, fh: u64, closer: Option<&Task>) -> Proof {
-    let Some((writer, alone)) = draft.writer(fh) else { return Proof::Unknown };
+    let unknown = |reason: &str| {
+        tracing::debug!(node = draft.node, reason, "no proof of last close");
+        Proof::Unknown
+    };
+    let Some((writer, alone)) = draft.writer(fh) else { return unknown("the descriptor is gone") };
     if !alone {
         return Proof::StillOpen;
     }
-    let Some(closer) = closer else { return Proof::Unknown };
+    let Some(closer) = closer else { return unknown("whoever closes cannot be seen") };
     let inos = draft.inos();
     let holds = |pid| procfs::holds(pid, mount, &inos, !writer.write_only);
     match holds(closer.tgid) {
         Holds::Yes => return Proof::StillOpen,
-        Holds::Perhaps | Holds::Unknown => return Proof::Unknown,
+        Holds::Perhaps | Holds::Unknown => return unknown("the closing process may hold it"),
         Holds::No => {}
     }
     if closer.tgid != writer.tgid {
         if writer.tgid == 0 {
-            return Proof::Unknown;
+            return unknown("its opener was never seen");
         }
         match holds(writer.tgid) {
             Holds::Yes => return Proof::StillOpen,
-            Holds::Perhaps | Holds::Unknown => return Proof::Unknown,
+            Holds::Perhaps | Holds::Unknown => return unknown("its opener may hold it"),
             Holds::No => {}
         }
         if procfs::start_ticks(closer.tgid).is_none_or(|start| start + 1 < writer.opened) {
-            return Proof::Unknown;
+            return unknown("it was passed to the closing process");
         }
     }
-    let Some(candidates) = forked_since(&writer) else { return Proof::Unknown };
+    let Some(candidates) = forked_since(&writer) else { return unknown("processes cannot be listed") };
     let own = std::process::id();
-    let mut proof = Proof::LastClose;
+    let mut doubtful = false;
     for pid in candidates {
         if pid == own || pid == closer.tgid || pid == writer.tgid {
             continue;
         }
         match holds(pid) {
             Holds::Yes => return Proof::StillOpen,
-            Holds::Perhaps | Holds::Unknown => proof = Proof::Unknown,
+            Holds::Perhaps | Holds::Unknown => doubtful = true,
             Holds::No => {}
         }
     }
-    proof
+    if doubtful { unknown("a process that was forked since may hold it") } else { Proof::LastClose }
 }
 
 /// Processes that may have been forked after the open. A pid of a thread is fine: it has its process's tables.

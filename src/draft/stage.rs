@@ -119,6 +119,8 @@ impl Draft {
             self.taint("fsync", errno);
             return Err(errno);
         }
+        // Two processes may close their duplicates at the same time.
+        let _one_at_a_time = work.promising.lock();
         if body.target.is_none() || work.promised.load(Ordering::Acquire) {
             return Ok(());
         }
@@ -226,7 +228,15 @@ impl Draft {
             owner: self.owner.clone(),
         }));
         failpoint!("begin_after_row");
-        Ok(Work { id, begun, staged, promised: AtomicBool::new(false), kind, written: AtomicU64::new(0) })
+        Ok(Work {
+            id,
+            begun,
+            staged,
+            promised: AtomicBool::new(false),
+            promising: Mutex::new(()),
+            kind,
+            written: AtomicU64::new(0),
+        })
     }
 
     /// Empties the draft: an open that truncates a draft somebody else began.

@@ -8,9 +8,13 @@ use std::time::Duration;
 use super::Fs;
 use crate::commit::{Target, VerbError};
 use crate::journal::{DraftId, Entry};
+use crate::sys::procfs;
 
 /// How often the journal is told the sizes of growing drafts.
 const PROGRESS_PERIOD: Duration = Duration::from_millis(500);
+
+/// Writers looked at each time; with more drafts than that, the sizes of the others are those of their staged files.
+const LOOKS_PER_PERIOD: usize = 64;
 
 impl Fs {
     /// Waits for commits in flight and ends what is left: promised drafts are committed, others go to quarantine. The
@@ -49,6 +53,25 @@ impl Fs {
         busy
     }
 
+    /// The sizes of all drafts that accept writes: that of the staged file, or what the kernel has gathered if that is
+    /// more.
+    fn sizes(&self) -> Vec<(DraftId, u64)> {
+        let drafts = self.drafts.all();
+        let mut sizes: Vec<_> = drafts.iter().filter_map(|draft| draft.progress()).collect();
+        let Some(&mount) = self.mount.get() else { return sizes };
+        let (ids, files): (Vec<_>, Vec<_>) = drafts
+            .iter()
+            .filter_map(|draft| Some((draft.progress()?.0, draft.open_file()?)))
+            .take(LOOKS_PER_PERIOD)
+            .unzip();
+        for (id, cached) in ids.into_iter().zip(procfs::cached_sizes(mount, files)) {
+            if let (Some(cached), Some((_, bytes))) = (cached, sizes.iter_mut().find(|(other, _)| *other == id)) {
+                *bytes = cached.max(*bytes);
+            }
+        }
+        sizes
+    }
+
     /// Publishes a quarantined draft; the kernel is told of it.
     pub fn publish_quarantined(&self, id: DraftId) -> Result<(), VerbError> {
         let target = self.committer.publish_quarantined(id)?;
@@ -80,7 +103,7 @@ fn report(fs: &Weak<Fs>) {
             return;
         }
         let mut sizes = HashMap::new();
-        for (id, bytes) in fs.drafts.all().iter().filter_map(|draft| draft.progress()) {
+        for (id, bytes) in fs.sizes() {
             if told.get(&id) != Some(&bytes) {
                 fs.committer.journal.submit(Entry::Grown { id, bytes });
             }

@@ -5,7 +5,7 @@ use std::mem::MaybeUninit;
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
-use rustix::fs::{Mode, OFlags, RawDir};
+use rustix::fs::{AtFlags, Mode, OFlags, RawDir, StatxFlags};
 
 use super::{in_time, is_executing};
 use crate::sys::{Errno, Result, errno_of};
@@ -84,7 +84,39 @@ pub fn holds(pid: u32, mount: Option<MountId>, inos: &[u64], mappings: bool) -> 
     }
 }
 
+/// A file of a mount that a process has open.
+#[derive(Clone, Copy, Debug)]
+pub struct OpenFile {
+    /// The process.
+    pub pid: u32,
+    /// The numbers under which the kernel may know the file.
+    pub inos: [u64; 3],
+}
+
+/// The sizes of open files as the kernel knows them, which may have gathered writes that it has not passed on. Asks
+/// nothing of the mount. `None` for a file that cannot be found, and for all if that takes too long.
+pub fn cached_sizes(mount: MountId, files: Vec<OpenFile>) -> Vec<Option<u64>> {
+    let count = files.len();
+    let look = move || files.iter().map(|file| cached_size(mount, file)).collect();
+    in_time(look).unwrap_or_else(|| vec![None; count])
+}
+
+fn cached_size(mount: MountId, file: &OpenFile) -> Option<u64> {
+    if is_executing(file.pid) {
+        return None;
+    }
+    let number = find_descriptor(file.pid, Some(mount), &file.inos).ok()?.1?;
+    let path = format!("/proc/{}/fd/{number}", file.pid);
+    let stat = rustix::fs::statx(rustix::fs::CWD, path, AtFlags::STATX_DONT_SYNC, StatxFlags::SIZE).ok()?;
+    ((stat.stx_dev_major, stat.stx_dev_minor) == mount.dev).then_some(stat.stx_size)
+}
+
 fn holds_descriptor(pid: u32, mount: Option<MountId>, inos: &[u64]) -> Result<Holds> {
+    find_descriptor(pid, mount, inos).map(|(held, _)| held)
+}
+
+/// Whether a process has such a descriptor, and its number if it surely has.
+fn find_descriptor(pid: u32, mount: Option<MountId>, inos: &[u64]) -> Result<(Holds, Option<u32>)> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let table = rustix::fs::open(format!("/proc/{pid}/fdinfo"), flags | OFlags::DIRECTORY, Mode::empty())?;
     let mut names = [MaybeUninit::uninit(); 4096];
@@ -107,12 +139,14 @@ fn holds_descriptor(pid: u32, mount: Option<MountId>, inos: &[u64]) -> Result<Ho
         let field = |key: &[u8]| info[..read].split(|&b| b == b'\n').find_map(|line| number(line.strip_prefix(key)?));
         match (field(b"ino:"), field(b"mnt_id:")) {
             (Some(ino), _) if !inos.contains(&ino) => {}
-            (Some(_), Some(id)) if mount.is_none_or(|mount| mount.id == id) => return Ok(Holds::Yes),
+            (Some(_), Some(id)) if mount.is_none_or(|mount| mount.id == id) => {
+                return Ok((Holds::Yes, entry.file_name().to_str().ok().and_then(|name| name.parse().ok())));
+            }
             (Some(_), Some(_)) => held = Holds::Perhaps,
-            _ => return Ok(Holds::Unknown),
+            _ => return Ok((Holds::Unknown, None)),
         }
     }
-    Ok(held)
+    Ok((held, None))
 }
 
 fn holds_mapping(pid: u32, mount: Option<MountId>, inos: &[u64]) -> Holds {

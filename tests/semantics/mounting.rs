@@ -1,0 +1,47 @@
+//! Mounts by users other than root.
+
+use std::process::Command;
+
+/// In a mount name space of its own, where the FUSE device is open to everybody as it is on ordinary machines.
+const SCRIPT: &str = r#"
+set -eu
+cd "$1"
+mknod fuse c 10 229
+chmod 666 fuse
+mount --bind fuse /dev/fuse
+exec setpriv --reuid 1000 --regid 1000 --clear-groups sh -eu -c '
+  "$0" mount src mnt
+  (echo one; ls src mnt >listing; echo two) >mnt/f
+  cat mnt/f
+  cat listing
+  "$0" log mnt --json
+  "$0" umount mnt
+  cat src/f' "$2"
+"#;
+
+#[test]
+fn s52_an_ordinary_user_mounts_for_himself() {
+    // Not in the build folder, which may lie where that user cannot go.
+    let folder = tempfile::tempdir().unwrap();
+    let top = folder.path();
+    for name in ["src", "mnt", "state"] {
+        std::fs::create_dir(top.join(name)).unwrap();
+        std::os::unix::fs::chown(top.join(name), Some(1000), Some(1000)).unwrap();
+    }
+    std::os::unix::fs::chown(top, Some(1000), Some(1000)).unwrap();
+    let program = top.join("commitfs");
+    std::fs::copy(env!("CARGO_BIN_EXE_commitfs"), &program).unwrap();
+    let out = Command::new("unshare")
+        .args(["--mount", "sh", "-c", SCRIPT, "sh"])
+        .args([top, program.as_path()])
+        .env("XDG_STATE_HOME", top.join("state"))
+        .output()
+        .unwrap();
+    let (said, complaints) = (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+    assert!(out.status.success(), "{said}\n{complaints}");
+    let mut lines = said.lines();
+    assert_eq!([lines.next(), lines.next()], [Some("one"), Some("two")], "{said}");
+    assert!(said.contains("mnt:\nf\n\nsrc:\n"), "hidden but for the family: {said}");
+    assert!(said.contains(r#""uid":1000"#) || said.contains(r#""uid": 1000"#), "{said}");
+    assert!(said.ends_with("one\ntwo\n") && !said.contains("src:\nf"), "{said}");
+}
