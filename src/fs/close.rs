@@ -13,14 +13,22 @@ use crate::sys::{Result, procfs};
 
 impl Fs {
     /// One duplicate of a descriptor is being closed. Answers after the commit if this was provably the last one.
-    pub fn flush(self: &Arc<Self>, caller: Caller, fh: u64, done: impl Done<()>) {
+    pub fn flush(self: &Arc<Self>, caller: Caller, fh: u64, lock_owner: u64, done: impl Done<()>) {
         let handle = match self.handles.get(fh) {
             Ok(handle) => handle,
             Err(errno) => return done(Err(errno)),
         };
-        let Handle::Draft { draft, writes: true } = &*handle else { return done(Ok(())) };
+        let Handle::Draft { draft, writes: true } = &*handle else {
+            self.unlock_process(fh, lock_owner);
+            return done(Ok(()));
+        };
         let (fs, draft) = (self.clone(), draft.clone());
-        self.commits.run(move || done(fs.close_writer(caller, fh, &draft)));
+        self.commits.run(move || {
+            let closed = fs.close_writer(caller, fh, &draft);
+            // Whoever waits for the lock finds the version that was written under it.
+            fs.unlock_process(fh, lock_owner);
+            done(closed);
+        });
     }
 
     fn close_writer(&self, caller: Caller, fh: u64, draft: &Arc<Draft>) -> Result<()> {
@@ -48,6 +56,7 @@ impl Fs {
 
     /// The last reference to a descriptor is gone. Commits now if no close did.
     pub fn release(self: &Arc<Self>, fh: u64) -> Result<()> {
+        self.unlock_handle(fh);
         match &*self.handles.remove(fh)? {
             Handle::Version { node, executes, .. } => {
                 self.backings.close(node.id);

@@ -15,6 +15,7 @@ mod dir;
 mod handle;
 mod io;
 mod link;
+mod lock;
 mod lookup;
 mod open;
 mod passthrough;
@@ -45,12 +46,14 @@ use crate::sys::{Errno, Kind, Result, Stat, procfs};
 pub use attr::{Changes, SetTime};
 pub use create::Created;
 pub use dir::Listed;
+pub use lock::{Found, LockRequest};
 pub use lookup::Entry;
 pub use open::{OpenMode, Opened};
 pub use wait::Recovery;
 pub use xattr::STATE_DIR;
 
 use handle::Handles;
+use lock::Locks;
 use passthrough::Backings;
 use pool::Pool;
 use wait::Parking;
@@ -80,6 +83,7 @@ pub struct Fs {
     drafts: Drafts,
     handles: Handles,
     backings: Backings,
+    locks: Locks,
     rules: Rules,
     options: Options,
     digester: Digester,
@@ -103,6 +107,7 @@ impl Fs {
             committer,
             drafts: Drafts::default(),
             handles: Handles::default(),
+            locks: Locks::default(),
             rules,
             options,
             parking: Parking::default(),
@@ -112,6 +117,7 @@ impl Fs {
             commits_done: AtomicU64::new(0),
         });
         wait::start(&fs)?;
+        lock::start(&fs)?;
         stop::start_progress(&fs)?;
         Ok(fs)
     }

@@ -29,6 +29,7 @@ impl Fs {
         }
         self.commits.finish();
         self.stop_parking();
+        self.stop_locks();
         self.slow.finish();
     }
 
