@@ -22,6 +22,8 @@ mod hiding;
 mod hosts;
 #[path = "semantics/killed.rs"]
 mod killed;
+#[path = "semantics/locks.rs"]
+mod locks;
 #[path = "semantics/mounting.rs"]
 mod mounting;
 #[path = "semantics/names.rs"]

@@ -133,9 +133,23 @@ impl Draft {
         self.body.read().content()
     }
 
+    /// The file whose inode stands for the draft where locks are concerned: the version's below it, which others have
+    /// open, or its own.
+    pub fn lockable(&self) -> Result<Arc<File>> {
+        let body = self.body.read();
+        match &body.base {
+            Some(base) => Ok(base.file.clone()),
+            None => body.content(),
+        }
+    }
+
     /// Attributes of the draft as its family sees it.
     pub fn stat(&self) -> Result<Stat> {
-        stat::fstat(&*self.content()?)
+        let body = self.body.read();
+        let stat = stat::fstat(&*body.content()?)?;
+        // The staged file still has its hidden name when the family has taken the draft's away.
+        let unnamed = body.target.is_none() && matches!(body.phase, Phase::Open(_));
+        Ok(if unnamed { Stat { nlink: 0, ..stat } } else { stat })
     }
 
     /// Where the draft will appear, unless its name was taken away.
