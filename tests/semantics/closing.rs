@@ -250,7 +250,9 @@ fn rounds(how: &str, count: u64) {
     let counters = m.home().join("counters");
     std::fs::write(&counters, [0; 4096]).unwrap();
     let counters = counters.to_str().unwrap();
-    let count = count.to_string();
+    // On one processor whoever spins takes the other's time: each round then costs two slices of the scheduler.
+    let alone = std::thread::available_parallelism().is_ok_and(|n| n.get() == 1);
+    let count = (if alone { count / 20 } else { count }).to_string();
     for agent in [&w, &r] {
         agent.patience(std::time::Duration::from_secs(300));
     }
