@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -89,6 +90,8 @@ pub fn serve(config: Config, ready: ReadySignal) -> Result<(), ServeError> {
     };
     let start = |step| move |source| ServeError::Start { step, source };
     let fd_limit = mount::raise_descriptor_limit();
+    // Modes are the callers': each request says what their umask leaves.
+    rustix::process::umask(rustix::fs::Mode::empty());
     let root = at::open_dir(rustix::fs::CWD, config.source.as_os_str()).map_err(export("opening"))?;
     let nfs = mount::is_nfs(&root).map_err(export("file system type"))?;
     let journal = Journal::open(&config.state_dir)?;
@@ -364,7 +367,8 @@ fn instance(state_dir: &Path) -> std::io::Result<String> {
     })?;
     let instance = format!("{random:016x}");
     let temporary = state_dir.join("instance.new");
-    let mut out = std::fs::File::create(&temporary)?;
+    let mut out =
+        std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
     writeln!(out, "{instance}")?;
     out.sync_all()?;
     std::fs::rename(&temporary, &file)?;

@@ -152,6 +152,8 @@ pub struct Node {
     nlookup: AtomicU64,
     /// Open descriptors through which the file is written in place (`direct` mode).
     pub writers_in_place: AtomicU64,
+    /// Processes that execute the file, as far as their descriptors are open.
+    pub executed: AtomicU64,
 }
 
 impl Node {
@@ -286,6 +288,7 @@ impl NodeTable {
             ident: Mutex::new(Ident::of(&stat)),
             nlookup: AtomicU64::new(1),
             writers_in_place: AtomicU64::new(0),
+                executed: AtomicU64::new(0),
         });
         let table = NodeTable {
             root: root.clone(),
@@ -459,6 +462,7 @@ impl NodeTable {
                 ident: Mutex::new(Ident::of(stat)),
                 nlookup: AtomicU64::new(1),
                 writers_in_place: AtomicU64::new(0),
+                executed: AtomicU64::new(0),
             })
         };
         if stat.ino > ROOT_ID

@@ -135,7 +135,11 @@ impl Draft {
 
     /// Attributes of the draft as its family sees it.
     pub fn stat(&self) -> Result<Stat> {
-        stat::fstat(&*self.content()?)
+        let body = self.body.read();
+        let stat = stat::fstat(&*body.content()?)?;
+        // The staged file still has its hidden name when the family has taken the draft's away.
+        let unnamed = body.target.is_none() && matches!(body.phase, Phase::Open(_));
+        Ok(if unnamed { Stat { nlink: 0, ..stat } } else { stat })
     }
 
     /// Where the draft will appear, unless its name was taken away.

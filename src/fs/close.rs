@@ -48,7 +48,12 @@ impl Fs {
     /// The last reference to a descriptor is gone. Commits now if no close did.
     pub fn release(self: &Arc<Self>, fh: u64) -> Result<()> {
         match &*self.handles.remove(fh)? {
-            Handle::Version { node, .. } => self.backings.close(node.id),
+            Handle::Version { node, executes, .. } => {
+                self.backings.close(node.id);
+                if *executes {
+                    node.executed.fetch_sub(1, Ordering::AcqRel);
+                }
+            }
             Handle::Direct { file, node, writes } => {
                 self.backings.close(node.id);
                 if *writes {

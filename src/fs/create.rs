@@ -168,7 +168,7 @@ impl Fs {
             self.opened_in_place(file, node, true)
         } else {
             let (fh, id) = (self.handles.number(), node.id);
-            self.handles.insert(fh, Handle::Version { file: file.clone(), node });
+            self.handles.insert(fh, Handle::Version { file: file.clone(), node, executes: false });
             Opened { fh, mode: OpenMode::Version(file, id) }
         };
         Ok(Created { entry, opened })

@@ -14,7 +14,7 @@ use crate::sys::{Errno, Result};
 /// What a descriptor of the mount stands for.
 pub(super) enum Handle {
     /// A version, read-only.
-    Version { file: Arc<File>, node: Arc<Node> },
+    Version { file: Arc<File>, node: Arc<Node>, executes: bool },
     /// A draft, as a writer or as a reading member of the family.
     Draft { draft: Arc<Draft>, writes: bool },
     /// A file written in place.

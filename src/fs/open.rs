@@ -14,6 +14,9 @@ use crate::draft::{Caller, Draft, Writer};
 use crate::inode::Node;
 use crate::sys::{Errno, Kind, Result, at, procfs, stat};
 
+/// The kernel's mark of an open by `execve`, from `linux/fs.h`.
+const FMODE_EXEC: u32 = 0x20;
+
 /// How the kernel treats an open file.
 #[derive(Clone, Debug)]
 pub enum OpenMode {
@@ -57,6 +60,13 @@ impl Fs {
         }
         let writes = flags & OFlags::ACCMODE != OFlags::RDONLY || flags.contains(OFlags::TRUNC);
         let direct = self.is_direct(&node.path());
+        if flags & OFlags::ACCMODE == OFlags::RDONLY
+            && flags.contains(OFlags::TRUNC)
+            && node.executed.load(Ordering::Acquire) > 0
+        {
+            // The kernel refuses any other open for writing by itself.
+            return Err(Errno::TXTBSY);
+        }
         if writes && !direct {
             // The kernel repeats the open with a fresh look-up, which is answered with a draft's node. A thread that
             // comes again without a look-up opened through a descriptor: a version has no name to be replaced under.
@@ -85,7 +95,11 @@ impl Fs {
             },
         };
         let fh = self.handles.number();
-        self.handles.insert(fh, Handle::Version { file: file.clone(), node });
+        let executes = flags.bits() & FMODE_EXEC != 0;
+        if executes {
+            node.executed.fetch_add(1, Ordering::AcqRel);
+        }
+        self.handles.insert(fh, Handle::Version { file: file.clone(), node, executes });
         Ok(Opened { fh, mode: OpenMode::Version(file, id) })
     }
 
