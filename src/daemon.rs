@@ -367,8 +367,7 @@ fn instance(state_dir: &Path) -> std::io::Result<String> {
     })?;
     let instance = format!("{random:016x}");
     let temporary = state_dir.join("instance.new");
-    let mut out =
-        std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    let mut out = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
     writeln!(out, "{instance}")?;
     out.sync_all()?;
     std::fs::rename(&temporary, &file)?;

@@ -8,14 +8,14 @@ use std::time::{Duration, SystemTime};
 use fuser::{
     AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno as Code, FileAttr, FileHandle, FileType, Filesystem,
     FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr,
-    ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek,
-    ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLock,
+    ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use rustix::fs::OFlags;
 
 use crate::draft::Caller;
-use crate::fs::{Attr, Changes, Entry, Fs, Listed, OpenMode, SetTime};
-use crate::sys::{Errno, Kind, Stat, at};
+use crate::fs::{Attr, Changes, Entry, Found, Fs, Listed, LockRequest, OpenMode, SetTime};
+use crate::sys::{Errno, Kind, Stat, at, lock};
 
 /// What to ask the kernel for.
 #[derive(Clone, Copy, Debug)]
@@ -119,6 +119,23 @@ fn reply_xattr(reply: ReplyXattr, size: u32, value: Result<Vec<u8>, Errno>) {
     }
 }
 
+fn lock_request(
+    fh: FileHandle,
+    owner: LockOwner,
+    start: u64,
+    end: u64,
+    typ: i32,
+    pid: u32,
+) -> Result<LockRequest, Errno> {
+    let mode = match typ {
+        libc::F_RDLCK => Some(lock::Mode::Shared),
+        libc::F_WRLCK => Some(lock::Mode::Exclusive),
+        libc::F_UNLCK => None,
+        _ => return Err(Errno::INVAL),
+    };
+    Ok(LockRequest { fh: fh.0, owner: owner.0, span: lock::Span { start, end }, mode, pid })
+}
+
 impl Filesystem for Adapter {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
         let mut wanted = InitFlags::FUSE_ATOMIC_O_TRUNC
@@ -128,7 +145,9 @@ impl Filesystem for Adapter {
             | InitFlags::FUSE_DO_READDIRPLUS
             | InitFlags::FUSE_READDIRPLUS_AUTO
             | InitFlags::FUSE_ASYNC_DIO
-            | InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP;
+            | InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP
+            | InitFlags::FUSE_POSIX_LOCKS
+            | InitFlags::FUSE_FLOCK_LOCKS;
         if self.wishes.writeback {
             wanted |= InitFlags::FUSE_WRITEBACK_CACHE;
         }
@@ -331,8 +350,8 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn flush(&self, req: &Request, _ino: INodeNo, fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
-        self.fs.flush(caller(req), fh.0, |result| reply_empty(reply, result));
+    fn flush(&self, req: &Request, _ino: INodeNo, fh: FileHandle, lock_owner: LockOwner, reply: ReplyEmpty) {
+        self.fs.flush(caller(req), fh.0, lock_owner.0, |result| reply_empty(reply, result));
     }
 
     fn release(
@@ -443,6 +462,49 @@ impl Filesystem for Adapter {
 
     fn access(&self, req: &Request, ino: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
         reply_empty(reply, self.fs.access(caller(req), ino.0, mask.bits() as u32));
+    }
+
+    fn getlk(
+        &self,
+        req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        lock_owner: LockOwner,
+        start: u64,
+        end: u64,
+        typ: i32,
+        pid: u32,
+        reply: ReplyLock,
+    ) {
+        let found = lock_request(fh, lock_owner, start, end, typ, pid)
+            .and_then(|request| self.fs.test_lock(caller(req), request));
+        match found {
+            Ok(Some(Found { span, mode, pid })) => {
+                let typ = if mode == lock::Mode::Exclusive { libc::F_WRLCK } else { libc::F_RDLCK };
+                reply.locked(span.start, span.end, typ, pid);
+            }
+            Ok(None) => reply.locked(start, end, libc::F_UNLCK, 0),
+            Err(errno) => reply.error(code(errno)),
+        }
+    }
+
+    fn setlk(
+        &self,
+        req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        lock_owner: LockOwner,
+        start: u64,
+        end: u64,
+        typ: i32,
+        pid: u32,
+        sleep: bool,
+        reply: ReplyEmpty,
+    ) {
+        match lock_request(fh, lock_owner, start, end, typ, pid) {
+            Ok(request) => self.fs.set_lock(caller(req), request, sleep, |result| reply_empty(reply, result)),
+            Err(errno) => reply.error(code(errno)),
+        }
     }
 
     fn ioctl(

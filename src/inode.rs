@@ -288,7 +288,7 @@ impl NodeTable {
             ident: Mutex::new(Ident::of(&stat)),
             nlookup: AtomicU64::new(1),
             writers_in_place: AtomicU64::new(0),
-                executed: AtomicU64::new(0),
+            executed: AtomicU64::new(0),
         });
         let table = NodeTable {
             root: root.clone(),

@@ -133,6 +133,16 @@ impl Draft {
         self.body.read().content()
     }
 
+    /// The file whose inode stands for the draft where locks are concerned: the version's below it, which others have
+    /// open, or its own.
+    pub fn lockable(&self) -> Result<Arc<File>> {
+        let body = self.body.read();
+        match &body.base {
+            Some(base) => Ok(base.file.clone()),
+            None => body.content(),
+        }
+    }
+
     /// Attributes of the draft as its family sees it.
     pub fn stat(&self) -> Result<Stat> {
         let body = self.body.read();

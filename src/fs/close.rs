@@ -14,14 +14,24 @@ use crate::sys::procfs::{self, Space};
 
 impl Fs {
     /// One duplicate of a descriptor is being closed. Answers after the commit if this was provably the last one.
-    pub fn flush(self: &Arc<Self>, caller: Caller, fh: u64, done: impl Done<()>) {
+    pub fn flush(self: &Arc<Self>, caller: Caller, fh: u64, lock_owner: u64, done: impl Done<()>) {
         let handle = match self.handles.get(fh) {
             Ok(handle) => handle,
             Err(errno) => return done(Err(errno)),
         };
-        let Handle::Draft { draft, writes: true } = &*handle else { return done(Ok(())) };
+        let Handle::Draft { draft, writes: true } = &*handle else {
+            self.unlock_process(fh, lock_owner);
+            return done(Ok(()));
+        };
         let (fs, draft) = (self.clone(), draft.clone());
-        self.commits.run(move || fs.close_writer(caller, fh, &draft, done));
+        self.commits.run(move || {
+            let unlocker = fs.clone();
+            fs.close_writer(caller, fh, &draft, move |closed| {
+                // Whoever waits for the lock finds the version that was written under it.
+                unlocker.unlock_process(fh, lock_owner);
+                done(closed);
+            });
+        });
     }
 
     fn close_writer(self: &Arc<Self>, caller: Caller, fh: u64, draft: &Arc<Draft>, done: impl Done<()>) {
@@ -47,6 +57,7 @@ impl Fs {
 
     /// The last reference to a descriptor is gone. Commits now if no close did.
     pub fn release(self: &Arc<Self>, fh: u64) -> Result<()> {
+        self.unlock_handle(fh);
         match &*self.handles.remove(fh)? {
             Handle::Version { node, executes, .. } => {
                 self.backings.close(node.id);

@@ -16,6 +16,7 @@ mod dir;
 mod handle;
 mod io;
 mod link;
+mod lock;
 mod lookup;
 mod open;
 mod passthrough;
@@ -47,12 +48,14 @@ use crate::sys::{Errno, Kind, Result, Stat, procfs};
 pub use attr::{Changes, SetTime};
 pub use create::Created;
 pub use dir::Listed;
+pub use lock::{Found, LockRequest};
 pub use lookup::Entry;
 pub use open::{OpenMode, Opened};
 pub use wait::Recovery;
 pub use xattr::STATE_DIR;
 
 use handle::Handles;
+use lock::Locks;
 use passthrough::Backings;
 use pool::Pool;
 use wait::Parking;
@@ -82,6 +85,7 @@ pub struct Fs {
     drafts: Drafts,
     handles: Handles,
     backings: Backings,
+    locks: Locks,
     rules: Rules,
     options: Options,
     digester: Digester,
@@ -108,6 +112,7 @@ impl Fs {
             committer,
             drafts: Drafts::default(),
             handles: Handles::default(),
+            locks: Locks::default(),
             rules,
             options,
             parking: Parking::default(),
@@ -118,6 +123,7 @@ impl Fs {
             commits_done: AtomicU64::new(0),
         });
         wait::start(&fs)?;
+        lock::start(&fs)?;
         stop::start_progress(&fs)?;
         Ok(fs)
     }

@@ -35,14 +35,19 @@ impl Fs {
         }
         self.drafts.unlist(folder.key, &name, &draft);
         done(match self.unlink_version(caller, &folder, &name) {
-            Err(Errno::NOENT) => Ok(()),
+            Err(Errno::NOENT) => {
+                self.locks.removed(folder.key, &name);
+                Ok(())
+            }
             other => other,
         });
     }
 
     fn unlink_version(&self, caller: Caller, folder: &Node, name: &OsStr) -> Result<()> {
         let dir = self.nodes().fd(folder)?;
-        self.committer.staging.acting(self.creds(caller).as_ref(), || at::unlink(&dir, name))
+        self.committer.staging.acting(self.creds(caller).as_ref(), || at::unlink(&dir, name))?;
+        self.locks.removed(folder.key, name);
+        Ok(())
     }
 
     /// Removes an empty folder. One that a draft would appear in is not empty.

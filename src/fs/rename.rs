@@ -21,6 +21,10 @@ struct Side {
 }
 
 impl Side {
+    fn key(&self) -> (Key, &OsStr) {
+        (self.folder.key, &self.name)
+    }
+
     fn is(&self, other: &Side) -> bool {
         self.folder.id == other.folder.id && self.name == other.name
     }
@@ -75,7 +79,9 @@ impl Fs {
             if pending_at(&from) || pending_at(&to) {
                 return Err(Errno::BUSY);
             }
-            return self.rename_versions(caller, &from, &to, flags);
+            self.rename_versions(caller, &from, &to, flags)?;
+            self.locks.renamed(from.key(), to.key(), true);
+            return Ok(());
         }
         if flags.contains(RenameFlags::NOREPLACE) && pending_at(&to) {
             return Err(Errno::EXIST);
@@ -104,6 +110,7 @@ impl Fs {
                 }
             }
         }
+        self.locks.renamed(from.key(), to.key(), false);
         if let Some(there) = &to.draft {
             if replaces_own {
                 // As with any rename over a file: what was open under that name has none any more.

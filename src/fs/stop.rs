@@ -37,6 +37,7 @@ impl Fs {
         self.commits.finish();
         self.notices.finish();
         self.stop_parking();
+        self.stop_locks();
         self.slow.finish();
     }
 

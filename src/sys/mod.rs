@@ -7,6 +7,7 @@ pub mod at;
 pub mod copy;
 pub mod cred;
 pub mod handle;
+pub mod lock;
 pub mod mount;
 pub mod procfs;
 pub mod stat;
