@@ -24,6 +24,8 @@ mod hosts;
 mod killed;
 #[path = "semantics/mounting.rs"]
 mod mounting;
+#[path = "semantics/locks.rs"]
+mod locks;
 #[path = "semantics/names.rs"]
 mod names;
 #[path = "semantics/paragraphs.rs"]

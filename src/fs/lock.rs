@@ -15,7 +15,7 @@ mod held;
 use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
 use parking_lot::{Condvar, Mutex};
@@ -30,7 +30,7 @@ use crate::sys::lock::{Mode, Span};
 use crate::sys::procfs::{self, LockCall};
 use crate::sys::{Errno, Result, at, stat};
 
-use domain::{Attempt, Domain, Identity, Names};
+use domain::{Attempt, Blocked, Domain, Identity, Names};
 use held::{Lock, Sort};
 
 /// How often a lock that cannot be had is asked for again, and its caller looked at.
@@ -95,6 +95,8 @@ struct Waiter {
     lock: Lock,
     domain: Arc<Domain>,
     on: OnExport,
+    /// Answered `EAGAIN` then.
+    until: Option<Instant>,
     done: Box<dyn FnOnce(Result<()>) + Send>,
 }
 
@@ -125,10 +127,10 @@ impl Fs {
             Ok(found) => found,
             Err(errno) => return done(Err(errno)),
         };
-        let blockers = match self.locks.attempt(&domain, &lock, &on, self) {
+        let Blocked { owners: blockers, soon } = match self.locks.attempt(&domain, &lock, &on, self) {
             Ok(Attempt::Granted) => return done(Ok(())),
-            Ok(Attempt::Blocked(_)) if !wait => return done(Err(Errno::AGAIN)),
-            Ok(Attempt::Blocked(blockers)) => blockers,
+            Ok(Attempt::Blocked(Blocked { soon: None, .. })) if !wait => return done(Err(Errno::AGAIN)),
+            Ok(Attempt::Blocked(blocked)) => blocked,
             Err(errno) => return done(Err(errno)),
         };
         let mut queue = self.locks.queue.lock();
@@ -136,16 +138,17 @@ impl Fs {
             drop(queue);
             return done(Err(Errno::INTR));
         }
-        if sort == Sort::Process && queue.closes_a_circle(owner, &blockers) {
+        if sort == Sort::Process && wait && queue.closes_a_circle(owner, &blockers) {
             drop(queue);
             return done(Err(Errno::DEADLK));
         }
         queue.last += 1;
+        let until = soon.filter(|_| !wait);
         let number = queue.last;
-        if sort == Sort::Process {
+        if sort == Sort::Process && wait {
             queue.edges.push(Edge { waiter: number, owner, blockers });
         }
-        queue.waiters.push(Waiter { number, tid: caller.tid, lock, domain, on, done: Box::new(done) });
+        queue.waiters.push(Waiter { number, tid: caller.tid, lock, domain, on, until, done: Box::new(done) });
         queue.poked = true;
         self.locks.changed.notify_one();
     }
@@ -168,6 +171,9 @@ impl Fs {
     pub(super) fn unlock_process(&self, fh: u64, owner: u64) {
         if self.locks.handles.load(Ordering::Acquire) == 0 {
             return;
+        }
+        if let Some(domain) = self.locks.by_handle.get(&fh) {
+            domain.expect_release(fh);
         }
         if let Err(errno) = self.unlock(Sort::Process, fh, owner, Span::WHOLE) {
             tracing::warn!(%errno, "cannot give a lock back on the export");
@@ -326,7 +332,10 @@ fn run(fs: &Fs) {
             let answer = match locks.attempt(&waiter.domain, &waiter.lock, &waiter.on, fs) {
                 Ok(Attempt::Granted) => Ok(()),
                 Ok(Attempt::Blocked(_)) if stopped || procfs::is_interrupted(waiter.tid) => Err(Errno::INTR),
-                Ok(Attempt::Blocked(blockers)) => {
+                Ok(Attempt::Blocked(_)) if waiter.until.is_some_and(|until| until <= Instant::now()) => {
+                    Err(Errno::AGAIN)
+                }
+                Ok(Attempt::Blocked(Blocked { owners: blockers, .. })) => {
                     let mut queue = locks.queue.lock();
                     if let Some(edge) = queue.edges.iter_mut().find(|edge| edge.waiter == waiter.number) {
                         edge.blockers = blockers;

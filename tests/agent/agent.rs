@@ -129,6 +129,8 @@ fn errno_name(error: &std::io::Error) -> String {
         (libc::EDQUOT, "EDQUOT"),
         (libc::ENOTCONN, "ENOTCONN"),
         (libc::ECONNABORTED, "ECONNABORTED"),
+        (libc::EDEADLK, "EDEADLK"),
+        (libc::ENOLCK, "ENOLCK"),
     ];
     let Some(number) = error.raw_os_error() else { return format!("{error}") };
     let name = NAMES.iter().find(|(n, _)| *n == number);

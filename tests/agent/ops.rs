@@ -21,10 +21,10 @@ pub fn run(verb: &str, args: &mut Args) -> Outcome {
     match verb {
         "hello" => Ok(vec![number(wire::FINGERPRINT), number(u64::from(std::process::id()))]),
         "open" | "write" | "pwrite" | "fill" | "read" | "pread" | "seek" | "ftruncate" | "fsync" | "fdatasync"
-        | "close" | "dup" | "dup2" | "inherit" | "fallocate" | "copyrange" | "flock" | "fchmod" | "fstat"
+        | "close" | "dup" | "dup2" | "inherit" | "fallocate" | "copyrange" | "flock" | "lock" | "fchmod" | "fstat"
         | "futimens" | "syncfs" => by_descriptor(verb, args),
         "mmap" | "store" | "load" | "msync" | "munmap" => mapped(verb, args),
-        "fork" | "dfork" | "thread" | "run" | "exit" | "die" | "become" | "umask" | "chdir" | "wait" => {
+        "fork" | "dfork" | "thread" | "run" | "exit" | "die" | "become" | "heed" | "umask" | "chdir" | "wait" => {
             process(verb, args)
         }
         "listen" | "connect" | "accept" | "sendfd" | "recvfd" => socket(verb, args),
@@ -97,7 +97,23 @@ fn by_descriptor(verb: &str, args: &mut Args) -> Outcome {
             let n = fs::copy_file_range(fd, Some(&mut from), sys::fd(to), Some(&mut at), args.number())?;
             Ok(vec![number(n)])
         }
-        "flock" => done(fs::flock(fd, fs::FlockOperation::NonBlockingLockExclusive)),
+        "flock" => {
+            use fs::FlockOperation as F;
+            done(fs::flock(
+                fd,
+                match args.text().as_str() {
+                    "share" => F::NonBlockingLockShared,
+                    "wait" => F::LockExclusive,
+                    "unlock" => F::Unlock,
+                    _ => F::NonBlockingLockExclusive,
+                },
+            ))
+        }
+        "lock" => {
+            let (how, start, len) = (args.text(), args.number(), args.number());
+            let found = sys::record_lock(raw, &how, start, len)?;
+            Ok(found.into_iter().map(number).collect())
+        }
         "fchmod" => done(fs::fchmod(fd, Mode::from_raw_mode(octal(args)))),
         "futimens" => done(fs::futimens(fd, &times(args))),
         _ => fs::fstat(fd).map(|s| attributes(&s)).map_err(Error::from),
@@ -170,6 +186,7 @@ fn process(verb: &str, args: &mut Args) -> Outcome {
             Ok(Vec::new())
         }
         "wait" => Ok(vec![number(sys::wait(args.number())?)]),
+        "heed" => sys::heed(args.number()).map(|()| Vec::new()),
         _ => std::env::set_current_dir(path(args)).map(|()| Vec::new()),
     }
 }

@@ -76,6 +76,48 @@ pub fn become_user(uid: u32, gid: u32) -> Result<()> {
     }
 }
 
+/// fcntl(2) with a record lock; `how` is one of `read write unlock test`, then `,wait` and `,ofd` as wanted. A test
+/// returns type, start, length and process of the lock that is in the way.
+pub fn record_lock(number: RawFd, how: &str, start: i64, len: i64) -> Result<Vec<i64>> {
+    let is = |word: &str| how.split(',').any(|w| w == word);
+    let command = match (is("test"), is("wait"), is("ofd")) {
+        (true, _, false) => libc::F_GETLK,
+        (true, _, true) => libc::F_OFD_GETLK,
+        (_, false, false) => libc::F_SETLK,
+        (_, true, false) => libc::F_SETLKW,
+        (_, false, true) => libc::F_OFD_SETLK,
+        (_, true, true) => libc::F_OFD_SETLKW,
+    };
+    let kind = match (is("unlock"), is("read")) {
+        (true, _) => libc::F_UNLCK,
+        (_, true) => libc::F_RDLCK,
+        _ => libc::F_WRLCK,
+    };
+    // SAFETY: `flock` is a structure of integers that lives across the call, which writes into it for a test only.
+    let lock = unsafe {
+        let mut lock: libc::flock = std::mem::zeroed();
+        lock.l_type = kind as libc::c_short;
+        lock.l_start = start;
+        lock.l_len = len;
+        check(libc::fcntl(number, command, &raw mut lock))?;
+        lock
+    };
+    let found = is("test") && i32::from(lock.l_type) != libc::F_UNLCK;
+    Ok(if found { vec![lock.l_type.into(), lock.l_start, lock.l_len, lock.l_pid.into()] } else { Vec::new() })
+}
+
+extern "C" fn nothing(_signal: i32) {}
+
+/// From now on the signal ends a system call with EINTR, and nothing else.
+pub fn heed(signal: i32) -> Result<()> {
+    // SAFETY: the handler does nothing; an all-zero sigaction is valid and asks for no restart.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = nothing as extern "C" fn(i32) as libc::sighandler_t;
+        check(libc::sigaction(signal, &raw const action, std::ptr::null_mut())).map(drop)
+    }
+}
+
 /// A mapping of a file.
 struct Mapping {
     start: *mut u8,

@@ -111,6 +111,31 @@ impl Agent {
         number(self.ask(tokens!("copyrange", &text(from), &text(from_at), &text(to), &text(to_at), &text(len))))
     }
 
+    /// Record lock; `how` is one of `read write unlock`, then `,wait` and `,ofd` as wanted; a length of 0 reaches to the
+    /// end.
+    #[track_caller]
+    pub fn lock(&self, fd: i32, how: &str, start: u64, len: u64) -> Outcome<()> {
+        unit(self.ask(tokens!("lock", &text(fd), how.as_bytes(), &text(start), &text(len))))
+    }
+
+    /// Type (0 shared, 1 exclusive), start, length and process of the lock that is in the way of an exclusive one.
+    #[track_caller]
+    pub fn test_lock(&self, fd: i32, start: u64, len: u64) -> Outcome<Vec<i64>> {
+        let found = self.ask(tokens!("lock", &text(fd), b"test", &text(start), &text(len)))?;
+        Ok(found.iter().map(|n| std::str::from_utf8(n).unwrap().parse().unwrap()).collect())
+    }
+
+    /// Asks for a lock and does not wait for the answer.
+    pub fn send_lock(&self, fd: i32, how: &str, start: u64, len: u64) {
+        self.send(tokens!("lock", &text(fd), how.as_bytes(), &text(start), &text(len)));
+    }
+
+    /// `share`, `wait` (exclusive), `unlock`.
+    #[track_caller]
+    pub fn flock_how(&self, fd: i32, how: &str) -> Outcome<()> {
+        unit(self.ask(tokens!("flock", &text(fd), how.as_bytes())))
+    }
+
     #[track_caller]
     pub fn flock(&self, fd: i32) -> Outcome<()> {
         unit(self.ask(tokens!("flock", &text(fd))))

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -17,9 +18,21 @@ use crate::sys::{Errno, Result};
 #[derive(Debug)]
 pub(super) enum Attempt {
     Granted,
-    /// These owners are in the way; nobody on this mount if there are none.
-    Blocked(Vec<u64>),
+    /// Not to be had now.
+    Blocked(Blocked),
 }
+
+/// What is in the way of a lock.
+#[derive(Debug, Default)]
+pub(super) struct Blocked {
+    /// These owners; nobody on this mount if there are none.
+    pub(super) owners: Vec<u64>,
+    /// One of their descriptors was closed just now: until then, the release that frees the lock may be on its way.
+    pub(super) soon: Option<Instant>,
+}
+
+/// How long a close may be ahead of the release behind it.
+const RELEASE_LIMIT: Duration = Duration::from_millis(200);
 
 /// The locks of one file. `state` spans calls to the export: only who locks this very file meets it.
 #[derive(Debug, Default)]
@@ -32,6 +45,8 @@ struct State {
     held: Held,
     /// An open file description of the export for each owner; closed, its locks are gone.
     forwards: HashMap<(Sort, u64), Forward>,
+    /// Descriptors of which a duplicate was closed, maybe the last one.
+    closing: HashMap<u64, Instant>,
 }
 
 #[derive(Debug)]
@@ -57,7 +72,12 @@ impl Domain {
         }
         let others = state.held.in_the_way(lock);
         if !others.is_empty() {
-            return Ok((Attempt::Blocked(others.iter().map(|other| other.owner).collect()), changed));
+            let now = Instant::now();
+            state.closing.retain(|_, until| *until > now);
+            let closing = others.iter().filter(|other| other.sort != Sort::Process).map(|other| other.fh);
+            let soon = closing.filter_map(|fh| state.closing.get(&fh)).max().copied();
+            let owners = others.iter().map(|other| other.owner).collect();
+            return Ok((Attempt::Blocked(Blocked { owners, soon }), changed));
         }
         let forward = match state.forwards.entry((lock.sort, lock.owner)) {
             std::collections::hash_map::Entry::Occupied(there) => there.into_mut(),
@@ -84,7 +104,11 @@ impl Domain {
                 if !state.held.has(lock.sort, lock.owner) {
                     state.forwards.remove(&(lock.sort, lock.owner));
                 }
-                return if errno == Errno::AGAIN { Ok((Attempt::Blocked(Vec::new()), changed)) } else { Err(errno) };
+                return if errno == Errno::AGAIN {
+                    Ok((Attempt::Blocked(Blocked::default()), changed))
+                } else {
+                    Err(errno)
+                };
             }
         }
         changed |= state.held.set(*lock);
@@ -104,9 +128,15 @@ impl Domain {
         Ok(cut)
     }
 
+    /// A duplicate of a descriptor is closed: its release may follow.
+    pub(super) fn expect_release(&self, fh: u64) {
+        self.state.lock().closing.insert(fh, Instant::now() + RELEASE_LIMIT);
+    }
+
     /// Gives back all that was taken through a descriptor. True if there was anything.
     pub(super) fn close(&self, fh: u64) -> bool {
         let mut state = self.state.lock();
+        state.closing.remove(&fh);
         let owners = state.held.through(fh);
         for &(sort, owner) in &owners {
             state.held.cut(sort, owner, Span::WHOLE);
