@@ -63,6 +63,8 @@ pub struct Body {
     pub target: Option<Target>,
     /// The version it was opened over.
     pub base: Option<Base>,
+    /// Where it would have appeared, once its family unlinked it: for the journal.
+    pub unlinked: Vec<u8>,
 }
 
 /// The version below a draft.
@@ -314,7 +316,9 @@ impl Draft {
         if matches!(body.phase, Phase::Sealing(_)) {
             return false;
         }
-        body.target = None;
+        if let Some(target) = body.target.take() {
+            body.unlinked = target.path();
+        }
         true
     }
 
@@ -383,6 +387,11 @@ impl Draft {
 }
 
 impl Body {
+    /// Its name, for the journal: the last one if it has none any more.
+    fn path(&self) -> Vec<u8> {
+        self.target.as_ref().map_or_else(|| self.unlinked.clone(), Target::path)
+    }
+
     fn content(&self) -> Result<Arc<File>> {
         match &self.phase {
             Phase::Clean => self.base.as_ref().map(|base| base.file.clone()).ok_or(Errno::IO),

@@ -156,6 +156,10 @@ impl Fs {
             });
         }
         let writes = flags & OFlags::ACCMODE != OFlags::RDONLY || flags.contains(OFlags::TRUNC);
+        if writes && let Err(errno) = draft.refuse_foreign(&self.committer) {
+            self.drafts.end_switch(caller.tid);
+            return done(Err(errno));
+        }
         if flags.contains(OFlags::TRUNC) {
             // Creates a file and may remove one: off the session thread's short path only if it has much to do, which
             // an empty file has not.
