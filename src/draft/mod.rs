@@ -175,9 +175,10 @@ impl Draft {
         matches!(self.body.read().phase, Phase::Open(_) | Phase::Sealing(_))
     }
 
-    /// True while the draft claims its name: not after its commit or its end.
+    /// True while a writer of the draft claims its name. Also after a commit: what it writes then is the next version,
+    /// and nobody shall begin one from the last meanwhile.
     pub fn wants_name(&self) -> bool {
-        matches!(self.body.read().phase, Phase::Clean | Phase::Open(_))
+        matches!(self.body.read().phase, Phase::Clean | Phase::Open(_) | Phase::Published(_))
     }
 
     /// True if there is no version below: the name is new.

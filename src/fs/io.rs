@@ -86,6 +86,13 @@ impl Fs {
                 if settled { fs.change_now(draft, keep, change, done) } else { done(Err(Errno::AGAIN)) }
             });
         }
+        // What is written now is the next version of the name.
+        if blocked == Blocked::Published
+            && let Some(target) = draft.target()
+            && self.drafts.list(target.parent.key, &target.name, &draft).is_err()
+        {
+            tracing::debug!(node = draft.node, "another draft has the name of one that is written again");
+        }
         self.slow.run(move || match draft.unblock(&fs.committer, blocked, keep) {
             Ok(()) | Err(Errno::AGAIN) => fs.change_now(draft, keep, change, done),
             Err(errno) => done(Err(errno)),

@@ -181,7 +181,7 @@ impl Fs {
         writer: Option<Writer>,
     ) -> Result<Opened> {
         let writes = writer.is_some();
-        // A draft that never changed gave its name back when its last descriptor went; a new writer takes it again. If
+        // A draft that never changed, or was published, gave its name back; a new writer takes it again. If
         // another draft has the name by now, the kernel shall look again; where it has done so already, this one is
         // written without the name, and whoever commits last wins.
         if writes
