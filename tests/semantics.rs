@@ -22,10 +22,10 @@ mod hiding;
 mod hosts;
 #[path = "semantics/killed.rs"]
 mod killed;
-#[path = "semantics/mounting.rs"]
-mod mounting;
 #[path = "semantics/locks.rs"]
 mod locks;
+#[path = "semantics/mounting.rs"]
+mod mounting;
 #[path = "semantics/names.rs"]
 mod names;
 #[path = "semantics/paragraphs.rs"]
