@@ -535,15 +535,13 @@ impl Filesystem for Adapter {
     }
 
     fn lseek(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
-        let found = match whence {
-            libc::SEEK_HOLE => self.fs.seek(fh.0, offset, true),
-            libc::SEEK_DATA => self.fs.seek(fh.0, offset, false),
-            _ => Err(Errno::INVAL),
-        };
-        match found {
+        if !matches!(whence, libc::SEEK_HOLE | libc::SEEK_DATA) {
+            return reply.error(Code::EINVAL);
+        }
+        self.fs.seek(fh.0, offset, whence == libc::SEEK_HOLE, |found| match found {
             Ok(offset) => reply.offset(offset as i64),
             Err(errno) => reply.error(code(errno)),
-        }
+        });
     }
 
     fn copy_file_range(

@@ -12,16 +12,17 @@ use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 use parking_lot::{Condvar, Mutex, RwLock};
 use rustix::fs::OFlags;
+use smallvec::SmallVec;
 
 use crate::sys::handle::Handle;
 use crate::sys::stat::{self, Time};
-use crate::sys::{Errno, Kind, Result, Stat, at};
+use crate::sys::{Errno, Kind, Result, Stat, at, memory};
 
 /// Id of the mount's root, fixed by the protocol.
 pub const ROOT_ID: u64 = 1;
@@ -147,27 +148,38 @@ pub struct Node {
     /// Present for folders.
     pub folder: Option<Box<Folder>>,
     anchor: Anchor,
-    link: Mutex<Link>,
-    ident: Mutex<Ident>,
+    seen: Mutex<Seen>,
     nlookup: AtomicU64,
     /// Open descriptors through which the file is written in place (`direct` mode).
-    pub writers_in_place: AtomicU64,
+    pub writers_in_place: AtomicU32,
     /// Processes that execute the file, as far as their descriptors are open.
-    pub executed: AtomicU64,
+    pub executed: AtomicU32,
+}
+
+/// What was seen last of a node. There may be a million of them: most names fit in here.
+#[derive(Debug)]
+struct Seen {
+    parent: Option<Arc<Node>>,
+    name: SmallVec<[u8; 24]>,
+    ident: Ident,
 }
 
 impl Node {
     /// Where the node was last seen.
     pub fn link(&self) -> Link {
-        self.link.lock().clone()
+        let seen = self.seen.lock();
+        Link { parent: seen.parent.clone(), name: OsStr::from_bytes(&seen.name).to_owned() }
     }
 
     /// Records that the node now has this name.
     pub fn set_link(&self, parent: &Arc<Node>, name: &OsStr) {
-        let mut link = self.link.lock();
-        if link.name != name || !link.parent.as_ref().is_some_and(|p| Arc::ptr_eq(p, parent)) {
-            let old = std::mem::replace(&mut *link, Link { parent: Some(parent.clone()), name: name.to_owned() });
-            drop(link);
+        let mut seen = self.seen.lock();
+        if seen.name[..] != *name.as_bytes() {
+            seen.name = SmallVec::from_slice(name.as_bytes());
+        }
+        if !seen.parent.as_ref().is_some_and(|p| Arc::ptr_eq(p, parent)) {
+            let old = seen.parent.replace(parent.clone());
+            drop(seen);
             // The last reference to a folder may go with it, and takes locks of its own.
             drop(old);
         }
@@ -221,7 +233,7 @@ impl Node {
 
     /// Records the attributes after a change made through this node: they are no new version.
     pub fn note(&self, stat: &Stat) {
-        *self.ident.lock() = Ident::of(stat);
+        self.seen.lock().ident = Ident::of(stat);
     }
 
     /// True if these are the attributes of this node's inode, and of the same version of it.
@@ -230,7 +242,7 @@ impl Node {
             && self.kind == stat.kind
             && (stat.kind != Kind::File
                 || self.writers_in_place.load(Ordering::Acquire) > 0
-                || *self.ident.lock() == Ident::of(stat))
+                || self.seen.lock().ident == Ident::of(stat))
     }
 
     fn is_same(&self, stat: &Stat, handle: Option<&Handle>) -> bool {
@@ -271,6 +283,8 @@ pub struct NodeTable {
     /// Descriptors that may still be held.
     fd_budget: AtomicI64,
     handles: bool,
+    /// The most nodes since memory was given back last.
+    peak: AtomicUsize,
 }
 
 impl NodeTable {
@@ -284,11 +298,10 @@ impl NodeTable {
             kind: Kind::Dir,
             folder: Some(Box::default()),
             anchor: Anchor::Fd(root),
-            link: Mutex::new(Link { parent: None, name: OsString::new() }),
-            ident: Mutex::new(Ident::of(&stat)),
+            seen: Mutex::new(Seen { parent: None, name: SmallVec::new(), ident: Ident::of(&stat) }),
             nlookup: AtomicU64::new(1),
-            writers_in_place: AtomicU64::new(0),
-            executed: AtomicU64::new(0),
+            writers_in_place: AtomicU32::new(0),
+            executed: AtomicU32::new(0),
         });
         let table = NodeTable {
             root: root.clone(),
@@ -297,6 +310,7 @@ impl NodeTable {
             next_synthetic: AtomicU64::new(FIRST_SYNTHETIC),
             fd_budget: AtomicI64::new(fd_budget),
             handles,
+            peak: AtomicUsize::new(0),
         };
         table.by_key.insert(root.key, root.clone());
         table.by_id.insert(ROOT_ID, root);
@@ -311,6 +325,20 @@ impl NodeTable {
     /// Nodes that the kernel remembers.
     pub fn len(&self) -> usize {
         self.by_id.len()
+    }
+
+    /// Gives the memory of forgotten nodes back to the system, once most of many are gone.
+    pub fn give_back(&self) {
+        const MANY: usize = 50_000;
+        let now = self.len();
+        let peak = self.peak.fetch_max(now, Ordering::Relaxed).max(now);
+        if peak < MANY || now > peak / 4 {
+            return;
+        }
+        self.peak.store(now, Ordering::Relaxed);
+        self.by_id.shrink_to_fit();
+        self.by_key.shrink_to_fit();
+        memory::give_back();
     }
 
     /// Never true: the root is always there.
@@ -458,11 +486,14 @@ impl NodeTable {
                 kind: stat.kind,
                 folder: (stat.kind == Kind::Dir).then(Box::default),
                 anchor,
-                link: Mutex::new(Link { parent: Some(parent.clone()), name: name.to_owned() }),
-                ident: Mutex::new(Ident::of(stat)),
+                seen: Mutex::new(Seen {
+                    parent: Some(parent.clone()),
+                    name: SmallVec::from_slice(name.as_bytes()),
+                    ident: Ident::of(stat),
+                }),
                 nlookup: AtomicU64::new(1),
-                writers_in_place: AtomicU64::new(0),
-                executed: AtomicU64::new(0),
+                writers_in_place: AtomicU32::new(0),
+                executed: AtomicU32::new(0),
             })
         };
         if stat.ino > ROOT_ID

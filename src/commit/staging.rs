@@ -89,29 +89,61 @@ impl Staging {
     /// What a new file gets from the folder it will appear in: group of a setgid folder, default access list.
     ///
     /// `masked` is `mode` less the umask, which does not apply where there is a default list.
-    pub fn inherit(&self, staged: &Staged, folder: impl AsFd, mode: u32, masked: u32) -> Result<()> {
+    pub fn inherit(
+        &self,
+        staged: &Staged,
+        folder: impl AsFd,
+        mode: u32,
+        masked: u32,
+        creds: Option<&Creds>,
+    ) -> Result<()> {
         let above = stat::fstat(folder.as_fd())?;
         if above.perm & 0o2000 != 0 && stat::fstat(&staged.file)?.gid != above.gid {
-            at::chown(&staged.file, None, Some(above.gid))?;
-            at::chmod(&staged.file, masked)?;
+            // As the kernel has it: who is not of the group makes no program that runs as the group.
+            let stranger = creds.is_some_and(|creds| creds.uid != 0 && !creds.is_in(above.gid));
+            let perm = if stranger && masked & 0o010 != 0 { masked & !0o2000 } else { masked };
+            self.acting_for(creds, || {
+                at::chown(&staged.file, None, Some(above.gid))?;
+                at::chmod(&staged.file, perm)
+            })?;
         }
         if let Some(default) = acl::default_of(folder)? {
-            acl::inherit(&staged.file, &default, mode)?;
+            self.acting_for(creds, || acl::inherit(&staged.file, &default, mode))?;
         }
         Ok(())
     }
 
+    /// True if a file that `creds` stages can be made to look like this one as to owner and group: always for a daemon
+    /// that is root on the export too.
+    pub fn can_resemble(&self, creds: Option<&Creds>, like: &Stat) -> bool {
+        if self.privileged && !self.squashed {
+            return true;
+        }
+        match creds {
+            Some(creds) => creds.uid == like.uid && creds.is_in(like.gid),
+            None if self.privileged => false,
+            None => {
+                let groups = rustix::process::getgroups().unwrap_or_default();
+                rustix::process::geteuid().as_raw() == like.uid
+                    && (rustix::process::getegid().as_raw() == like.gid
+                        || groups.iter().any(|group| group.as_raw() == like.gid))
+            }
+        }
+    }
+
     /// Makes a staged file look like the version it will replace: owner, group, mode, attributes, access list. Fails
     /// with `EPERM` where the owner cannot be kept, so that a replacement never changes owner silently.
-    pub fn resemble(&self, staged: &Staged, base: &File, like: &Stat) -> Result<()> {
+    pub fn resemble(&self, staged: &Staged, base: &File, like: &Stat, creds: Option<&Creds>) -> Result<()> {
         let fresh = stat::fstat(&staged.file)?;
-        if (fresh.uid, fresh.gid) != (like.uid, like.gid) {
-            at::chown(&staged.file, Some(like.uid), Some(like.gid))?;
-        }
-        if stat::fstat(&staged.file)?.perm != like.perm {
-            at::chmod(&staged.file, like.perm)?;
-        }
-        xattr::copy_all(base, &staged.file)
+        self.acting_for(creds, || {
+            if (fresh.uid, fresh.gid) != (like.uid, like.gid) {
+                at::chown(&staged.file, Some(like.uid), Some(like.gid))?;
+            }
+            if stat::fstat(&staged.file)?.perm != like.perm {
+                at::chmod(&staged.file, like.perm)?;
+            }
+            xattr::copy_all(base, &staged.file)
+        })
     }
 
     /// Removes a staged file; one that is gone already is fine.

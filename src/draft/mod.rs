@@ -63,6 +63,8 @@ pub struct Body {
     pub target: Option<Target>,
     /// The version it was opened over.
     pub base: Option<Base>,
+    /// Where it would have appeared, once its family unlinked it: for the journal.
+    pub unlinked: Vec<u8>,
 }
 
 /// The version below a draft.
@@ -173,9 +175,10 @@ impl Draft {
         matches!(self.body.read().phase, Phase::Open(_) | Phase::Sealing(_))
     }
 
-    /// True while the draft claims its name: not after its commit or its end.
+    /// True while a writer of the draft claims its name. Also after a commit: what it writes then is the next version,
+    /// and nobody shall begin one from the last meanwhile.
     pub fn wants_name(&self) -> bool {
-        matches!(self.body.read().phase, Phase::Clean | Phase::Open(_))
+        matches!(self.body.read().phase, Phase::Clean | Phase::Open(_) | Phase::Published(_))
     }
 
     /// True if there is no version below: the name is new.
@@ -314,7 +317,9 @@ impl Draft {
         if matches!(body.phase, Phase::Sealing(_)) {
             return false;
         }
-        body.target = None;
+        if let Some(target) = body.target.take() {
+            body.unlinked = target.path();
+        }
         true
     }
 
@@ -383,6 +388,11 @@ impl Draft {
 }
 
 impl Body {
+    /// Its name, for the journal: the last one if it has none any more.
+    fn path(&self) -> Vec<u8> {
+        self.target.as_ref().map_or_else(|| self.unlinked.clone(), Target::path)
+    }
+
     fn content(&self) -> Result<Arc<File>> {
         match &self.phase {
             Phase::Clean => self.base.as_ref().map(|base| base.file.clone()).ok_or(Errno::IO),

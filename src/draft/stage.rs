@@ -49,7 +49,12 @@ impl Draft {
             decision: new.decision,
             creds: new.creds,
             owner: new.owner,
-            body: RwLock::new(Body { phase: Phase::Clean, target: Some(new.target), base: new.base }),
+            body: RwLock::new(Body {
+                phase: Phase::Clean,
+                target: Some(new.target),
+                base: new.base,
+                unlinked: Vec::new(),
+            }),
             writers: Mutex::new(family::Writers::default()),
             stream: Mutex::new(digest::Stream::default()),
             taint: Mutex::new(None),
@@ -73,11 +78,14 @@ impl Draft {
         let mut body = self.body.write();
         listed()?;
         let target = body.target.clone().ok_or(Errno::NOENT)?;
-        let work =
-            self.begin(by, &target, CommitKind::New, |name| by.staging.create(name, masked_mode, self.creds.as_ref()));
+        let work = self.begin(by, target.path(), CommitKind::New, |name| {
+            by.staging.create(name, masked_mode, self.creds.as_ref())
+        });
         let work = work.and_then(|work| {
-            let inherited =
-                by.nodes.fd(&target.parent).and_then(|dir| by.staging.inherit(&work.staged, dir, mode, masked_mode));
+            let inherited = by
+                .nodes
+                .fd(&target.parent)
+                .and_then(|dir| by.staging.inherit(&work.staged, dir, mode, masked_mode, self.creds.as_ref()));
             match inherited {
                 Ok(()) => Ok(work),
                 Err(errno) => {
@@ -94,6 +102,15 @@ impl Draft {
             }
         };
         Ok(())
+    }
+
+    /// `EPERM` if the version below belongs to somebody whose file the draft cannot be: better no draft than one that
+    /// would change the owner, or fail at its first write.
+    pub fn refuse_foreign(&self, by: &Committer) -> Result<()> {
+        let body = self.body.read();
+        let (Phase::Clean, Some(base)) = (&body.phase, &body.base) else { return Ok(()) };
+        let like = stat::fstat(&*base.file)?;
+        if by.staging.can_resemble(self.creds.as_ref(), &like) { Ok(()) } else { Err(Errno::PERM) }
     }
 
     /// Makes the draft ready to be changed, as `blocked` said it was not. Not for [`Blocked::Sealing`]: wait for the
@@ -152,9 +169,8 @@ impl Draft {
         if !matches!(body.phase, Phase::Clean) {
             return Ok(());
         }
-        let target = body.target.clone().ok_or(Errno::NOENT)?;
         let base = body.base.clone().ok_or(Errno::IO)?;
-        let work = self.fork(by, &target, &base, keep).inspect_err(|&errno| self.taint("copy", errno))?;
+        let work = self.fork(by, body.path(), &base, keep).inspect_err(|&errno| self.taint("copy", errno))?;
         body.phase = Phase::Open(work);
         Ok(())
     }
@@ -163,17 +179,16 @@ impl Draft {
     fn begin_again(&self, by: &Committer, keep: Keep) -> Result<()> {
         let mut body = self.body.write();
         let Phase::Published(file) = &body.phase else { return Ok(()) };
-        let target = body.target.clone().ok_or(Errno::NOENT)?;
         let base = Base { file: file.clone(), key: crate::inode::Key::of(&stat::fstat(&**file)?) };
         tracing::info!(node = self.node, "write after the last close: a fresh draft");
         self.only_resizes.store(true, Ordering::Relaxed);
-        let work = self.fork(by, &target, &base, keep).inspect_err(|&errno| self.taint("copy", errno))?;
+        let work = self.fork(by, body.path(), &base, keep).inspect_err(|&errno| self.taint("copy", errno))?;
         body.base = Some(base);
         body.phase = Phase::Open(work);
         Ok(())
     }
 
-    fn fork(&self, by: &Committer, target: &Target, base: &Base, keep: Keep) -> Result<Work> {
+    fn fork(&self, by: &Committer, path: Vec<u8>, base: &Base, keep: Keep) -> Result<Work> {
         let like = stat::fstat(&*base.file)?;
         let kept = match keep {
             Keep::All => like.size,
@@ -181,11 +196,11 @@ impl Draft {
             Keep::Nothing => 0,
         };
         let kind = if keep == Keep::Nothing { CommitKind::Overwrite } else { CommitKind::Append };
-        let work = self.begin(by, target, kind, |name| {
+        let work = self.begin(by, path, kind, |name| {
             let staged = by.staging.create(name, 0o600, self.creds.as_ref())?;
             let filled = by
                 .staging
-                .resemble(&staged, &base.file, &like)
+                .resemble(&staged, &base.file, &like, self.creds.as_ref())
                 .and_then(|()| copy::copy_content(&*base.file, &*staged.file, kept));
             match filled {
                 Ok(()) => Ok(staged),
@@ -207,7 +222,7 @@ impl Draft {
     fn begin(
         &self,
         by: &Committer,
-        target: &Target,
+        path: Vec<u8>,
         kind: CommitKind,
         make: impl FnOnce(&str) -> Result<Staged>,
     ) -> Result<Work> {
@@ -221,7 +236,7 @@ impl Draft {
         failpoint!("begin_after_stage");
         let begun = by.journal.submit(Entry::Begun(Begun {
             id,
-            path: target.path(),
+            path,
             stage: name,
             ino: staged.ino,
             kind,

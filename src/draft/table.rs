@@ -186,7 +186,7 @@ impl Drafts {
             return;
         }
         let body = draft.body.read();
-        let unused = matches!(body.phase, Phase::Clean);
+        let unused = matches!(body.phase, Phase::Clean | Phase::Published(_));
         let target = body.target.clone().filter(|_| unused);
         drop(body);
         if let Some(target) = target {

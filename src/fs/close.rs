@@ -25,10 +25,10 @@ impl Fs {
         };
         let (fs, draft) = (self.clone(), draft.clone());
         self.commits.run(move || {
-            let after = fs.clone();
+            let unlocker = fs.clone();
             fs.close_writer(caller, fh, &draft, move |closed| {
                 // Whoever waits for the lock finds the version that was written under it.
-                after.unlock_process(fh, lock_owner);
+                unlocker.unlock_process(fh, lock_owner);
                 done(closed);
             });
         });

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use fuser::INodeNo;
+
 use super::handle::Handle;
 use super::wait::Until;
 use super::{Done, Fs};
@@ -41,16 +43,13 @@ impl Fs {
         };
         match &*handle {
             Handle::Draft { draft, writes: true } => match draft.write(data, offset) {
-                Ok(Ok(())) if strip => done(draft.content().and_then(|file| {
-                    self.strip_set_ids(caller, &*file)?;
-                    Ok(len)
-                })),
-                Ok(Ok(())) => done(Ok(len)),
+                Ok(Ok(())) => done(self.strip_written(caller, draft, strip).map(|()| len)),
                 Ok(Err(blocked)) => {
                     let data: Arc<[u8]> = data.into();
                     let change: Change<()> = Arc::new(move |draft| draft.write(&data, offset));
-                    self.change_later(draft.clone(), blocked, Keep::All, change, move |done_now| {
-                        done(done_now.map(|()| len));
+                    let (fs, written) = (self.clone(), draft.clone());
+                    self.change_later(draft.clone(), blocked, Keep::All, change, move |changed| {
+                        done(changed.and_then(|()| fs.strip_written(caller, &written, strip)).map(|()| len));
                     });
                 }
                 Err(errno) => done(Err(errno)),
@@ -65,6 +64,10 @@ impl Fs {
             Handle::Folder(_) => done(Err(Errno::ISDIR)),
             _ => done(Err(Errno::BADF)),
         }
+    }
+
+    fn strip_written(&self, caller: Caller, draft: &Draft, strip: bool) -> Result<()> {
+        if strip { self.strip_set_ids(caller, &*draft.content()?) } else { Ok(()) }
     }
 
     /// Makes the draft ready and tries the change again, off the session thread: it may mean a copy of the version
@@ -82,6 +85,13 @@ impl Fs {
             return self.park(Until::Settled(draft.clone()), move |settled| {
                 if settled { fs.change_now(draft, keep, change, done) } else { done(Err(Errno::AGAIN)) }
             });
+        }
+        // What is written now is the next version of the name.
+        if blocked == Blocked::Published
+            && let Some(target) = draft.target()
+            && self.drafts.list(target.parent.key, &target.name, &draft).is_err()
+        {
+            tracing::debug!(node = draft.node, "another draft has the name of one that is written again");
         }
         self.slow.run(move || match draft.unblock(&fs.committer, blocked, keep) {
             Ok(()) | Err(Errno::AGAIN) => fs.change_now(draft, keep, change, done),
@@ -153,12 +163,38 @@ impl Fs {
     }
 
     /// Finds data or a hole.
-    pub fn seek(&self, fh: u64, offset: i64, hole: bool) -> Result<u64> {
-        let offset = u64::try_from(offset).map_err(|_| Errno::NXIO)?;
-        match &*self.handles.get(fh)? {
-            Handle::Version { file, .. } | Handle::Direct { file, .. } => at::seek_hole_data(&**file, offset, hole),
-            Handle::Draft { draft, .. } => at::seek_hole_data(&*draft.content()?, offset, hole),
-            Handle::Folder(_) => Err(Errno::ISDIR),
+    pub fn seek(self: &Arc<Self>, fh: u64, offset: i64, hole: bool, done: impl Done<u64>) {
+        let handle = u64::try_from(offset).map_err(|_| Errno::NXIO).and_then(|at| Ok((at, self.handles.get(fh)?)));
+        let (offset, handle) = match handle {
+            Ok(handle) => handle,
+            Err(errno) => return done(Err(errno)),
+        };
+        match &*handle {
+            Handle::Version { file, .. } | Handle::Direct { file, .. } => {
+                done(at::seek_hole_data(&**file, offset, hole));
+            }
+            Handle::Draft { draft, .. } if draft.is_sealing() => {
+                done(draft.content().and_then(|file| at::seek_hole_data(&*file, offset, hole)));
+            }
+            Handle::Draft { draft, .. } => {
+                // The kernel asks without having sent what it has gathered, so it is told to, from a thread that no
+                // write waits for.
+                let (fs, draft) = (self.clone(), draft.clone());
+                self.commits.run(move || {
+                    fs.gather(draft.node);
+                    done(draft.content().and_then(|file| at::seek_hole_data(&*file, offset, hole)));
+                });
+            }
+            Handle::Folder(_) => done(Err(Errno::ISDIR)),
+        }
+    }
+
+    /// Makes the kernel send the writes to a draft that it has gathered. Only from a `commit` thread.
+    fn gather(&self, node: u64) {
+        if let Some(kernel) = self.kernel.get()
+            && let Err(error) = kernel.inval_inode(INodeNo(node), 0, 0)
+        {
+            tracing::debug!(%error, "the kernel does not send what it has gathered");
         }
     }
 

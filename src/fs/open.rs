@@ -156,6 +156,10 @@ impl Fs {
             });
         }
         let writes = flags & OFlags::ACCMODE != OFlags::RDONLY || flags.contains(OFlags::TRUNC);
+        if writes && let Err(errno) = draft.refuse_foreign(&self.committer) {
+            self.drafts.end_switch(caller.tid);
+            return done(Err(errno));
+        }
         if flags.contains(OFlags::TRUNC) {
             // Creates a file and may remove one: off the session thread's short path only if it has much to do, which
             // an empty file has not.
@@ -177,7 +181,7 @@ impl Fs {
         writer: Option<Writer>,
     ) -> Result<Opened> {
         let writes = writer.is_some();
-        // A draft that never changed gave its name back when its last descriptor went; a new writer takes it again. If
+        // A draft that never changed, or was published, gave its name back; a new writer takes it again. If
         // another draft has the name by now, the kernel shall look again; where it has done so already, this one is
         // written without the name, and whoever commits last wins.
         if writes

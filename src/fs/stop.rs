@@ -111,5 +111,6 @@ fn report(fs: &Weak<Fs>) {
             sizes.insert(id, bytes);
         }
         told = sizes;
+        fs.nodes().give_back();
     }
 }

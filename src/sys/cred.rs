@@ -16,6 +16,13 @@ pub struct Creds {
     pub groups: Box<[u32]>,
 }
 
+impl Creds {
+    /// True if the group is one of these.
+    pub fn is_in(&self, gid: u32) -> bool {
+        self.gid == gid || self.groups.contains(&gid)
+    }
+}
+
 /// While it lives, the current thread touches the file system as somebody else; dropped, as the daemon again.
 #[must_use]
 pub struct Acting {

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
 use rustix::fs::OFlags;
+use smallvec::SmallVec;
 
 use super::{Errno, Result};
 
@@ -22,7 +23,8 @@ struct RawHandle {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Handle {
     kind: i32,
-    data: Box<[u8]>,
+    /// Local file systems need no more than 16 bytes, NFS does.
+    data: SmallVec<[u8; 16]>,
 }
 
 impl Handle {
@@ -45,7 +47,7 @@ impl Handle {
             return Err(super::errno_of(&std::io::Error::last_os_error()));
         }
         let data = raw.data.get(..raw.bytes as usize).ok_or(Errno::OVERFLOW)?;
-        Ok(Handle { kind: raw.kind, data: data.into() })
+        Ok(Handle { kind: raw.kind, data: SmallVec::from_slice(data) })
     }
 
     /// Opens the inode; `mount` is any descriptor on its file system. `ESTALE` when the inode is gone.

@@ -6,6 +6,7 @@
 //! a time limit. `status`, `statm`, `fdinfo` and the names in `fd` are always readable (tried on Linux 6.18), and so is a
 //! process's identity: what every close needs is taken from these.
 
+mod calls;
 mod tables;
 
 use std::fs::{self, File};
@@ -16,6 +17,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, PidfdFlags};
 use rustix::time::ClockId;
 
+pub use calls::{LockCall, is_interrupted, lock_call};
 pub use tables::{Holds, MountId, OpenFile, cached_sizes, holds};
 
 /// Clock ticks per second in `/proc` (USER_HZ, the same on every Linux architecture that has FUSE).
