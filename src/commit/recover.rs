@@ -53,10 +53,12 @@ impl Committer {
         (done, published)
     }
 
-    /// The staged files there are.
+    /// The staged files there are. What an NFS client makes of a file that is removed while open goes with its last
+    /// descriptor.
     pub fn staged_names(&self) -> Result<Vec<String>> {
         let entries = at::list(self.staging.dir())?;
-        Ok(entries.iter().map(|entry| entry.name.to_string_lossy().into_owned()).collect())
+        let names = entries.iter().map(|entry| entry.name.to_string_lossy().into_owned());
+        Ok(names.filter(|name| !name.starts_with(".nfs")).collect())
     }
 
     fn resolve(&self, row: DraftRow, done: &mut Recovered) -> Result<Option<Target>> {

@@ -170,7 +170,8 @@ fn s47_locks_of_the_mount_hold_on_the_export() {
     let (a, _) = m.pair();
     a.put("f", "x").unwrap();
     let fa = a.open("f", "rw").unwrap();
-    let raw = std::fs::File::open(m.raw("f")).unwrap();
+    // For writing, because NFS makes of it a lock of the kind that needs that.
+    let raw = std::fs::File::options().read(true).write(true).open(m.raw("f")).unwrap();
     let try_raw = || rustix::fs::flock(&raw, rustix::fs::FlockOperation::NonBlockingLockExclusive);
     a.flock(fa).unwrap();
     assert_eq!(try_raw().unwrap_err(), rustix::io::Errno::AGAIN);
