@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io::Write as _;
+use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use fuser::{MountOption, Session, SessionACL};
 use rustix::mount::MountFlags;
 
 use crate::admin::control::{self, Verbs};
+use crate::admin::http;
 use crate::commit::{Committer, Staging, VerbError};
 use crate::config::{Config, Freshness, ReadySignal};
 use crate::fs::{Fs, Options};
@@ -42,6 +44,14 @@ pub enum ServeError {
     Mount {
         /// The mount point.
         path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The HTTP server's socket or address.
+    #[error("HTTP server {address}: {source}")]
+    Http {
+        /// The address, if there is one.
+        address: String,
         /// What the system said.
         source: std::io::Error,
     },
@@ -95,6 +105,11 @@ pub fn serve(config: Config, ready: ReadySignal) -> Result<(), ServeError> {
     let root = at::open_dir(rustix::fs::CWD, config.source.as_os_str()).map_err(export("opening"))?;
     let nfs = mount::is_nfs(&root).map_err(export("file system type"))?;
     let journal = Journal::open(&config.state_dir)?;
+    let listening = http::bind(&config.state_dir, config.admin.clone()).map_err(|source| ServeError::Http {
+        address: config.admin.listen.map(|address| address.to_string()).unwrap_or_default(),
+        source,
+    })?;
+    let address = listening.address();
     let instance = instance(&config.state_dir).map_err(start("instance id in the state folder"))?;
     let staging = Staging::open(&root, &instance).map_err(export("staging folder .commitfs"))?;
     let budget = fd_limit.saturating_sub(FD_RESERVE) / 2;
@@ -143,8 +158,9 @@ pub fn serve(config: Config, ready: ReadySignal) -> Result<(), ServeError> {
         .map_err(start("session thread"))?;
     let lease = Lease::announce(&committer, &instance, &config).map_err(start("lease in .commitfs/hosts"))?;
     recover_in_background(fs.clone(), left_over, staged).map_err(start("recovery thread"))?;
-    let daemon = Arc::new(Daemon { fs: fs.clone(), config, began: Instant::now() });
+    let daemon = Arc::new(Daemon { fs: fs.clone(), config, address, began: Instant::now() });
     let control = control::serve(&daemon.config.state_dir, daemon.clone()).map_err(start("control socket"))?;
+    let http = listening.serve(daemon.clone(), Arc::clone(journal.feed())).map_err(start("HTTP server"))?;
     tracing::info!(
         source = %daemon.config.source.display(), mountpoint = %daemon.config.mountpoint.display(), "serving"
     );
@@ -153,6 +169,11 @@ pub fn serve(config: Config, ready: ReadySignal) -> Result<(), ServeError> {
     daemon.run_until(&ended);
     fs.stop();
     drop(control);
+    if let Err(error) = journal.flush() {
+        tracing::error!(%error, "the journal cannot take what happened last");
+    }
+    // Streams of events end after the last one.
+    drop(http);
     lease.withdraw();
     journal.close();
     tracing::info!("stopped");
@@ -162,6 +183,8 @@ pub fn serve(config: Config, ready: ReadySignal) -> Result<(), ServeError> {
 struct Daemon {
     fs: Arc<Fs>,
     config: Config,
+    /// Of HTTP over TCP.
+    address: Option<SocketAddr>,
     began: Instant,
 }
 
@@ -212,6 +235,7 @@ impl Verbs for Daemon {
             "mountpoint": self.config.mountpoint.to_string_lossy(),
             "uptime_seconds": self.began.elapsed().as_secs(),
             "commits_since_mount": self.fs.commits_done(),
+            "admin": self.address.map(|address| address.to_string()),
             "nodes": self.fs.committer().nodes.len(),
             "journal": match self.fs.committer().journal.health() {
                 Ok(()) => "ok".to_owned(),
@@ -247,6 +271,10 @@ impl Verbs for Daemon {
     fn rule(&self, path: &[u8]) -> String {
         let decision = self.fs.rules().decide(path);
         decision.to_string()
+    }
+
+    fn log_level(&self, directives: &str) -> Result<String, String> {
+        crate::log::set_level(directives)
     }
 }
 

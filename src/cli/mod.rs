@@ -87,6 +87,13 @@ enum Command {
     /// Drafts that were kept aside
     #[command(subcommand)]
     Quarantine(Quarantine),
+    /// Change what the daemon logs from now on
+    LogLevel {
+        /// off, error, warn, info, debug or trace, or TARGET=LEVEL,…
+        level: String,
+        #[command(flatten)]
+        at: At,
+    },
     /// Which rule applies to a path, and why
     Rules {
         /// On a mount, or relative to its root
@@ -251,6 +258,7 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
         Command::Pending { target, watch } => show::pending(target.place(), watch, json),
         Command::Log { target, n, path } => show::log(target.place(), n, path.as_deref(), json),
         Command::Show { id, at } => show::show(at.place(), id, json),
+        Command::LogLevel { level, at } => show::log_level(at.place(), &level, json),
         Command::Rules { path, at } => show::rules(at.place(), &path, json),
         Command::Quarantine(command) => match command {
             Quarantine::Ls { target } => quarantine::list(target.place(), json),

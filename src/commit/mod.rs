@@ -14,6 +14,7 @@ use std::time::Instant;
 use crate::failpoint;
 use crate::inode::{Node, NodeTable};
 use crate::journal::{Commit, CommitKind, DraftId, Entry, Journal, Ticket};
+use crate::metrics::{self, Phase};
 use crate::sys::at::{self, RenameFlags};
 use crate::sys::cred::Creds;
 use crate::sys::stat;
@@ -99,9 +100,11 @@ impl Sealed {
     /// Makes the data durable.
     pub fn make_durable(self) -> std::result::Result<Durable, Failed> {
         failpoint!("commit_before_fsync");
+        let began = Instant::now();
         if let Err(errno) = at::fsync(&self.staged.file) {
             return Err(Failed { step: "fsync", errno });
         }
+        metrics::phase(Phase::Fsync, began.elapsed());
         failpoint!("commit_after_fsync");
         Ok(Durable(self))
     }
@@ -111,11 +114,13 @@ impl Durable {
     /// Renames the staged file over the final name and makes the rename durable.
     pub fn publish(self, by: &Committer) -> std::result::Result<Published, Failed> {
         let sealed = self.0;
+        let began = Instant::now();
         if let Err(error) = by.journal.wait(sealed.begun) {
             // Without its first row nobody could tell after a crash what this file was.
             tracing::error!(draft = sealed.id, %error, "the journal has no row of this draft");
             return Err(Failed { step: "journal", errno: Errno::from_raw_os_error(error.errno()) });
         }
+        metrics::phase(Phase::Journal, began.elapsed());
         failpoint!("commit_before_rename");
         let renamed = by.rename_into_place(&sealed);
         let unsynced = match renamed {
@@ -134,6 +139,8 @@ impl Published {
         let Sealed { id, staged, target, kind, digest, began, .. } = self.sealed;
         match stat::fstat(&staged.file) {
             Ok(stat) => {
+                let duration = began.elapsed();
+                metrics::commit(kind.as_str(), stat.size, duration);
                 by.journal.submit(Entry::Committed(Commit {
                     id,
                     path: target.path(),
@@ -142,7 +149,7 @@ impl Published {
                     digest,
                     mtime: stat.mtime.to_system(),
                     uid: stat.uid,
-                    duration: began.elapsed(),
+                    duration,
                     kind,
                 }));
             }
@@ -167,6 +174,7 @@ impl Committer {
         let Target { parent, name } = &sealed.target;
         let dir = self.nodes.fd(parent)?;
         let stage = std::ffi::OsStr::new(&sealed.staged.name);
+        let began = Instant::now();
         let rename = || at::rename(self.staging.dir(), stage, &dir, name, RenameFlags::empty());
         let renamed = self.staging.acting_for(sealed.writer.as_ref(), rename);
         if let Err(errno) = renamed {
@@ -179,7 +187,11 @@ impl Committer {
             }
         }
         failpoint!("commit_after_rename");
-        Ok(self.sync_folder(parent))
+        let renamed = Instant::now();
+        metrics::phase(Phase::Rename, renamed - began);
+        let synced = self.sync_folder(parent);
+        metrics::phase(Phase::FolderSync, renamed.elapsed());
+        Ok(synced)
     }
 
     /// Makes the names in a folder durable, sharing the work with others who ask at the same time.

@@ -10,7 +10,8 @@ use std::time::Instant;
 use super::{Committer, Sealed, Staged, Target};
 use crate::failpoint;
 use crate::inode::{Node, display_path};
-use crate::journal::{DraftId, DraftRow, DraftState, Entry};
+use crate::journal::{DraftId, DraftRow, DraftState, Entry, Owner};
+use crate::metrics;
 use crate::sys::procfs::Exit;
 use crate::sys::{Errno, Kind, Result, Stat, at, mount, stat};
 
@@ -74,11 +75,15 @@ impl Drop for Found<'_> {
 
 impl Committer {
     /// Puts a draft into quarantine; on a full file system its space is given back and only the record stays.
-    pub fn quarantine(&self, id: DraftId, staged: &Staged, reason: Reason) {
+    ///
+    /// `path` and `owner` are for the log.
+    pub fn quarantine(&self, id: DraftId, staged: &Staged, reason: Reason, path: &[u8], owner: &Owner) {
         failpoint!("quarantine_before_row");
         let full = matches!(reason, Reason::Failed { errno, .. } if mount::is_no_space(errno));
         let bytes = stat::fstat(&staged.file).map(|s| s.size).unwrap_or(0);
-        tracing::warn!(draft = id, %reason, bytes, "quarantined");
+        let (path, Owner { pid, uid, command, .. }) = (display_path(path), owner);
+        tracing::warn!(draft = id, path, %reason, bytes, pid, uid, command, "quarantined");
+        metrics::quarantine();
         let row = self.journal.submit(Entry::Quarantined {
             id,
             reason: reason.to_string(),

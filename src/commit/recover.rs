@@ -132,7 +132,8 @@ impl Committer {
 
     fn give_to_quarantine(&self, row: &DraftRow, reason: Reason) -> Result<()> {
         let file = Arc::new(self.staging.read(&row.stage)?);
-        self.quarantine(row.id, &Staged { file, name: row.stage.clone(), ino: row.ino }, reason);
+        let staged = Staged { file, name: row.stage.clone(), ino: row.ino };
+        self.quarantine(row.id, &staged, reason, &row.path, &row.owner);
         Ok(())
     }
 

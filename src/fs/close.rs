@@ -7,8 +7,9 @@ use std::sync::atomic::Ordering;
 use super::handle::Handle;
 use super::wait::HOLD_LIMIT;
 use super::{Done, Fs};
-use crate::commit::{Failed, Reason};
+use crate::commit::{Failed, Reason, Target};
 use crate::draft::{self, Caller, Draft, Ending, Phase, Proof};
+use crate::metrics;
 use crate::sys::Result;
 use crate::sys::procfs::{self, Space};
 
@@ -42,7 +43,9 @@ impl Fs {
             draft.note_exit(task.tgid, exit);
         }
         let tainted = draft.tainted().map_or(Ok(()), |(_, errno)| Err(errno));
-        match draft::last_close(draft, self.mount.get().copied(), fh, closer.as_ref()) {
+        let proof = draft::last_close(draft, self.mount.get().copied(), fh, closer.as_ref());
+        metrics::close_proof(proof.word());
+        match proof {
             Proof::LastClose => match draft.seal() {
                 Some(ending) => self.end(draft, ending, done),
                 None => done(tainted),
@@ -124,7 +127,8 @@ impl Fs {
                     Ok(published) => published,
                     Err(Failed { step, errno }) => {
                         draft.taint(step, errno);
-                        self.committer.quarantine(id, &staged, Reason::Failed { step, errno });
+                        let reason = Reason::Failed { step, errno };
+                        self.committer.quarantine(id, &staged, reason, &path_of(target.as_ref()), &draft.owner);
                         settled.now(Phase::Ended(Some(staged.file)));
                         return done(Err(errno));
                     }
@@ -139,7 +143,7 @@ impl Fs {
                 self.announce(target, replaced, move || done(recorded));
             }
             Ending::Refused { id, staged, reason } => {
-                self.committer.quarantine(id, &staged, reason);
+                self.committer.quarantine(id, &staged, reason, &path_of(target.as_ref()), &draft.owner);
                 settled.now(Phase::Ended(Some(staged.file)));
                 done(match reason {
                     Reason::Failed { errno, .. } => Err(errno),
@@ -158,6 +162,10 @@ impl Fs {
     pub fn commits_done(&self) -> u64 {
         self.commits_done.load(Ordering::Relaxed)
     }
+}
+
+fn path_of(target: Option<&Target>) -> Vec<u8> {
+    target.map(Target::path).unwrap_or_default()
 }
 
 /// Ends a draft's sealing on every way out, a panic included: nobody may wait for it for ever.

@@ -6,6 +6,7 @@ pub mod acl;
 pub mod at;
 pub mod copy;
 pub mod cred;
+mod errno;
 pub mod handle;
 pub mod lock;
 pub mod memory;
@@ -15,6 +16,7 @@ pub mod stat;
 pub mod writeback;
 pub mod xattr;
 
+pub use errno::errno_name;
 pub use rustix::io::Errno;
 pub use stat::{Kind, Stat};
 
