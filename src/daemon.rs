@@ -369,7 +369,7 @@ fn recover_in_background(
     staged: Vec<String>,
 ) -> std::io::Result<()> {
     std::thread::Builder::new().name("recovery".to_owned()).spawn(move || {
-        let (done, published) = fs.committer().recover(left_over, &staged);
+        let (done, published) = fs.committer().recover(left_over, &staged, |path| fs.wants_marker(path));
         if done != crate::commit::Recovered::default() {
             tracing::warn!(?done, "recovered what an earlier daemon left");
         }

@@ -10,3 +10,5 @@ mod api;
 mod events;
 #[path = "admin/proxy.rs"]
 mod proxy;
+#[path = "admin/waiting.rs"]
+mod waiting;

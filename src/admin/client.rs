@@ -26,6 +26,7 @@ pub struct Events {
     line: Vec<u8>,
     /// An event that has not come whole yet.
     event: Event,
+    position: Option<i64>,
     /// When something came last.
     heard: Instant,
 }
@@ -63,8 +64,13 @@ impl Events {
         asked.extend(query.iter().map(|(name, value)| format!("{name}={}", encoded(value))));
         let request = format!("GET /v1/events?{} HTTP/1.0\r\nHost: localhost\r\n\r\n", asked.join("&"));
         (&stream).write_all(request.as_bytes())?;
-        let mut events =
-            Events { stream: BufReader::new(stream), line: Vec::new(), event: Event::default(), heard: Instant::now() };
+        let mut events = Events {
+            stream: BufReader::new(stream),
+            line: Vec::new(),
+            event: Event::default(),
+            position: after,
+            heard: Instant::now(),
+        };
         let end = Some(Instant::now() + SILENCE);
         let status = events.line(end)?.unwrap_or_default();
         let accepted = status.split(' ').nth(1) == Some("200");
@@ -82,6 +88,11 @@ impl Events {
         Ok(events)
     }
 
+    /// What to subscribe after, to go on where this stream has come to.
+    pub fn position(&self) -> Option<i64> {
+        self.position
+    }
+
     /// Waits for the next event, until `deadline` if there is one.
     pub fn next(&mut self, deadline: Option<Instant>) -> io::Result<Came> {
         loop {
@@ -93,7 +104,10 @@ impl Events {
                 Err(error) => return Err(error),
             };
             match line.split_once(": ") {
-                Some(("id", id)) => self.event.id = id.parse().ok(),
+                Some(("id", id)) => {
+                    self.event.id = id.parse().ok();
+                    self.position = self.event.id.or(self.position);
+                }
                 Some(("event", kind)) => self.event.kind = kind.to_owned(),
                 Some(("data", data)) => self.event.data = serde_json::from_str(data)?,
                 _ if line.is_empty() && !self.event.data.is_null() => {

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value, json};
 
-use super::control::to_hex;
+use super::control::{from_hex, to_hex};
 use crate::journal::read::{CommitRow, Counts, EventRow, LogRow, Story};
 use crate::journal::{DraftRow, DraftState};
 
@@ -64,6 +64,12 @@ pub fn path_json(path: &[u8]) -> Map<String, Value> {
         object.insert("path_hex".to_owned(), to_hex(path).into());
     }
     object
+}
+
+/// The bytes of a path that [`path_json`] wrote; empty where there is none.
+pub fn path_of(object: &Value) -> Vec<u8> {
+    let exact = object["path_hex"].as_str().and_then(from_hex);
+    exact.unwrap_or_else(|| object["path"].as_str().unwrap_or_default().as_bytes().to_vec())
 }
 
 /// Seconds since the epoch, to the microsecond.

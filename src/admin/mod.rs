@@ -12,5 +12,6 @@ mod guard;
 pub mod http;
 pub mod json;
 mod meters;
+mod page;
 mod problem;
 mod store;

@@ -3,6 +3,7 @@
 //! Each step consumes the value of the step before, so that no order but the right one can be written down:
 //! [`Sealed`] → [`Durable`] → [`Published`] → recorded. `docs/JOURNAL.md` has the crash table.
 
+mod marker;
 mod quarantine;
 mod recover;
 mod staging;
@@ -12,7 +13,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::failpoint;
-use crate::inode::{Node, NodeTable};
+use crate::inode::{Node, NodeTable, display_path};
 use crate::journal::{Commit, CommitKind, DraftId, Entry, Journal, Ticket};
 use crate::metrics::{self, Phase};
 use crate::sys::at::{self, RenameFlags};
@@ -20,6 +21,7 @@ use crate::sys::cred::Creds;
 use crate::sys::stat;
 use crate::sys::{Errno, Result};
 
+pub use marker::{MARKER, marker_of};
 pub use quarantine::{Reason, VerbError};
 pub use recover::Recovered;
 pub use staging::{RESERVED, Staged, Staging};
@@ -69,6 +71,8 @@ pub struct Sealed {
     pub writer: Option<Creds>,
     /// Taken while the data streamed through, if it came in order.
     pub digest: Option<String>,
+    /// The rules want a marker beside it.
+    pub marked: bool,
     /// When the sealing began.
     pub began: Instant,
 }
@@ -121,6 +125,11 @@ impl Durable {
             return Err(Failed { step: "journal", errno: Errno::from_raw_os_error(error.errno()) });
         }
         metrics::phase(Phase::Journal, began.elapsed());
+        if sealed.marked {
+            let Target { parent, name } = &sealed.target;
+            let removed = by.remove_marker(parent, name, sealed.writer.as_ref());
+            removed.map_err(|errno| Failed { step: "marker", errno })?;
+        }
         failpoint!("commit_before_rename");
         let renamed = by.rename_into_place(&sealed);
         let unsynced = match renamed {
@@ -136,7 +145,11 @@ impl Published {
     /// Writes the commit to the journal. Not waited for: the rename is the truth, and recovery recognises it by the
     /// inode number should this row be lost.
     pub fn record(self, by: &Committer) -> (Target, Result<()>) {
-        let Sealed { id, staged, target, kind, digest, began, .. } = self.sealed;
+        let Sealed { id, staged, target, kind, digest, writer, marked, began, .. } = self.sealed;
+        if marked && let Err(errno) = by.write_marker(id, &target, &*staged.file, digest.as_deref(), writer.as_ref()) {
+            let path = display_path(&target.path());
+            tracing::error!(draft = id, path, %errno, "published, and its marker could not be written");
+        }
         match stat::fstat(&staged.file) {
             Ok(stat) => {
                 let duration = began.elapsed();

@@ -116,8 +116,12 @@ impl Committer {
         }
     }
 
-    /// Publishes a quarantined draft under the path it was meant for.
-    pub fn publish_quarantined(&self, id: DraftId) -> std::result::Result<Target, VerbError> {
+    /// Publishes a quarantined draft under the path it was meant for. `wants_marker` is what the rules say of a path.
+    pub fn publish_quarantined(
+        &self,
+        id: DraftId,
+        wants_marker: impl Fn(&[u8]) -> bool,
+    ) -> std::result::Result<Target, VerbError> {
         let began = Instant::now();
         let row = self.quarantined(id)?;
         if row.path.is_empty() {
@@ -126,6 +130,7 @@ impl Committer {
                 format!("draft {id} has no known target: save its content instead"),
             ));
         }
+        let marked = wants_marker(&row.path);
         let path = display_path(&row.path);
         let failed = |errno: Errno, step: &str| VerbError::new(errno, format!("{step} {path}: {errno}"));
         let (found, name) = self.find_folder(&row.path).map_err(|errno| failed(errno, "folder of"))?;
@@ -144,6 +149,7 @@ impl Committer {
             kind: row.kind,
             writer: None,
             digest: None,
+            marked,
             began,
         };
         let durable = sealed.make_durable().map_err(|f| failed(f.errno, f.step))?;

@@ -7,9 +7,10 @@ use std::sync::atomic::Ordering;
 use super::handle::Handle;
 use super::wait::HOLD_LIMIT;
 use super::{Done, Fs};
-use crate::commit::{Failed, Reason, Target};
+use crate::commit::{Failed, MARKER, Reason, Target};
 use crate::draft::{self, Caller, Draft, Ending, Phase, Proof};
 use crate::metrics;
+use crate::rules::Mode;
 use crate::sys::Result;
 use crate::sys::procfs::{self, Space};
 
@@ -120,7 +121,9 @@ impl Fs {
         };
         let mut settled = Settled(Some(settle));
         match ending {
-            Ending::Commit(sealed) => {
+            Ending::Commit(mut sealed) => {
+                sealed.marked = self.wants_marker(&sealed.target.path());
+                let marked = sealed.marked;
                 let (id, staged, digested) = (sealed.id, sealed.staged.clone(), sealed.digest.is_some());
                 let published = sealed.make_durable().and_then(|durable| durable.publish(&self.committer));
                 let published = match published {
@@ -140,7 +143,11 @@ impl Fs {
                 if !digested {
                     self.digester.take(id, staged.file);
                 }
-                self.announce(target, replaced, move || done(recorded));
+                if !marked {
+                    return self.announce(target, replaced, move || done(recorded));
+                }
+                let (fs, marker) = (self.clone(), target.marker());
+                self.announce(target, replaced, move || fs.announce(marker, true, move || done(recorded)));
             }
             Ending::Refused { id, staged, reason } => {
                 self.committer.quarantine(id, &staged, reason, &path_of(target.as_ref()), &draft.owner);
@@ -156,6 +163,12 @@ impl Fs {
                 done(Ok(()));
             }
         }
+    }
+
+    /// Whether the rules want a marker beside a file. A marker has none of its own.
+    pub fn wants_marker(&self, path: &[u8]) -> bool {
+        let decision = self.rules.decide(path);
+        decision.done_marker && decision.mode == Mode::Atomic && !path.ends_with(MARKER.as_bytes())
     }
 
     /// Commits since the mount.

@@ -6,6 +6,7 @@ pub mod acl;
 pub mod at;
 pub mod copy;
 pub mod cred;
+pub mod digest;
 mod errno;
 pub mod handle;
 pub mod lock;

@@ -17,7 +17,7 @@ use super::control::Verbs;
 use super::events::{self, Hub};
 use super::guard::{self, Policy};
 use super::store::{Store, blocking};
-use super::{meters, problem};
+use super::{meters, page, problem};
 use crate::commit::VerbError;
 use tokio::sync::Semaphore;
 
@@ -70,6 +70,9 @@ pub(super) fn router(policy: Arc<Policy>, verbs: Arc<dyn Verbs>, store: Store, h
         .route("/v1/quarantine/{id}/content", get(drafts::content))
         .route("/v1/quarantine/{id}/publish", post(drafts::publish))
         .route("/v1/quarantine/{id}/discard", post(drafts::discard))
+        .route("/", get(page::index))
+        .route("/page.js", get(page::script))
+        .route("/style.css", get(page::style))
         .route("/metrics", get(meters::metrics))
         .fallback(problem::no_such_path)
         .method_not_allowed_fallback(problem::method_not_allowed)
