@@ -15,7 +15,7 @@ use std::time::Duration;
 use crate::admin::http;
 use crate::journal;
 use crate::log::LogFormat;
-use crate::rules::{Defaults, OnFailureExit, OnKill, Rules};
+use crate::rules::{Defaults, OnFailureExit, OnKill, Rules, Span};
 use crate::sys::xattr;
 
 pub use ready::{Failure, ReadySignal};
@@ -54,6 +54,9 @@ pub struct MountArgs {
     /// A name under which a proxy serves it, besides localhost and plain addresses
     #[arg(long, value_name = "NAME")]
     pub admin_host: Vec<String>,
+    /// Read each commit again after this time (90, 5m, 2h) and compare it with its digest
+    #[arg(long, value_name = "S")]
+    pub settle: Option<Span>,
     /// How lines of the log look [default: human]
     #[arg(long, value_name = "FORMAT")]
     pub log_format: Option<LogFormat>,
@@ -101,6 +104,8 @@ pub struct Config {
     pub retain: Duration,
     /// The HTTP server.
     pub admin: http::Options,
+    /// Read each commit again after this time.
+    pub settle: Option<Duration>,
     /// How lines of the log look.
     pub log_format: LogFormat,
     /// How each path is written.
@@ -188,6 +193,7 @@ impl Config {
             on_failure_exit: defaults.on_failure_exit,
             retain: defaults.retain,
             admin,
+            settle: args.settle.or(settings.settle).map(|span| span.0),
             log_format: args.log_format.or(settings.log_format).unwrap_or_default(),
             rules_toml: rules.to_toml(),
             rules,
@@ -333,6 +339,7 @@ mod tests {
                 admin_token_file: None,
                 admin_host: Vec::new(),
                 log_format: None,
+                settle: None,
                 daemonized: false,
             }
         }

@@ -1,5 +1,7 @@
 //! The daemon: assembles the rooms, mounts, waits, and takes everything down again in order.
 
+mod settle;
+
 use std::ffi::OsStr;
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -161,12 +163,15 @@ pub fn serve(config: Config, ready: ReadySignal) -> Result<(), ServeError> {
     let daemon = Arc::new(Daemon { fs: fs.clone(), config, address, began: Instant::now() });
     let control = control::serve(&daemon.config.state_dir, daemon.clone()).map_err(start("control socket"))?;
     let http = listening.serve(daemon.clone(), Arc::clone(journal.feed())).map_err(start("HTTP server"))?;
+    let settling = daemon.config.settle.map(|after| settle::Settling::start(committer.clone(), after));
+    let settling = settling.transpose().map_err(start("verification thread"))?;
     tracing::info!(
         source = %daemon.config.source.display(), mountpoint = %daemon.config.mountpoint.display(), "serving"
     );
     ready.ready();
 
     daemon.run_until(&ended);
+    drop(settling);
     fs.stop();
     drop(control);
     if let Err(error) = journal.flush() {
@@ -271,6 +276,12 @@ impl Verbs for Daemon {
     fn rule(&self, path: &[u8]) -> String {
         let decision = self.fs.rules().decide(path);
         decision.to_string()
+    }
+
+    fn mismatch(&self, id: DraftId, detail: &str) -> Result<(), VerbError> {
+        let journal = &self.fs.committer().journal;
+        let ticket = journal.submit(Entry::Mismatch { id, detail: detail.to_owned() });
+        journal.wait(ticket).map_err(|error| VerbError { errno: error.errno(), message: error.to_string() })
     }
 
     fn log_level(&self, directives: &str) -> Result<String, String> {

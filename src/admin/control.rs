@@ -53,6 +53,8 @@ pub trait Verbs: Send + Sync + 'static {
     fn unmount(&self, force: bool) -> Result<(), VerbError>;
     /// Which rule applies to a path relative to the mount, and why.
     fn rule(&self, path: &[u8]) -> String;
+    /// Remembers that a published version is not what was published.
+    fn mismatch(&self, id: DraftId, detail: &str) -> Result<(), VerbError>;
     /// Changes what is logged from now on; returns what is in force, or what is wrong with the words.
     fn log_level(&self, directives: &str) -> Result<String, String>;
 }
@@ -245,6 +247,10 @@ fn answer(request: &Value, verbs: &dyn Verbs) -> Result<Answer, VerbError> {
         Some("save") => verbs.open_quarantined(draft(request)?).map(Answer::Content),
         Some("umount") => verbs.unmount(request["force"].as_bool().unwrap_or(false)).map(done),
         Some("rules") => Ok(Answer::Line(json!({ "ok": true, "rule": verbs.rule(&path(request)?) }))),
+        Some("mismatch") => {
+            let detail = request["detail"].as_str().ok_or_else(|| invalid("request has no detail".to_owned()))?;
+            verbs.mismatch(draft(request)?, detail).map(done)
+        }
         Some("log-level") => {
             let directives = request["level"].as_str().ok_or_else(|| invalid("request has no level".to_owned()))?;
             let level = verbs.log_level(directives).map_err(invalid)?;
@@ -399,6 +405,11 @@ impl Client {
         answer["rule"].as_str().map(str::to_owned).ok_or_else(|| ClientError::Unexpected(answer.to_string()))
     }
 
+    /// Has the daemon remember that a published version is not what was published.
+    pub fn mismatch(&mut self, id: DraftId, detail: &str) -> Result<(), ClientError> {
+        self.ask(&json!({ "verb": "mismatch", "id": id, "detail": detail })).map(drop)
+    }
+
     /// Changes what the daemon logs from now on; returns what is in force.
     pub fn log_level(&mut self, directives: &str) -> Result<String, ClientError> {
         let answer = self.ask(&json!({ "verb": "log-level", "level": directives }))?;
@@ -459,6 +470,9 @@ mod tests {
         }
         fn rule(&self, path: &[u8]) -> String {
             path.escape_ascii().to_string()
+        }
+        fn mismatch(&self, _: DraftId, _: &str) -> Result<(), VerbError> {
+            Ok(())
         }
         fn log_level(&self, directives: &str) -> Result<String, String> {
             Err(directives.to_owned())

@@ -7,6 +7,7 @@ mod quarantine;
 mod rows;
 mod show;
 mod target;
+mod verify;
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write as _};
@@ -126,6 +127,17 @@ enum Command {
         /// COMMITFS_DRAFT, COMMITFS_EVENT, COMMITFS_DETAIL in its environment, the event as JSON on its input
         #[arg(long, value_name = "CMD")]
         exec: Option<String>,
+    },
+    /// Read again what was published, past caches, and compare it with size and digest in the journal
+    Verify {
+        #[command(flatten)]
+        target: Target,
+        /// Only what was published within this time: 90, 5m, 2h, 7d
+        #[arg(long, value_name = "TIME")]
+        since: Option<Span>,
+        /// Only paths that match; a glob without '/' is matched against the last component
+        #[arg(long, value_name = "GLOB")]
+        path: Option<String>,
     },
     /// Change what the daemon logs from now on
     LogLevel {
@@ -309,6 +321,9 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
         Command::Events { target, follow, after, path, kind, exec } => {
             let (path, exec) = (path.as_deref(), exec.as_deref());
             follow::events(target.place(), &follow::Follow { follow, after, path, kinds: &kind, exec, json })
+        }
+        Command::Verify { target, since, path } => {
+            verify::verify(target.place(), since.map(|span| span.0), path.as_deref(), json)
         }
         Command::LogLevel { level, at } => show::log_level(at.place(), &level, json),
         Command::Rules { path, at } => show::rules(at.place(), &path, json),

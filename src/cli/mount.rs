@@ -67,6 +67,9 @@ fn start(args: &MountArgs, config: &Config) -> Result<(), CliError> {
     for host in &args.admin_host {
         command.arg("--admin-host").arg(host);
     }
+    if let Some(after) = args.settle {
+        command.arg("--settle").arg(after.to_string());
+    }
     if let Some(format) = args.log_format {
         command.arg("--log-format").arg(format.as_str());
     }

@@ -7,6 +7,7 @@ mod marker;
 mod quarantine;
 mod recover;
 mod staging;
+mod verify;
 
 use std::ffi::OsString;
 use std::sync::Arc;
@@ -25,6 +26,7 @@ pub use marker::{MARKER, marker_of};
 pub use quarantine::{Reason, VerbError};
 pub use recover::Recovered;
 pub use staging::{RESERVED, Staged, Staging};
+pub use verify::{Verdict, compare};
 
 /// What the commit works with.
 #[derive(Debug)]

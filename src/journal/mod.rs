@@ -173,6 +173,11 @@ impl Journal {
         self.0.read(|reader| reader.row(id))
     }
 
+    /// What was published from a draft; `None` if nothing was.
+    pub fn commit(&self, id: DraftId) -> Result<Option<read::CommitRow>, JournalError> {
+        self.0.read(|reader| reader.commit(id))
+    }
+
     /// Stage names of every row that still keeps content: open, sealed, or quarantined and kept.
     pub fn known_stages(&self) -> Result<HashSet<String>, JournalError> {
         self.0.read(Reader::known_stages)

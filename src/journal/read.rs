@@ -40,7 +40,7 @@ pub struct EventRow {
     pub id: i64,
     /// When it was recorded; not an order.
     pub at: SystemTime,
-    /// `begun`, `retargeted`, `sealed`, `reopened`, `committed`, `quarantined`, `discarded`.
+    /// `begun`, `retargeted`, `sealed`, `reopened`, `committed`, `quarantined`, `discarded`, `mismatch`.
     pub kind: String,
     /// The draft it tells of.
     pub draft: Option<DraftId>,
@@ -190,6 +190,11 @@ impl Reader {
             let events = statement.query_map([id], event)?.collect::<rusqlite::Result<_>>()?;
             Ok(Some(Story { draft, commit: commit_of(conn, id)?, events }))
         })
+    }
+
+    /// What was published from a draft.
+    pub fn commit(&self, id: DraftId) -> Result<Option<CommitRow>, JournalError> {
+        self.read(|conn| commit_of(conn, id))
     }
 
     /// Facts about the instance: `export`, `mountpoint`, `instance`, `pid`, `rules`…

@@ -7,6 +7,7 @@ pub mod at;
 pub mod copy;
 pub mod cred;
 pub mod digest;
+pub mod direct;
 mod errno;
 pub mod handle;
 pub mod lock;

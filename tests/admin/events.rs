@@ -264,7 +264,9 @@ fn a_thousand_idle_subscribers_cost_little_and_no_connection() {
     for stream in &mut streams {
         assert_eq!(stream.event().id, Some(1));
     }
-    eventually("the reading connection is closed", || on_the_journal(&m) <= connections);
+    // SQLite keeps the database's own descriptor for the next connection, because closing it would drop the writer's
+    // locks; that of the log goes.
+    eventually("the reading connection is closed", || on_the_journal(&m) <= connections + 1);
     let with = memory(&m);
     assert!(with - before.min(with) < 50 << 10, "{before} KiB before, {with} with 1000 subscribers");
     let status = m.http().get("/v1/status").json();

@@ -154,15 +154,15 @@ fn a_marker_tells_of_a_complete_file() {
     let m = Setup::default().config(MARKED).mount();
     let (w, r) = m.pair();
     w.put("a.csv", "1,2,3\n").unwrap();
-    assert!(marker(&m, "a.csv").is_some(), "it is there when close has returned");
+    eventually("it is there with the commit", || marker(&m, "a.csv").is_some());
     assert_eq!(r.cat("a.csv.done").unwrap(), m.raw_content("a.csv.done").unwrap());
     // Written out of order: the digest is taken by reading.
     let fd = w.open("a.csv", "rw").unwrap();
     w.pwrite(fd, 2, "9").unwrap();
     assert!(marker(&m, "a.csv").is_some(), "the old version keeps its marker while it is rewritten");
     w.close(fd).unwrap();
-    assert_eq!(m.raw_content("a.csv").unwrap(), b"1,9,3\n");
-    assert!(marker(&m, "a.csv").is_some());
+    eventually("the new version", || m.raw_content("a.csv").unwrap() == b"1,9,3\n");
+    eventually("and its marker", || marker(&m, "a.csv").is_some());
     assert_eq!(r.cat("a.csv.done").unwrap(), m.raw_content("a.csv.done").unwrap());
     w.put("b.txt", "x").unwrap();
     assert!(m.raw_content("b.txt.done").is_none() && m.raw_content("a.csv.done.done").is_none());
@@ -170,10 +170,12 @@ fn a_marker_tells_of_a_complete_file() {
     w.rename("a.csv", "c.csv").unwrap();
     assert!(m.raw_content("a.csv.done").is_none());
     w.put("d.csv", "x").unwrap();
+    eventually("a marker", || marker(&m, "d.csv").is_some());
     w.unlink("d.csv").unwrap();
     assert!(m.raw_content("d.csv.done").is_none());
     // Nothing is published, nothing is marked, the old marker stays.
     w.put("e.csv", "old").unwrap();
+    eventually("a marker", || marker(&m, "e.csv").is_some());
     let k = m.agent("K");
     let fd = k.open("e.csv", "w|trunc").unwrap();
     k.write(fd, "new").unwrap();
@@ -200,7 +202,7 @@ fn a_marker_is_never_beside_another_version_whenever_the_daemon_dies() {
     ] {
         let mut m = Setup::default().config(MARKED).mount();
         m.agent("W").put("a.csv", "the old version").unwrap();
-        assert!(marker(&m, "a.csv").is_some());
+        eventually("a marker", || marker(&m, "a.csv").is_some());
         m.umount();
         m.set_env("COMMITFS_FAILPOINT", &format!("{point}:1"));
         m.remount();
@@ -219,6 +221,7 @@ fn a_marker_is_never_beside_another_version_whenever_the_daemon_dies() {
             stage.flat_map(|i| std::fs::read_dir(i.path()).unwrap().flatten()).map(|f| f.file_name()).collect();
         assert!(!left.iter().any(|name| name.to_string_lossy().starts_with("marker")), "{point}: {left:?}");
         m.agent("W").put("a.csv", "and on it goes").unwrap();
-        assert!(marker(&m, "a.csv").is_some(), "{point}");
+        let goes_on = || m.raw_content("a.csv").is_some_and(|text| text == b"and on it goes");
+        eventually(point, || goes_on() && marker(&m, "a.csv").is_some());
     }
 }
