@@ -8,6 +8,8 @@ mod common;
 mod api;
 #[path = "admin/events.rs"]
 mod events;
+#[path = "admin/monitoring.rs"]
+mod monitoring;
 #[path = "admin/proxy.rs"]
 mod proxy;
 #[path = "admin/waiting.rs"]

@@ -1,6 +1,7 @@
 //! The command line: options in, exit status out. Reading commands open the journal read-only and work with the daemon up
 //! or down; commands that change something ask the daemon over its control socket.
 
+mod doctor;
 mod follow;
 mod mount;
 mod quarantine;
@@ -127,6 +128,14 @@ enum Command {
         /// COMMITFS_DRAFT, COMMITFS_EVENT, COMMITFS_DETAIL in its environment, the event as JSON on its input
         #[arg(long, value_name = "CMD")]
         exec: Option<String>,
+    },
+    /// Whether this machine and an export are fit for a mount; whatever can be tried is tried. Status 1 on a blocker
+    Doctor {
+        /// The folder to publish into
+        source: PathBuf,
+        /// Folder of the journal, as for mount
+        #[arg(long, value_name = "DIR")]
+        state_dir: Option<PathBuf>,
     },
     /// Read again what was published, past caches, and compare it with size and digest in the journal
     Verify {
@@ -322,6 +331,7 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
             let (path, exec) = (path.as_deref(), exec.as_deref());
             follow::events(target.place(), &follow::Follow { follow, after, path, kinds: &kind, exec, json })
         }
+        Command::Doctor { source, state_dir } => doctor::doctor(&source, state_dir.as_deref(), json),
         Command::Verify { target, since, path } => {
             verify::verify(target.place(), since.map(|span| span.0), path.as_deref(), json)
         }

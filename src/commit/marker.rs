@@ -91,7 +91,7 @@ impl Committer {
         let complete = || {
             let (found, name) = self.find_folder(path)?;
             let dir = self.nodes.fd(&found.folder)?;
-            match stat::stat_at(&dir, &marker_of(name)) {
+            match stat::stat_at(&dir, marker_of(name)) {
                 Err(Errno::NOENT) => {}
                 Ok(_) => return Ok(()),
                 Err(other) => return Err(other),
