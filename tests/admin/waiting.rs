@@ -119,6 +119,7 @@ fn events_are_followed_across_a_restart_and_commands_run_for_them() {
     eventually("the command ran", || seen() == "committed before x\n");
     m.agent("W").put("during", "y").unwrap();
     assert_eq!(next()["path"], "during");
+    eventually("the command ran", || seen().ends_with("committed during y\n"));
     m.umount();
     m.remount();
     m.agent("W").put("x-not-wanted", "y").unwrap();

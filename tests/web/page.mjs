@@ -81,12 +81,12 @@ test("nothing but its own files may run", async () => {
 
 test("a draft appears, and turns into a commit", async () => {
   const before = (await status()).commits;
-  const one = writer("report <b>x</b>.csv", "12345");
-  await row("pending", "report <b>x</b>.csv").waitFor();
+  const one = writer("report <b>&x.csv", "12345");
+  await row("pending", "report <b>&x.csv").waitFor();
   assert.match(await row("pending", "report").textContent(), /sh \d+/);
   await eventually("its size is shown", async () => /5 B/.test(await row("pending", "report").textContent()));
   await one.close();
-  await row("commits", "report <b>x</b>.csv").waitFor();
+  await row("commits", "report <b>&x.csv").waitFor();
   await row("pending", "report").waitFor({ state: "detached" });
   await eventually("it is counted", async () => Number(await page.locator("#n-commits").textContent()) > before);
   await page.locator("#rate rect").first().waitFor({ state: "attached" });
