@@ -1,22 +1,25 @@
 //! The protocol adapter: decodes a request, calls the file system, maps the error, replies. No logic lives here.
 
+mod reply;
+
 use std::ffi::OsStr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno as Code, FileAttr, FileHandle, FileType, Filesystem,
-    FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr,
-    ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLock,
-    ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno as Code, FileHandle, Filesystem, FopenFlags, Generation,
+    INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek, ReplyOpen,
+    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use rustix::fs::OFlags;
 
 use crate::draft::Caller;
-use crate::fs::{Attr, Changes, Entry, Found, Fs, Listed, LockRequest, OpenMode, SetTime};
+use crate::fs::{Changes, Entry, Found, Fs, Listed, LockRequest, OpenMode, SetTime};
 use crate::metrics::{self, Op};
-use crate::sys::{Errno, Kind, Stat, at, errno_name, lock};
+use crate::sys::{Errno, at, lock};
+use reply::{code, file_attr, file_type, reply_attr, reply_empty, reply_entry, reply_xattr};
 
 /// What to ask the kernel for.
 #[derive(Clone, Copy, Debug)]
@@ -50,76 +53,6 @@ impl Adapter {
 
 fn caller(req: &Request) -> Caller {
     Caller { tid: req.pid(), uid: req.uid(), gid: req.gid() }
-}
-
-/// The answer to a request that failed, counted.
-fn code(op: Op, errno: Errno) -> Code {
-    metrics::error(op, errno_name(errno));
-    Code::from_i32(errno.raw_os_error())
-}
-
-fn file_type(kind: Kind) -> FileType {
-    match kind {
-        Kind::File => FileType::RegularFile,
-        Kind::Dir => FileType::Directory,
-        Kind::Symlink => FileType::Symlink,
-        Kind::Fifo => FileType::NamedPipe,
-        Kind::Socket => FileType::Socket,
-        Kind::Char => FileType::CharDevice,
-        Kind::Block => FileType::BlockDevice,
-    }
-}
-
-fn file_attr(ino: u64, stat: &Stat) -> FileAttr {
-    FileAttr {
-        ino: INodeNo(ino),
-        size: stat.size,
-        blocks: stat.blocks,
-        atime: stat.atime.to_system(),
-        mtime: stat.mtime.to_system(),
-        ctime: stat.ctime.to_system(),
-        crtime: SystemTime::UNIX_EPOCH,
-        kind: file_type(stat.kind),
-        perm: stat.perm as u16,
-        nlink: stat.nlink,
-        uid: stat.uid,
-        gid: stat.gid,
-        rdev: stat.rdev,
-        blksize: stat.blksize,
-        flags: 0,
-    }
-}
-
-fn reply_entry(op: Op, reply: ReplyEntry, entry: Result<Entry, Errno>) {
-    match entry {
-        Ok(entry) => {
-            reply.entry_with_ttls(&entry.attr_ttl, &entry.entry_ttl, &file_attr(entry.node, &entry.stat), Generation(0))
-        }
-        Err(errno) => reply.error(code(op, errno)),
-    }
-}
-
-fn reply_attr(op: Op, reply: ReplyAttr, attr: Result<Attr, Errno>) {
-    match attr {
-        Ok(attr) => reply.attr(&attr.ttl, &file_attr(attr.stat.ino, &attr.stat)),
-        Err(errno) => reply.error(code(op, errno)),
-    }
-}
-
-fn reply_empty(op: Op, reply: ReplyEmpty, result: Result<(), Errno>) {
-    match result {
-        Ok(()) => reply.ok(),
-        Err(errno) => reply.error(code(op, errno)),
-    }
-}
-
-fn reply_xattr(op: Op, reply: ReplyXattr, size: u32, value: Result<Vec<u8>, Errno>) {
-    match value {
-        Ok(value) if size == 0 => reply.size(value.len() as u32),
-        Ok(value) if value.len() > size as usize => reply.error(Code::ERANGE),
-        Ok(value) => reply.data(&value),
-        Err(errno) => reply.error(code(op, errno)),
-    }
 }
 
 fn lock_request(
@@ -270,7 +203,9 @@ impl Filesystem for Adapter {
     ) {
         metrics::request(Op::Rename);
         let flags = at::RenameFlags::from_bits_retain(flags.bits());
-        self.fs.rename(caller(req), parent.0, name, newparent.0, newname, flags, |result| reply_empty(Op::Rename, reply, result));
+        self.fs.rename(caller(req), parent.0, name, newparent.0, newname, flags, |result| {
+            reply_empty(Op::Rename, reply, result)
+        });
     }
 
     fn link(&self, req: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
@@ -537,7 +472,9 @@ impl Filesystem for Adapter {
     ) {
         metrics::request(Op::Setlk);
         match lock_request(fh, lock_owner, start, end, typ, pid) {
-            Ok(request) => self.fs.set_lock(caller(req), request, sleep, |result| reply_empty(Op::Setlk, reply, result)),
+            Ok(request) => {
+                self.fs.set_lock(caller(req), request, sleep, |result| reply_empty(Op::Setlk, reply, result))
+            }
             Err(errno) => reply.error(code(Op::Setlk, errno)),
         }
     }
