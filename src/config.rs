@@ -2,6 +2,7 @@
 //!
 //! The file is overridden by `-o`, and `-o` by options of their own. Nothing is created here: a refusal leaves no trace.
 
+mod admin;
 mod ready;
 mod settings;
 
@@ -11,8 +12,10 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
+use crate::admin::http;
 use crate::journal;
-use crate::rules::{Defaults, OnFailureExit, OnKill, Rules};
+use crate::log::LogFormat;
+use crate::rules::{Defaults, OnFailureExit, OnKill, Rules, Span};
 use crate::sys::xattr;
 
 pub use ready::{Failure, ReadySignal};
@@ -42,6 +45,21 @@ pub struct MountArgs {
     /// Folder of the journal, on a local disk [default: below /var/lib/commitfs for root, else the XDG state folder]
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
+    /// Serve HTTP (API, events, metrics, web page) on TCP too; on other than loopback addresses only with a token
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub admin: Option<String>,
+    /// File with the token that requests over TCP must show
+    #[arg(long, value_name = "FILE")]
+    pub admin_token_file: Option<PathBuf>,
+    /// A name under which a proxy serves it, besides localhost and plain addresses
+    #[arg(long, value_name = "NAME")]
+    pub admin_host: Vec<String>,
+    /// Read each commit again after this time (90, 5m, 2h) and compare it with its digest
+    #[arg(long, value_name = "S")]
+    pub settle: Option<Span>,
+    /// How lines of the log look [default: human]
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<LogFormat>,
     /// Started by `mount` itself: report readiness on standard output
     #[arg(long, hide = true)]
     pub daemonized: bool,
@@ -84,6 +102,12 @@ pub struct Config {
     pub on_failure_exit: OnFailureExit,
     /// For paths without a rule that says otherwise.
     pub retain: Duration,
+    /// The HTTP server.
+    pub admin: http::Options,
+    /// Read each commit again after this time.
+    pub settle: Option<Duration>,
+    /// How lines of the log look.
+    pub log_format: LogFormat,
     /// How each path is written.
     pub rules: Rules,
     /// The same as text, for the journal's meta row `rules`.
@@ -138,6 +162,12 @@ impl Config {
         };
         check_state_dir(&state_dir, &source, &mountpoint)?;
 
+        let mut hosts = std::mem::take(&mut settings.admin_hosts);
+        hosts.extend(args.admin_host.iter().cloned());
+        let token_file = args.admin_token_file.as_deref().or(settings.admin_token_file.as_deref());
+        let admin = admin::Said { listen: args.admin.as_deref().or(settings.admin.as_deref()), token_file, hosts };
+        let admin = admin.options()?;
+
         let defaults = Defaults {
             on_kill: settings.on_kill.unwrap_or_default(),
             on_failure_exit: settings.on_failure_exit.unwrap_or_default(),
@@ -162,6 +192,9 @@ impl Config {
             on_kill: defaults.on_kill,
             on_failure_exit: defaults.on_failure_exit,
             retain: defaults.retain,
+            admin,
+            settle: args.settle.or(settings.settle).map(|span| span.0),
+            log_format: args.log_format.or(settings.log_format).unwrap_or_default(),
             rules_toml: rules.to_toml(),
             rules,
         })
@@ -302,6 +335,11 @@ mod tests {
                 options: Vec::new(),
                 config: None,
                 state_dir: Some(self.dir.path().join("state/new")),
+                admin: None,
+                admin_token_file: None,
+                admin_host: Vec::new(),
+                log_format: None,
+                settle: None,
                 daemonized: false,
             }
         }

@@ -1,7 +1,10 @@
 //! The daemon: assembles the rooms, mounts, waits, and takes everything down again in order.
 
+mod settle;
+
 use std::ffi::OsStr;
 use std::io::Write as _;
+use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,6 +15,7 @@ use fuser::{MountOption, Session, SessionACL};
 use rustix::mount::MountFlags;
 
 use crate::admin::control::{self, Verbs};
+use crate::admin::http;
 use crate::commit::{Committer, Staging, VerbError};
 use crate::config::{Config, Freshness, ReadySignal};
 use crate::fs::{Fs, Options};
@@ -42,6 +46,14 @@ pub enum ServeError {
     Mount {
         /// The mount point.
         path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The HTTP server's socket or address.
+    #[error("HTTP server {address}: {source}")]
+    Http {
+        /// The address, if there is one.
+        address: String,
         /// What the system said.
         source: std::io::Error,
     },
@@ -95,6 +107,11 @@ pub fn serve(config: Config, ready: ReadySignal) -> Result<(), ServeError> {
     let root = at::open_dir(rustix::fs::CWD, config.source.as_os_str()).map_err(export("opening"))?;
     let nfs = mount::is_nfs(&root).map_err(export("file system type"))?;
     let journal = Journal::open(&config.state_dir)?;
+    let listening = http::bind(&config.state_dir, config.admin.clone()).map_err(|source| ServeError::Http {
+        address: config.admin.listen.map(|address| address.to_string()).unwrap_or_default(),
+        source,
+    })?;
+    let address = listening.address();
     let instance = instance(&config.state_dir).map_err(start("instance id in the state folder"))?;
     let staging = Staging::open(&root, &instance).map_err(export("staging folder .commitfs"))?;
     let budget = fd_limit.saturating_sub(FD_RESERVE) / 2;
@@ -143,16 +160,25 @@ pub fn serve(config: Config, ready: ReadySignal) -> Result<(), ServeError> {
         .map_err(start("session thread"))?;
     let lease = Lease::announce(&committer, &instance, &config).map_err(start("lease in .commitfs/hosts"))?;
     recover_in_background(fs.clone(), left_over, staged).map_err(start("recovery thread"))?;
-    let daemon = Arc::new(Daemon { fs: fs.clone(), config, began: Instant::now() });
+    let daemon = Arc::new(Daemon { fs: fs.clone(), config, address, began: Instant::now() });
     let control = control::serve(&daemon.config.state_dir, daemon.clone()).map_err(start("control socket"))?;
+    let http = listening.serve(daemon.clone(), Arc::clone(journal.feed())).map_err(start("HTTP server"))?;
+    let settling = daemon.config.settle.map(|after| settle::Settling::start(committer.clone(), after));
+    let settling = settling.transpose().map_err(start("verification thread"))?;
     tracing::info!(
         source = %daemon.config.source.display(), mountpoint = %daemon.config.mountpoint.display(), "serving"
     );
     ready.ready();
 
     daemon.run_until(&ended);
+    drop(settling);
     fs.stop();
     drop(control);
+    if let Err(error) = journal.flush() {
+        tracing::error!(%error, "the journal cannot take what happened last");
+    }
+    // Streams of events end after the last one.
+    drop(http);
     lease.withdraw();
     journal.close();
     tracing::info!("stopped");
@@ -162,6 +188,8 @@ pub fn serve(config: Config, ready: ReadySignal) -> Result<(), ServeError> {
 struct Daemon {
     fs: Arc<Fs>,
     config: Config,
+    /// Of HTTP over TCP.
+    address: Option<SocketAddr>,
     began: Instant,
 }
 
@@ -212,6 +240,7 @@ impl Verbs for Daemon {
             "mountpoint": self.config.mountpoint.to_string_lossy(),
             "uptime_seconds": self.began.elapsed().as_secs(),
             "commits_since_mount": self.fs.commits_done(),
+            "admin": self.address.map(|address| address.to_string()),
             "nodes": self.fs.committer().nodes.len(),
             "journal": match self.fs.committer().journal.health() {
                 Ok(()) => "ok".to_owned(),
@@ -247,6 +276,16 @@ impl Verbs for Daemon {
     fn rule(&self, path: &[u8]) -> String {
         let decision = self.fs.rules().decide(path);
         decision.to_string()
+    }
+
+    fn mismatch(&self, id: DraftId, detail: &str) -> Result<(), VerbError> {
+        let journal = &self.fs.committer().journal;
+        let ticket = journal.submit(Entry::Mismatch { id, detail: detail.to_owned() });
+        journal.wait(ticket).map_err(|error| VerbError { errno: error.errno(), message: error.to_string() })
+    }
+
+    fn log_level(&self, directives: &str) -> Result<String, String> {
+        crate::log::set_level(directives)
     }
 }
 
@@ -341,7 +380,7 @@ fn recover_in_background(
     staged: Vec<String>,
 ) -> std::io::Result<()> {
     std::thread::Builder::new().name("recovery".to_owned()).spawn(move || {
-        let (done, published) = fs.committer().recover(left_over, &staged);
+        let (done, published) = fs.committer().recover(left_over, &staged, |path| fs.wants_marker(path));
         if done != crate::commit::Recovered::default() {
             tracing::warn!(?done, "recovered what an earlier daemon left");
         }

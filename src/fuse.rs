@@ -1,21 +1,25 @@
 //! The protocol adapter: decodes a request, calls the file system, maps the error, replies. No logic lives here.
 
+mod reply;
+
 use std::ffi::OsStr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno as Code, FileAttr, FileHandle, FileType, Filesystem,
-    FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr,
-    ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLock,
-    ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno as Code, FileHandle, Filesystem, FopenFlags, Generation,
+    INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek, ReplyOpen,
+    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use rustix::fs::OFlags;
 
 use crate::draft::Caller;
-use crate::fs::{Attr, Changes, Entry, Found, Fs, Listed, LockRequest, OpenMode, SetTime};
-use crate::sys::{Errno, Kind, Stat, at, lock};
+use crate::fs::{Changes, Entry, Found, Fs, Listed, LockRequest, OpenMode, SetTime};
+use crate::metrics::{self, Op};
+use crate::sys::{Errno, at, lock};
+use reply::{code, file_attr, file_type, reply_attr, reply_empty, reply_entry, reply_xattr};
 
 /// What to ask the kernel for.
 #[derive(Clone, Copy, Debug)]
@@ -49,74 +53,6 @@ impl Adapter {
 
 fn caller(req: &Request) -> Caller {
     Caller { tid: req.pid(), uid: req.uid(), gid: req.gid() }
-}
-
-fn code(errno: Errno) -> Code {
-    Code::from_i32(errno.raw_os_error())
-}
-
-fn file_type(kind: Kind) -> FileType {
-    match kind {
-        Kind::File => FileType::RegularFile,
-        Kind::Dir => FileType::Directory,
-        Kind::Symlink => FileType::Symlink,
-        Kind::Fifo => FileType::NamedPipe,
-        Kind::Socket => FileType::Socket,
-        Kind::Char => FileType::CharDevice,
-        Kind::Block => FileType::BlockDevice,
-    }
-}
-
-fn file_attr(ino: u64, stat: &Stat) -> FileAttr {
-    FileAttr {
-        ino: INodeNo(ino),
-        size: stat.size,
-        blocks: stat.blocks,
-        atime: stat.atime.to_system(),
-        mtime: stat.mtime.to_system(),
-        ctime: stat.ctime.to_system(),
-        crtime: SystemTime::UNIX_EPOCH,
-        kind: file_type(stat.kind),
-        perm: stat.perm as u16,
-        nlink: stat.nlink,
-        uid: stat.uid,
-        gid: stat.gid,
-        rdev: stat.rdev,
-        blksize: stat.blksize,
-        flags: 0,
-    }
-}
-
-fn reply_entry(reply: ReplyEntry, entry: Result<Entry, Errno>) {
-    match entry {
-        Ok(entry) => {
-            reply.entry_with_ttls(&entry.attr_ttl, &entry.entry_ttl, &file_attr(entry.node, &entry.stat), Generation(0))
-        }
-        Err(errno) => reply.error(code(errno)),
-    }
-}
-
-fn reply_attr(reply: ReplyAttr, attr: Result<Attr, Errno>) {
-    match attr {
-        Ok(attr) => reply.attr(&attr.ttl, &file_attr(attr.stat.ino, &attr.stat)),
-        Err(errno) => reply.error(code(errno)),
-    }
-}
-
-fn reply_empty(reply: ReplyEmpty, result: Result<(), Errno>) {
-    match result {
-        Ok(()) => reply.ok(),
-        Err(errno) => reply.error(code(errno)),
-    }
-}
-
-fn reply_xattr(reply: ReplyXattr, size: u32, value: Result<Vec<u8>, Errno>) {
-    match value {
-        Ok(value) if size == 0 => reply.size(value.len() as u32),
-        Ok(value) if value.len() > size as usize => reply.error(Code::ERANGE),
-        Ok(value) => reply.data(&value),
-        Err(errno) => reply.error(code(errno)),
-    }
 }
 
 fn lock_request(
@@ -174,15 +110,18 @@ impl Filesystem for Adapter {
     }
 
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        self.fs.lookup(caller(req), parent.0, name, |entry| reply_entry(reply, entry));
+        metrics::request(Op::Lookup);
+        self.fs.lookup(caller(req), parent.0, name, |entry| reply_entry(Op::Lookup, reply, entry));
     }
 
     fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
+        metrics::request(Op::Forget);
         self.fs.forget(ino.0, nlookup);
     }
 
     fn getattr(&self, _req: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
-        reply_attr(reply, self.fs.getattr(ino.0, fh.map(|fh| fh.0)));
+        metrics::request(Op::Getattr);
+        reply_attr(Op::Getattr, reply, self.fs.getattr(ino.0, fh.map(|fh| fh.0)));
     }
 
     fn setattr(
@@ -203,6 +142,7 @@ impl Filesystem for Adapter {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
+        metrics::request(Op::Setattr);
         let time = |time: TimeOrNow| match time {
             TimeOrNow::Now => SetTime::Now,
             TimeOrNow::SpecificTime(time) => SetTime::At(time),
@@ -215,34 +155,40 @@ impl Filesystem for Adapter {
             atime: atime.map(time),
             mtime: mtime.map(time),
         };
-        self.fs.setattr(caller(req), ino.0, fh.map(|fh| fh.0), changes, |attr| reply_attr(reply, attr));
+        self.fs.setattr(caller(req), ino.0, fh.map(|fh| fh.0), changes, |attr| reply_attr(Op::Setattr, reply, attr));
     }
 
     fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
+        metrics::request(Op::Readlink);
         match self.fs.readlink(ino.0) {
             Ok(target) => reply.data(&target),
-            Err(errno) => reply.error(code(errno)),
+            Err(errno) => reply.error(code(Op::Readlink, errno)),
         }
     }
 
     fn mknod(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, rdev: u32, reply: ReplyEntry) {
-        reply_entry(reply, self.fs.mknod(caller(req), parent.0, name, mode, umask, rdev));
+        metrics::request(Op::Mknod);
+        reply_entry(Op::Mknod, reply, self.fs.mknod(caller(req), parent.0, name, mode, umask, rdev));
     }
 
     fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
-        reply_entry(reply, self.fs.mkdir(caller(req), parent.0, name, mode, umask));
+        metrics::request(Op::Mkdir);
+        reply_entry(Op::Mkdir, reply, self.fs.mkdir(caller(req), parent.0, name, mode, umask));
     }
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.fs.unlink(caller(req), parent.0, name, |result| reply_empty(reply, result));
+        metrics::request(Op::Unlink);
+        self.fs.unlink(caller(req), parent.0, name, |result| reply_empty(Op::Unlink, reply, result));
     }
 
     fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        reply_empty(reply, self.fs.rmdir(caller(req), parent.0, name));
+        metrics::request(Op::Rmdir);
+        reply_empty(Op::Rmdir, reply, self.fs.rmdir(caller(req), parent.0, name));
     }
 
     fn symlink(&self, req: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
-        reply_entry(reply, self.fs.symlink(caller(req), parent.0, name, target.as_os_str()));
+        metrics::request(Op::Symlink);
+        reply_entry(Op::Symlink, reply, self.fs.symlink(caller(req), parent.0, name, target.as_os_str()));
     }
 
     fn rename(
@@ -255,20 +201,25 @@ impl Filesystem for Adapter {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
+        metrics::request(Op::Rename);
         let flags = at::RenameFlags::from_bits_retain(flags.bits());
-        self.fs.rename(caller(req), parent.0, name, newparent.0, newname, flags, |result| reply_empty(reply, result));
+        self.fs.rename(caller(req), parent.0, name, newparent.0, newname, flags, |result| {
+            reply_empty(Op::Rename, reply, result)
+        });
     }
 
     fn link(&self, req: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
-        reply_entry(reply, self.fs.link(caller(req), ino.0, newparent.0, newname));
+        metrics::request(Op::Link);
+        reply_entry(Op::Link, reply, self.fs.link(caller(req), ino.0, newparent.0, newname));
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        metrics::request(Op::Open);
         let fs = self.fs.clone();
         self.fs.open(caller(req), ino.0, OFlags::from_bits_retain(flags.0 as u32), move |opened| {
             let opened = match opened {
                 Ok(opened) => opened,
-                Err(errno) => return reply.error(code(errno)),
+                Err(errno) => return reply.error(code(Op::Open, errno)),
             };
             let fh = FileHandle(opened.fh);
             let (file, node, fallback) = match opened.mode {
@@ -293,12 +244,13 @@ impl Filesystem for Adapter {
         flags: i32,
         reply: ReplyCreate,
     ) {
+        metrics::request(Op::Create);
         let flags = OFlags::from_bits_retain(flags as u32);
         let fs = self.fs.clone();
         self.fs.create(caller(req), parent.0, name, mode, umask, flags, move |created| {
             let created = match created {
                 Ok(created) => created,
-                Err(errno) => return reply.error(code(errno)),
+                Err(errno) => return reply.error(code(Op::Create, errno)),
             };
             let attr = file_attr(created.entry.node, &created.entry.stat);
             let (ttl, generation, fh) = (Duration::ZERO, Generation(0), FileHandle(created.opened.fh));
@@ -325,9 +277,10 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        metrics::request(Op::Read);
         match self.fs.read(fh.0, offset, size) {
             Ok(data) => reply.data(&data),
-            Err(errno) => reply.error(code(errno)),
+            Err(errno) => reply.error(code(Op::Read, errno)),
         }
     }
 
@@ -343,15 +296,17 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
+        metrics::request(Op::Write);
         let strip = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         self.fs.write(caller(req), fh.0, offset, data, strip, |written| match written {
             Ok(written) => reply.written(written),
-            Err(errno) => reply.error(code(errno)),
+            Err(errno) => reply.error(code(Op::Write, errno)),
         });
     }
 
     fn flush(&self, req: &Request, _ino: INodeNo, fh: FileHandle, lock_owner: LockOwner, reply: ReplyEmpty) {
-        self.fs.flush(caller(req), fh.0, lock_owner.0, |result| reply_empty(reply, result));
+        metrics::request(Op::Flush);
+        self.fs.flush(caller(req), fh.0, lock_owner.0, |result| reply_empty(Op::Flush, reply, result));
     }
 
     fn release(
@@ -364,21 +319,25 @@ impl Filesystem for Adapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        reply_empty(reply, self.fs.release(fh.0));
+        metrics::request(Op::Release);
+        reply_empty(Op::Release, reply, self.fs.release(fh.0));
     }
 
     fn fsync(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        self.fs.fsync(fh.0, |result| reply_empty(reply, result));
+        metrics::request(Op::Fsync);
+        self.fs.fsync(fh.0, |result| reply_empty(Op::Fsync, reply, result));
     }
 
     fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        metrics::request(Op::Opendir);
         match self.fs.open_folder(ino.0) {
             Ok(fh) => reply.opened(FileHandle(fh), FopenFlags::empty()),
-            Err(errno) => reply.error(code(errno)),
+            Err(errno) => reply.error(code(Op::Opendir, errno)),
         }
     }
 
     fn readdir(&self, req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        metrics::request(Op::Readdir);
         let (fs, caller) = (self.fs.clone(), caller(req));
         self.fs.before_listing(caller, fh.0, offset, move || {
             let listed = fs.list(caller, fh.0, offset, |entry, next| {
@@ -386,12 +345,13 @@ impl Filesystem for Adapter {
             });
             match listed {
                 Ok(()) => reply.ok(),
-                Err(errno) => reply.error(code(errno)),
+                Err(errno) => reply.error(code(Op::Readdir, errno)),
             }
         });
     }
 
     fn readdirplus(&self, req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
+        metrics::request(Op::Readdirplus);
         // One time for both the name and the attributes: the shorter.
         let add = |listed: &Listed, next: u64, entry: Entry, reply: &mut ReplyDirectoryPlus| {
             let attr = file_attr(entry.node, &entry.stat);
@@ -406,20 +366,23 @@ impl Filesystem for Adapter {
                     reply.ok();
                     drop(answering);
                 }
-                Err(errno) => reply.error(code(errno)),
+                Err(errno) => reply.error(code(Op::Readdirplus, errno)),
             }
         });
     }
 
     fn releasedir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
-        reply_empty(reply, self.fs.close_folder(fh.0));
+        metrics::request(Op::Releasedir);
+        reply_empty(Op::Releasedir, reply, self.fs.close_folder(fh.0));
     }
 
     fn fsyncdir(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        self.fs.fsync_folder(ino.0, |result| reply_empty(reply, result));
+        metrics::request(Op::Fsyncdir);
+        self.fs.fsync_folder(ino.0, |result| reply_empty(Op::Fsyncdir, reply, result));
     }
 
     fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        metrics::request(Op::Statfs);
         match self.fs.statfs() {
             Ok(s) => reply.statfs(
                 s.f_blocks,
@@ -431,7 +394,7 @@ impl Filesystem for Adapter {
                 s.f_namemax as u32,
                 s.f_frsize as u32,
             ),
-            Err(errno) => reply.error(code(errno)),
+            Err(errno) => reply.error(code(Op::Statfs, errno)),
         }
     }
 
@@ -445,23 +408,28 @@ impl Filesystem for Adapter {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        reply_empty(reply, self.fs.setxattr(caller(req), ino.0, name, value, flags as u32));
+        metrics::request(Op::Setxattr);
+        reply_empty(Op::Setxattr, reply, self.fs.setxattr(caller(req), ino.0, name, value, flags as u32));
     }
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        reply_xattr(reply, size, self.fs.getxattr(ino.0, name));
+        metrics::request(Op::Getxattr);
+        reply_xattr(Op::Getxattr, reply, size, self.fs.getxattr(ino.0, name));
     }
 
     fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        reply_xattr(reply, size, self.fs.listxattr(ino.0));
+        metrics::request(Op::Listxattr);
+        reply_xattr(Op::Listxattr, reply, size, self.fs.listxattr(ino.0));
     }
 
     fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        reply_empty(reply, self.fs.removexattr(caller(req), ino.0, name));
+        metrics::request(Op::Removexattr);
+        reply_empty(Op::Removexattr, reply, self.fs.removexattr(caller(req), ino.0, name));
     }
 
     fn access(&self, req: &Request, ino: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
-        reply_empty(reply, self.fs.access(caller(req), ino.0, mask.bits() as u32));
+        metrics::request(Op::Access);
+        reply_empty(Op::Access, reply, self.fs.access(caller(req), ino.0, mask.bits() as u32));
     }
 
     fn getlk(
@@ -476,6 +444,7 @@ impl Filesystem for Adapter {
         pid: u32,
         reply: ReplyLock,
     ) {
+        metrics::request(Op::Getlk);
         let found = lock_request(fh, lock_owner, start, end, typ, pid)
             .and_then(|request| self.fs.test_lock(caller(req), request));
         match found {
@@ -484,7 +453,7 @@ impl Filesystem for Adapter {
                 reply.locked(span.start, span.end, typ, pid);
             }
             Ok(None) => reply.locked(start, end, libc::F_UNLCK, 0),
-            Err(errno) => reply.error(code(errno)),
+            Err(errno) => reply.error(code(Op::Getlk, errno)),
         }
     }
 
@@ -501,9 +470,12 @@ impl Filesystem for Adapter {
         sleep: bool,
         reply: ReplyEmpty,
     ) {
+        metrics::request(Op::Setlk);
         match lock_request(fh, lock_owner, start, end, typ, pid) {
-            Ok(request) => self.fs.set_lock(caller(req), request, sleep, |result| reply_empty(reply, result)),
-            Err(errno) => reply.error(code(errno)),
+            Ok(request) => {
+                self.fs.set_lock(caller(req), request, sleep, |result| reply_empty(Op::Setlk, reply, result))
+            }
+            Err(errno) => reply.error(code(Op::Setlk, errno)),
         }
     }
 
@@ -518,6 +490,7 @@ impl Filesystem for Adapter {
         _out_size: u32,
         reply: ReplyIoctl,
     ) {
+        metrics::request(Op::Ioctl);
         reply.error(Code::ENOTTY);
     }
 
@@ -531,16 +504,18 @@ impl Filesystem for Adapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        self.fs.fallocate(fh.0, offset, length, mode as u32, |result| reply_empty(reply, result));
+        metrics::request(Op::Fallocate);
+        self.fs.fallocate(fh.0, offset, length, mode as u32, |result| reply_empty(Op::Fallocate, reply, result));
     }
 
     fn lseek(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+        metrics::request(Op::Lseek);
         if !matches!(whence, libc::SEEK_HOLE | libc::SEEK_DATA) {
             return reply.error(Code::EINVAL);
         }
         self.fs.seek(fh.0, offset, whence == libc::SEEK_HOLE, |found| match found {
             Ok(offset) => reply.offset(offset as i64),
-            Err(errno) => reply.error(code(errno)),
+            Err(errno) => reply.error(code(Op::Lseek, errno)),
         });
     }
 
@@ -557,9 +532,10 @@ impl Filesystem for Adapter {
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
+        metrics::request(Op::CopyFileRange);
         self.fs.copy_range(fh_in.0, offset_in, fh_out.0, offset_out, len, |copied| match copied {
             Ok(copied) => reply.written(copied),
-            Err(errno) => reply.error(code(errno)),
+            Err(errno) => reply.error(code(Op::CopyFileRange, errno)),
         });
     }
 }

@@ -15,5 +15,7 @@ pub mod fs;
 pub mod fuse;
 pub mod inode;
 pub mod journal;
+pub mod log;
+pub mod metrics;
 pub mod rules;
 pub mod sys;

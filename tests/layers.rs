@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// From the ground up; rooms of one layer do not import each other, except where `NEIGHBOURS` says so.
 const LAYERS: &[&[&str]] = &[
-    &["sys", "failpoint"],
+    &["sys", "failpoint", "metrics", "log"],
     &["journal", "inode", "rules"],
     &["commit"],
     &["draft"],

@@ -53,6 +53,10 @@ pub trait Verbs: Send + Sync + 'static {
     fn unmount(&self, force: bool) -> Result<(), VerbError>;
     /// Which rule applies to a path relative to the mount, and why.
     fn rule(&self, path: &[u8]) -> String;
+    /// Remembers that a published version is not what was published.
+    fn mismatch(&self, id: DraftId, detail: &str) -> Result<(), VerbError>;
+    /// Changes what is logged from now on; returns what is in force, or what is wrong with the words.
+    fn log_level(&self, directives: &str) -> Result<String, String>;
 }
 
 /// A running server. Dropping it takes the socket away and lets replies that are being written finish.
@@ -74,7 +78,7 @@ struct Connections {
 /// Starts serving. A socket that a dead daemon left is replaced; the journal's lock has made sure that it is dead.
 pub fn serve(state_dir: &Path, verbs: Arc<dyn Verbs>) -> io::Result<ControlServer> {
     let socket = state_dir.join(SOCKET);
-    let listener = bind(state_dir)?;
+    let listener = bind(state_dir, SOCKET)?;
     listener.set_nonblocking(true)?;
     let (stopped, stop) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     let connections = Arc::new(Connections::default());
@@ -87,18 +91,18 @@ pub fn serve(state_dir: &Path, verbs: Arc<dyn Verbs>) -> io::Result<ControlServe
     Ok(ControlServer { socket, stop: Some(stop), accepting: Some(accepting), connections })
 }
 
-/// The socket appears under its name with its final permissions.
-fn bind(state_dir: &Path) -> io::Result<UnixListener> {
+/// The socket appears under its name with its final permissions. One that a dead daemon left is replaced.
+pub(super) fn bind(state_dir: &Path, name: &str) -> io::Result<UnixListener> {
     let dir = File::open(state_dir)?;
     let through = PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd()));
-    let fresh = through.join(format!("{SOCKET}.new"));
+    let fresh = through.join(format!("{name}.new"));
     match fs::remove_file(&fresh) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
     let listener = UnixListener::bind(&fresh)?;
     fs::set_permissions(&fresh, fs::Permissions::from_mode(0o600))?;
-    fs::rename(&fresh, through.join(SOCKET))?;
+    fs::rename(&fresh, through.join(name))?;
     Ok(listener)
 }
 
@@ -243,6 +247,15 @@ fn answer(request: &Value, verbs: &dyn Verbs) -> Result<Answer, VerbError> {
         Some("save") => verbs.open_quarantined(draft(request)?).map(Answer::Content),
         Some("umount") => verbs.unmount(request["force"].as_bool().unwrap_or(false)).map(done),
         Some("rules") => Ok(Answer::Line(json!({ "ok": true, "rule": verbs.rule(&path(request)?) }))),
+        Some("mismatch") => {
+            let detail = request["detail"].as_str().ok_or_else(|| invalid("request has no detail".to_owned()))?;
+            verbs.mismatch(draft(request)?, detail).map(done)
+        }
+        Some("log-level") => {
+            let directives = request["level"].as_str().ok_or_else(|| invalid("request has no level".to_owned()))?;
+            let level = verbs.log_level(directives).map_err(invalid)?;
+            Ok(Answer::Line(json!({ "ok": true, "level": level })))
+        }
         Some(other) => Err(invalid(format!("unknown verb {other:?}"))),
         None => Err(invalid("request has no verb".to_owned())),
     }
@@ -306,7 +319,8 @@ pub fn to_hex(bytes: &[u8]) -> String {
         .collect()
 }
 
-fn from_hex(text: &str) -> Option<Vec<u8>> {
+/// What [`to_hex`] wrote.
+pub fn from_hex(text: &str) -> Option<Vec<u8>> {
     let digits: Vec<u8> =
         text.chars().map(|c| c.to_digit(16).and_then(|d| u8::try_from(d).ok())).collect::<Option<_>>()?;
     let (pairs, rest) = digits.as_chunks::<2>();
@@ -391,6 +405,17 @@ impl Client {
         answer["rule"].as_str().map(str::to_owned).ok_or_else(|| ClientError::Unexpected(answer.to_string()))
     }
 
+    /// Has the daemon remember that a published version is not what was published.
+    pub fn mismatch(&mut self, id: DraftId, detail: &str) -> Result<(), ClientError> {
+        self.ask(&json!({ "verb": "mismatch", "id": id, "detail": detail })).map(drop)
+    }
+
+    /// Changes what the daemon logs from now on; returns what is in force.
+    pub fn log_level(&mut self, directives: &str) -> Result<String, ClientError> {
+        let answer = self.ask(&json!({ "verb": "log-level", "level": directives }))?;
+        answer["level"].as_str().map(str::to_owned).ok_or_else(|| ClientError::Unexpected(answer.to_string()))
+    }
+
     fn ask(&mut self, request: &Value) -> Result<Value, ClientError> {
         reply(self.stream.get_mut(), request)?;
         let mut line = Vec::new();
@@ -446,6 +471,12 @@ mod tests {
         fn rule(&self, path: &[u8]) -> String {
             path.escape_ascii().to_string()
         }
+        fn mismatch(&self, _: DraftId, _: &str) -> Result<(), VerbError> {
+            Ok(())
+        }
+        fn log_level(&self, directives: &str) -> Result<String, String> {
+            Err(directives.to_owned())
+        }
     }
 
     #[test]
@@ -489,7 +520,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let long = dir.path().join("x".repeat(200));
         fs::create_dir(&long).unwrap();
-        drop(bind(&long).unwrap());
+        drop(bind(&long, SOCKET).unwrap());
         assert_eq!(Client::connect(&long).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
         let server = serve(&long, Arc::new(Stub::default())).unwrap();
         assert!(Client::connect(&long).unwrap().status().is_ok());

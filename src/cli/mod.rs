@@ -1,11 +1,14 @@
 //! The command line: options in, exit status out. Reading commands open the journal read-only and work with the daemon up
 //! or down; commands that change something ask the daemon over its control socket.
 
+mod doctor;
+mod follow;
 mod mount;
 mod quarantine;
 mod rows;
 mod show;
 mod target;
+mod verify;
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write as _};
@@ -17,7 +20,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::admin::control::ClientError;
 use crate::config::{ConfigError, MountArgs};
 use crate::journal::{DraftId, JournalError};
-use crate::rules::RuleError;
+use crate::rules::{RuleError, Span};
 
 /// What a command leaves to its caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +32,8 @@ enum Exit {
     Failure = 1,
     /// The request was wrong.
     Usage = 2,
+    /// It did not happen in time, as timeout(1) says it.
+    TimedOut = 124,
 }
 
 #[derive(Parser)]
@@ -87,6 +92,69 @@ enum Command {
     /// Drafts that were kept aside
     #[command(subcommand)]
     Quarantine(Quarantine),
+    /// Return when a commit of PATH is visible: at once if it is there; status 124 if it is not there in time
+    Wait {
+        /// On a mount, or relative to its root
+        path: PathBuf,
+        /// Only a commit that was recorded after commit ID, as `log` numbers them
+        #[arg(long, value_name = "ID")]
+        newer_than: Option<DraftId>,
+        /// Only a version of exactly N bytes
+        #[arg(long, value_name = "N")]
+        size: Option<u64>,
+        /// Give up after this time: 90, 250ms, 5m, 2h
+        #[arg(long, value_name = "S")]
+        timeout: Option<Span>,
+        #[command(flatten)]
+        at: At,
+    },
+    /// What happened last, or with --follow what happens
+    Events {
+        #[command(flatten)]
+        target: Target,
+        /// Go on as it happens, also when the daemon is restarted
+        #[arg(short, long)]
+        follow: bool,
+        /// Begin after event ID
+        #[arg(long, value_name = "ID")]
+        after: Option<i64>,
+        /// Only paths that match; a glob without '/' is matched against the last component
+        #[arg(long, value_name = "GLOB")]
+        path: Option<String>,
+        /// Only this kind: begun, committed, quarantined, discarded…; may be given more than once
+        #[arg(long, value_name = "KIND", value_delimiter = ',')]
+        kind: Vec<String>,
+        /// Run a shell command for each, one after the other: COMMITFS_KIND, COMMITFS_PATH, COMMITFS_FILE, COMMITFS_SIZE,
+        /// COMMITFS_DRAFT, COMMITFS_EVENT, COMMITFS_DETAIL in its environment, the event as JSON on its input
+        #[arg(long, value_name = "CMD")]
+        exec: Option<String>,
+    },
+    /// Whether this machine and an export are fit for a mount; whatever can be tried is tried. Status 1 on a blocker
+    Doctor {
+        /// The folder to publish into
+        source: PathBuf,
+        /// Folder of the journal, as for mount
+        #[arg(long, value_name = "DIR")]
+        state_dir: Option<PathBuf>,
+    },
+    /// Read again what was published, past caches, and compare it with size and digest in the journal
+    Verify {
+        #[command(flatten)]
+        target: Target,
+        /// Only what was published within this time: 90, 5m, 2h, 7d
+        #[arg(long, value_name = "TIME")]
+        since: Option<Span>,
+        /// Only paths that match; a glob without '/' is matched against the last component
+        #[arg(long, value_name = "GLOB")]
+        path: Option<String>,
+    },
+    /// Change what the daemon logs from now on
+    LogLevel {
+        /// off, error, warn, info, debug or trace, or TARGET=LEVEL,…
+        level: String,
+        #[command(flatten)]
+        at: At,
+    },
     /// Which rule applies to a path, and why
     Rules {
         /// On a mount, or relative to its root
@@ -197,6 +265,9 @@ enum CliError {
     Daemon(#[from] ClientError),
     #[error("--path: {0}")]
     Glob(#[from] RuleError),
+    /// What was waited for did not happen.
+    #[error("timed out")]
+    TimedOut,
     /// The one who waits was told already.
     #[error("told already")]
     Told,
@@ -209,6 +280,7 @@ impl CliError {
     fn exit(&self) -> Exit {
         match self {
             CliError::Usage(_) | CliError::Config(ConfigError::Usage(_)) | CliError::Glob(_) => Exit::Usage,
+            CliError::TimedOut => Exit::TimedOut,
             CliError::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Ok,
             CliError::Failure(_)
             | CliError::Told
@@ -251,6 +323,19 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
         Command::Pending { target, watch } => show::pending(target.place(), watch, json),
         Command::Log { target, n, path } => show::log(target.place(), n, path.as_deref(), json),
         Command::Show { id, at } => show::show(at.place(), id, json),
+        Command::Wait { path, newer_than, size, timeout, at } => {
+            let condition = follow::Condition { newer_than, size };
+            follow::wait(at.place(), &path, condition, timeout.map(|span| span.0), json)
+        }
+        Command::Events { target, follow, after, path, kind, exec } => {
+            let (path, exec) = (path.as_deref(), exec.as_deref());
+            follow::events(target.place(), &follow::Follow { follow, after, path, kinds: &kind, exec, json })
+        }
+        Command::Doctor { source, state_dir } => doctor::doctor(&source, state_dir.as_deref(), json),
+        Command::Verify { target, since, path } => {
+            verify::verify(target.place(), since.map(|span| span.0), path.as_deref(), json)
+        }
+        Command::LogLevel { level, at } => show::log_level(at.place(), &level, json),
         Command::Rules { path, at } => show::rules(at.place(), &path, json),
         Command::Quarantine(command) => match command {
             Quarantine::Ls { target } => quarantine::list(target.place(), json),

@@ -1,12 +1,11 @@
 //! `mount` and `umount`: starting a daemon and waiting until it serves, ending it and waiting until it has.
 
-use std::io::{self, BufRead as _, BufReader, IsTerminal as _, Read as _};
+use std::io::{self, BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
-use tracing_subscriber::EnvFilter;
 
 use super::show::is_nobody;
 use super::{CliError, Place, target};
@@ -14,12 +13,11 @@ use crate::admin::control::Client;
 use crate::config::{self, Config, MountArgs, ReadySignal};
 use crate::daemon;
 use crate::journal::read::Reader;
+use crate::log;
 use crate::sys::mount as kernel;
 
 /// How long an unmounted daemon may take to end.
 const END: Duration = Duration::from_secs(60);
-/// Which events are logged, in the syntax of `RUST_LOG`.
-const LOG_FILTER: &str = "COMMITFS_LOG";
 
 pub(super) fn mount(args: &MountArgs) -> Result<(), CliError> {
     if args.daemonized {
@@ -29,7 +27,7 @@ pub(super) fn mount(args: &MountArgs) -> Result<(), CliError> {
     if !args.foreground {
         return start(args, &config);
     }
-    log_to_stderr();
+    log::start(config.log_format);
     let (ready, _nobody) = ReadySignal::nobody();
     daemon::serve(config, ready).map_err(|error| CliError::Failure(error.to_string()))
 }
@@ -41,7 +39,7 @@ fn serve_detached(args: &MountArgs) -> Result<(), CliError> {
     let outcome = Config::from_args(args).map_err(CliError::from).and_then(|config| {
         config::detach(&config.state_dir)
             .map_err(|error| CliError::Failure(format!("state folder {}: {error}", config.state_dir.display())))?;
-        log_to_stderr();
+        log::start(config.log_format);
         daemon::serve(config, ready).map_err(|error| CliError::Failure(error.to_string()))
     });
     outcome.map_err(|error| {
@@ -63,6 +61,21 @@ fn start(args: &MountArgs, config: &Config) -> Result<(), CliError> {
     if let Some(file) = &args.config {
         command.arg("--config").arg(file);
     }
+    if let Some(address) = &args.admin {
+        command.arg("--admin").arg(address);
+    }
+    for host in &args.admin_host {
+        command.arg("--admin-host").arg(host);
+    }
+    if let Some(after) = args.settle {
+        command.arg("--settle").arg(after.to_string());
+    }
+    if let Some(format) = args.log_format {
+        command.arg("--log-format").arg(format.as_str());
+    }
+    if let Some(file) = &args.admin_token_file {
+        command.arg("--admin-token-file").arg(file);
+    }
     command.arg("--state-dir").arg(&config.state_dir).arg("--").arg(&config.source).arg(&config.mountpoint);
     let mut daemon = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().map_err(|error| failed(&error))?;
 
@@ -83,15 +96,6 @@ fn start(args: &MountArgs, config: &Config) -> Result<(), CliError> {
         ),
         why => why.to_owned(),
     }))
-}
-
-fn log_to_stderr() {
-    let filter = EnvFilter::try_from_env(LOG_FILTER).unwrap_or_else(|_| EnvFilter::new("info"));
-    let subscriber =
-        tracing_subscriber::fmt().with_env_filter(filter).with_ansi(io::stderr().is_terminal()).with_writer(io::stderr);
-    if subscriber.try_init().is_err() {
-        tracing::debug!("a log is set up already");
-    }
 }
 
 pub(super) fn umount(place: Place<'_>, force: bool) -> Result<(), CliError> {

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::OFlags;
 use serde_json::{Value, json};
 
-use super::rows::{self, path, size};
-use super::show::{is_nobody, story, story_json, story_text};
+use super::rows::{self, path, size, story_json};
+use super::show::{is_nobody, story, story_text};
 use super::{CliError, Place, print, print_json, target};
 use crate::admin::control::Client;
 use crate::commit::RESERVED;

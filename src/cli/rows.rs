@@ -4,92 +4,11 @@ use std::io::{self, IsTerminal as _};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use comfy_table::{Attribute, Cell, CellAlignment, Color, Table};
-use serde_json::{Map, Value, json};
 
-use crate::admin::control::to_hex;
-use crate::journal::read::{CommitRow, LogRow};
+use crate::admin::json::age;
+pub(super) use crate::admin::json::{draft_json, log_json, path_json, since, status_json, story_json};
+use crate::journal::read::LogRow;
 use crate::journal::{DraftRow, DraftState};
-
-/// `id, path, state, bytes, uid, pid, command, age_seconds`, and `reason`, `path_hex` where there is one. The age of a
-/// pending draft is counted from its beginning, that of an ended one from its end.
-pub(super) fn draft_json(row: &DraftRow) -> Map<String, Value> {
-    let mut object = Map::new();
-    object.insert("id".to_owned(), row.id.into());
-    object.extend(path_json(&row.path));
-    object.insert("state".to_owned(), row.state.as_str().into());
-    object.insert("bytes".to_owned(), row.bytes.into());
-    object.insert("uid".to_owned(), row.owner.uid.into());
-    object.insert("gid".to_owned(), row.owner.gid.into());
-    object.insert("pid".to_owned(), row.owner.pid.into());
-    object.insert("command".to_owned(), row.owner.command.clone().into());
-    object.insert("age_seconds".to_owned(), json!(rounded(age(row))));
-    if let Some(reason) = &row.reason {
-        object.insert("reason".to_owned(), reason.clone().into());
-    }
-    if row.state == DraftState::Quarantined {
-        object.insert("kept".to_owned(), row.kept.into());
-    }
-    object
-}
-
-/// The above, and for commits `kind, size, digest, mtime, duration_ms`.
-pub(super) fn log_json(row: &LogRow) -> Map<String, Value> {
-    let mut object = draft_json(&row.draft);
-    if let Some(commit) = &row.commit {
-        object.extend(commit_json(commit));
-    }
-    object
-}
-
-/// What a commit adds to its draft. Times are seconds since the epoch.
-pub(super) fn commit_json(row: &CommitRow) -> Map<String, Value> {
-    let commit = &row.commit;
-    let Value::Object(object) = json!({
-        "kind": commit.kind.as_str(),
-        "size": commit.size,
-        "digest": commit.digest,
-        "mtime": seconds(commit.mtime),
-        "at": seconds(row.at),
-        "duration_ms": commit.duration.as_secs_f64() * 1000.0,
-    }) else {
-        return Map::new();
-    };
-    object
-}
-
-/// `path`, readable, and `path_hex` where that is not the whole truth.
-pub(super) fn path_json(path: &[u8]) -> Map<String, Value> {
-    let mut object = Map::new();
-    object.insert("path".to_owned(), String::from_utf8_lossy(path).into());
-    if std::str::from_utf8(path).is_err() {
-        object.insert("path_hex".to_owned(), to_hex(path).into());
-    }
-    object
-}
-
-/// Seconds since the epoch, to the microsecond.
-pub(super) fn seconds(time: SystemTime) -> f64 {
-    match time.duration_since(UNIX_EPOCH) {
-        Ok(after) => after.as_secs_f64(),
-        Err(before) => -before.duration().as_secs_f64(),
-    }
-}
-
-fn rounded(age: Duration) -> f64 {
-    (age.as_secs_f64() * 1000.0).round() / 1000.0
-}
-
-/// Zero when the clock has jumped back.
-pub(super) fn since(time: SystemTime) -> Duration {
-    SystemTime::now().duration_since(time).unwrap_or_default()
-}
-
-fn age(row: &DraftRow) -> Duration {
-    since(match row.state {
-        DraftState::Open | DraftState::Sealed => row.begun_at,
-        DraftState::Committed | DraftState::Quarantined | DraftState::Discarded => row.changed_at,
-    })
-}
 
 /// For `pending` and `quarantine ls`.
 pub(super) fn draft_table(rows: &[DraftRow]) -> String {

@@ -21,22 +21,13 @@ pub(super) fn status(place: Place<'_>, json: bool) -> Result<(), CliError> {
     let reader = Reader::open(&state_dir)?;
     let (counts, meta) = (reader.counts()?, reader.meta()?);
     let daemon = Daemon::ask(&state_dir);
-    let mut object = json!({
-        "state_dir": state_dir.to_string_lossy(),
-        "daemon": daemon.word(),
-        "export": meta.get("export"),
-        "mountpoint": meta.get("mountpoint"),
-        "pending": counts.pending,
-        "pending_bytes": counts.pending_bytes,
-        "oldest_pending_seconds": counts.oldest_pending.map(|begun| since(begun).as_secs_f64()),
-        "commits": counts.committed,
-        "quarantined": counts.quarantined,
-        "quarantined_bytes": counts.quarantined_bytes,
-        "last_event": counts.last_event,
-    });
-    if let (Daemon::Up(Value::Object(said)), Value::Object(fields)) = (&daemon, &mut object) {
+    let mut fields = rows::status_json(&counts, &meta);
+    fields.insert("state_dir".to_owned(), state_dir.to_string_lossy().into());
+    fields.insert("daemon".to_owned(), daemon.word().into());
+    if let Daemon::Up(Value::Object(said)) = &daemon {
         fields.extend(said.iter().filter(|(key, _)| *key != "ok").map(|(key, value)| (key.clone(), value.clone())));
     }
+    let object = Value::Object(fields);
     if json {
         return print_json(&object);
     }
@@ -113,6 +104,9 @@ fn status_text(object: &Value, daemon: &Daemon, counts: &Counts) -> String {
             n => format!("{n}, {}", size(counts.quarantined_bytes)),
         },
     ));
+    if let Some(address) = object["admin"].as_str() {
+        facts.push(("admin", format!("http://{address}/")));
+    }
     if let Some(health) = object["journal"].as_str() {
         facts.push(("journal", health.to_owned()));
     }
@@ -151,7 +145,7 @@ pub(super) fn log(place: Place<'_>, n: usize, glob: Option<&str>, json: bool) ->
 pub(super) fn show(place: Place<'_>, id: DraftId, json: bool) -> Result<(), CliError> {
     let story = story(&Reader::open(&target::find(place)?)?, id)?;
     if json {
-        return print_json(&story_json(&story));
+        return print_json(&rows::story_json(&story));
     }
     print(&story_text(&story))
 }
@@ -159,29 +153,6 @@ pub(super) fn show(place: Place<'_>, id: DraftId, json: bool) -> Result<(), CliE
 /// Everything about a draft, or an error that names it.
 pub(super) fn story(reader: &Reader, id: DraftId) -> Result<Story, CliError> {
     reader.show(id)?.ok_or_else(|| CliError::Failure(format!("no draft {id}")))
-}
-
-pub(super) fn story_json(story: &Story) -> Value {
-    let draft = &story.draft;
-    let mut object = rows::draft_json(draft);
-    object.insert("kind".to_owned(), draft.kind.as_str().into());
-    object.insert("stage".to_owned(), draft.stage.clone().into());
-    object.insert("ino".to_owned(), draft.ino.into());
-    object.insert("begun_at".to_owned(), json!(rows::seconds(draft.begun_at)));
-    object.insert("changed_at".to_owned(), json!(rows::seconds(draft.changed_at)));
-    if let Some(commit) = &story.commit {
-        object.extend(rows::commit_json(commit));
-    }
-    let events = story.events.iter().map(|event| {
-        let mut object = rows::path_json(event.path.as_deref().unwrap_or_default());
-        object.insert("event".to_owned(), event.id.into());
-        object.insert("at".to_owned(), json!(rows::seconds(event.at)));
-        object.insert("kind".to_owned(), event.kind.clone().into());
-        object.insert("detail".to_owned(), json!(event.detail));
-        Value::Object(object)
-    });
-    object.insert("events".to_owned(), events.collect());
-    Value::Object(object)
 }
 
 pub(super) fn story_text(story: &Story) -> String {
@@ -250,4 +221,12 @@ pub(super) fn rules(place: Place<'_>, asked: &Path, json: bool) -> Result<(), Cl
     }
     object.insert("source".to_owned(), decision.source.clone().into());
     print_json(&Value::Object(object))
+}
+
+pub(super) fn log_level(place: Place<'_>, level: &str, json: bool) -> Result<(), CliError> {
+    let state_dir = target::find(place)?;
+    let mut daemon = Client::connect(&state_dir)
+        .map_err(|error| CliError::Failure(format!("no daemon runs for {}: {error}", state_dir.display())))?;
+    let level = daemon.log_level(level)?;
+    if json { print_json(&json!({ "level": level })) } else { print(&format!("the daemon logs {level}\n")) }
 }

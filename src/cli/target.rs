@@ -208,6 +208,40 @@ fn mounts_in(mountinfo: &[u8]) -> Vec<Mount> {
     found
 }
 
+/// Type and options of the mount that a folder lies on.
+pub(super) fn mount_of(folder: &Path) -> Option<(String, String)> {
+    let mountinfo = fs::read("/proc/self/mountinfo").ok()?;
+    let mut best: Option<(usize, String, String)> = None;
+    for line in mountinfo.split(|&byte| byte == b'\n') {
+        let mut fields = line.split(|&byte| byte == b' ');
+        let Some(point) = fields.nth(4) else { continue };
+        let point = PathBuf::from(std::ffi::OsString::from_vec(unescape(point)));
+        let depth = point.components().count();
+        // Of several at one point the last one is on top.
+        if !folder.starts_with(&point) || best.as_ref().is_some_and(|(deepest, ..)| depth < *deepest) {
+            continue;
+        }
+        let mut fields = fields.skip_while(|field| *field != b"-").skip(1);
+        let (Some(kind), Some(options)) = (fields.next(), fields.nth(1)) else { continue };
+        let text = |field: &[u8]| String::from_utf8_lossy(field).into_owned();
+        best = Some((depth, text(kind), text(options)));
+    }
+    best.map(|(_, kind, options)| (kind, options))
+}
+
+/// Mount points inside a folder.
+pub(super) fn mount_points_below(folder: &Path) -> Vec<PathBuf> {
+    let mountinfo = fs::read("/proc/self/mountinfo").unwrap_or_default();
+    let points = mountinfo.split(|&byte| byte == b'\n').filter_map(|line| line.split(|&byte| byte == b' ').nth(4));
+    let mut below: Vec<PathBuf> = points
+        .map(|point| PathBuf::from(std::ffi::OsString::from_vec(unescape(point))))
+        .filter(|point| point != folder && point.starts_with(folder))
+        .collect();
+    below.sort();
+    below.dedup();
+    below
+}
+
 /// Blanks, tabs, newlines and backslashes are written as a backslash and three octal digits.
 fn unescape(field: &[u8]) -> Vec<u8> {
     let mut plain = Vec::with_capacity(field.len());

@@ -3,25 +3,30 @@
 //! Each step consumes the value of the step before, so that no order but the right one can be written down:
 //! [`Sealed`] → [`Durable`] → [`Published`] → recorded. `docs/JOURNAL.md` has the crash table.
 
+mod marker;
 mod quarantine;
 mod recover;
 mod staging;
+mod verify;
 
 use std::ffi::OsString;
 use std::sync::Arc;
 use std::time::Instant;
 
 use crate::failpoint;
-use crate::inode::{Node, NodeTable};
+use crate::inode::{Node, NodeTable, display_path};
 use crate::journal::{Commit, CommitKind, DraftId, Entry, Journal, Ticket};
+use crate::metrics::{self, Phase};
 use crate::sys::at::{self, RenameFlags};
 use crate::sys::cred::Creds;
 use crate::sys::stat;
 use crate::sys::{Errno, Result};
 
+pub use marker::{MARKER, marker_of};
 pub use quarantine::{Reason, VerbError};
 pub use recover::Recovered;
 pub use staging::{RESERVED, Staged, Staging};
+pub use verify::{Verdict, compare};
 
 /// What the commit works with.
 #[derive(Debug)]
@@ -68,6 +73,8 @@ pub struct Sealed {
     pub writer: Option<Creds>,
     /// Taken while the data streamed through, if it came in order.
     pub digest: Option<String>,
+    /// The rules want a marker beside it.
+    pub marked: bool,
     /// When the sealing began.
     pub began: Instant,
 }
@@ -99,9 +106,11 @@ impl Sealed {
     /// Makes the data durable.
     pub fn make_durable(self) -> std::result::Result<Durable, Failed> {
         failpoint!("commit_before_fsync");
+        let began = Instant::now();
         if let Err(errno) = at::fsync(&self.staged.file) {
             return Err(Failed { step: "fsync", errno });
         }
+        metrics::phase(Phase::Fsync, began.elapsed());
         failpoint!("commit_after_fsync");
         Ok(Durable(self))
     }
@@ -111,10 +120,17 @@ impl Durable {
     /// Renames the staged file over the final name and makes the rename durable.
     pub fn publish(self, by: &Committer) -> std::result::Result<Published, Failed> {
         let sealed = self.0;
+        let began = Instant::now();
         if let Err(error) = by.journal.wait(sealed.begun) {
             // Without its first row nobody could tell after a crash what this file was.
             tracing::error!(draft = sealed.id, %error, "the journal has no row of this draft");
             return Err(Failed { step: "journal", errno: Errno::from_raw_os_error(error.errno()) });
+        }
+        metrics::phase(Phase::Journal, began.elapsed());
+        if sealed.marked {
+            let Target { parent, name } = &sealed.target;
+            let removed = by.remove_marker(parent, name, sealed.writer.as_ref());
+            removed.map_err(|errno| Failed { step: "marker", errno })?;
         }
         failpoint!("commit_before_rename");
         let renamed = by.rename_into_place(&sealed);
@@ -131,9 +147,15 @@ impl Published {
     /// Writes the commit to the journal. Not waited for: the rename is the truth, and recovery recognises it by the
     /// inode number should this row be lost.
     pub fn record(self, by: &Committer) -> (Target, Result<()>) {
-        let Sealed { id, staged, target, kind, digest, began, .. } = self.sealed;
+        let Sealed { id, staged, target, kind, digest, writer, marked, began, .. } = self.sealed;
+        if marked && let Err(errno) = by.write_marker(id, &target, &*staged.file, digest.as_deref(), writer.as_ref()) {
+            let path = display_path(&target.path());
+            tracing::error!(draft = id, path, %errno, "published, and its marker could not be written");
+        }
         match stat::fstat(&staged.file) {
             Ok(stat) => {
+                let duration = began.elapsed();
+                metrics::commit(kind.as_str(), stat.size, duration);
                 by.journal.submit(Entry::Committed(Commit {
                     id,
                     path: target.path(),
@@ -142,7 +164,7 @@ impl Published {
                     digest,
                     mtime: stat.mtime.to_system(),
                     uid: stat.uid,
-                    duration: began.elapsed(),
+                    duration,
                     kind,
                 }));
             }
@@ -167,6 +189,7 @@ impl Committer {
         let Target { parent, name } = &sealed.target;
         let dir = self.nodes.fd(parent)?;
         let stage = std::ffi::OsStr::new(&sealed.staged.name);
+        let began = Instant::now();
         let rename = || at::rename(self.staging.dir(), stage, &dir, name, RenameFlags::empty());
         let renamed = self.staging.acting_for(sealed.writer.as_ref(), rename);
         if let Err(errno) = renamed {
@@ -179,7 +202,11 @@ impl Committer {
             }
         }
         failpoint!("commit_after_rename");
-        Ok(self.sync_folder(parent))
+        let renamed = Instant::now();
+        metrics::phase(Phase::Rename, renamed - began);
+        let synced = self.sync_folder(parent);
+        metrics::phase(Phase::FolderSync, renamed.elapsed());
+        Ok(synced)
     }
 
     /// Makes the names in a folder durable, sharing the work with others who ask at the same time.

@@ -10,7 +10,8 @@ use std::time::Instant;
 use super::{Committer, Sealed, Staged, Target};
 use crate::failpoint;
 use crate::inode::{Node, display_path};
-use crate::journal::{DraftId, DraftRow, DraftState, Entry};
+use crate::journal::{DraftId, DraftRow, DraftState, Entry, Owner};
+use crate::metrics;
 use crate::sys::procfs::Exit;
 use crate::sys::{Errno, Kind, Result, Stat, at, mount, stat};
 
@@ -74,11 +75,15 @@ impl Drop for Found<'_> {
 
 impl Committer {
     /// Puts a draft into quarantine; on a full file system its space is given back and only the record stays.
-    pub fn quarantine(&self, id: DraftId, staged: &Staged, reason: Reason) {
+    ///
+    /// `path` and `owner` are for the log.
+    pub fn quarantine(&self, id: DraftId, staged: &Staged, reason: Reason, path: &[u8], owner: &Owner) {
         failpoint!("quarantine_before_row");
         let full = matches!(reason, Reason::Failed { errno, .. } if mount::is_no_space(errno));
         let bytes = stat::fstat(&staged.file).map(|s| s.size).unwrap_or(0);
-        tracing::warn!(draft = id, %reason, bytes, "quarantined");
+        let (path, Owner { pid, uid, command, .. }) = (display_path(path), owner);
+        tracing::warn!(draft = id, path, %reason, bytes, pid, uid, command, "quarantined");
+        metrics::quarantine();
         let row = self.journal.submit(Entry::Quarantined {
             id,
             reason: reason.to_string(),
@@ -111,8 +116,12 @@ impl Committer {
         }
     }
 
-    /// Publishes a quarantined draft under the path it was meant for.
-    pub fn publish_quarantined(&self, id: DraftId) -> std::result::Result<Target, VerbError> {
+    /// Publishes a quarantined draft under the path it was meant for. `wants_marker` is what the rules say of a path.
+    pub fn publish_quarantined(
+        &self,
+        id: DraftId,
+        wants_marker: impl Fn(&[u8]) -> bool,
+    ) -> std::result::Result<Target, VerbError> {
         let began = Instant::now();
         let row = self.quarantined(id)?;
         if row.path.is_empty() {
@@ -121,6 +130,7 @@ impl Committer {
                 format!("draft {id} has no known target: save its content instead"),
             ));
         }
+        let marked = wants_marker(&row.path);
         let path = display_path(&row.path);
         let failed = |errno: Errno, step: &str| VerbError::new(errno, format!("{step} {path}: {errno}"));
         let (found, name) = self.find_folder(&row.path).map_err(|errno| failed(errno, "folder of"))?;
@@ -139,6 +149,7 @@ impl Committer {
             kind: row.kind,
             writer: None,
             digest: None,
+            marked,
             began,
         };
         let durable = sealed.make_durable().map_err(|f| failed(f.errno, f.step))?;

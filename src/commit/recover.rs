@@ -9,7 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{Committer, Reason, Sealed, Staged, Target};
+use super::{Committer, Reason, Sealed, Staged, Target, marker};
 use crate::failpoint;
 use crate::inode::display_path;
 use crate::journal::{Commit, DraftRow, DraftState, Entry, JournalError};
@@ -34,16 +34,26 @@ impl Committer {
 
     /// Resolves the drafts in `rows`, then adopts the staged files in `names` that no row knows. Returns the targets
     /// that were published, so that the kernel can be told.
-    pub fn recover(&self, rows: Vec<DraftRow>, names: &[String]) -> (Recovered, Vec<Target>) {
+    /// `wants_marker` is what the rules say of a path.
+    pub fn recover(
+        &self,
+        rows: Vec<DraftRow>,
+        names: &[String],
+        wants_marker: impl Fn(&[u8]) -> bool,
+    ) -> (Recovered, Vec<Target>) {
         let mut done = Recovered::default();
         let mut published = Vec::new();
         for row in rows {
             failpoint!("recover_before_resolve");
-            let id = row.id;
-            match self.resolve(row, &mut done) {
+            let (id, path) = (row.id, row.path.clone());
+            let marked = wants_marker(&path);
+            match self.resolve(row, marked, &mut done) {
                 Ok(target) => published.extend(target),
                 // The row keeps its state: the next mount tries again.
                 Err(errno) => tracing::error!(draft = id, %errno, "cannot resolve this draft now"),
+            }
+            if marked {
+                self.complete_marker(id, &path);
             }
         }
         match self.journal.known_stages() {
@@ -61,7 +71,7 @@ impl Committer {
         Ok(names.filter(|name| !name.starts_with(".nfs")).collect())
     }
 
-    fn resolve(&self, row: DraftRow, done: &mut Recovered) -> Result<Option<Target>> {
+    fn resolve(&self, row: DraftRow, marked: bool, done: &mut Recovered) -> Result<Option<Target>> {
         match self.staging.stat(&row.stage) {
             // A staged name goes away by a rename to its target, or by a removal that the journal knew of first. This
             // row says neither, so it was renamed; perhaps its name was replaced or removed since.
@@ -75,7 +85,7 @@ impl Committer {
                 Ok(None)
             }
             Err(other) => Err(other),
-            Ok(_) if row.state == DraftState::Sealed => match self.roll_forward(&row) {
+            Ok(_) if row.state == DraftState::Sealed => match self.roll_forward(&row, marked) {
                 Ok(target) => {
                     done.rolled_forward += 1;
                     Ok(Some(target))
@@ -109,7 +119,7 @@ impl Committer {
         }));
     }
 
-    fn roll_forward(&self, row: &DraftRow) -> std::result::Result<Target, (&'static str, Errno)> {
+    fn roll_forward(&self, row: &DraftRow, marked: bool) -> std::result::Result<Target, (&'static str, Errno)> {
         let file = self.staging.read(&row.stage).map_err(|errno| ("open", errno))?;
         let (found, name) = self.find_folder(&row.path).map_err(|errno| ("folder", errno))?;
         let sealed = Sealed {
@@ -120,6 +130,7 @@ impl Committer {
             kind: row.kind,
             writer: None,
             digest: None,
+            marked,
             began: Instant::now(),
         };
         let durable = sealed.make_durable().map_err(|failed| (failed.step, failed.errno))?;
@@ -134,13 +145,20 @@ impl Committer {
 
     fn give_to_quarantine(&self, row: &DraftRow, reason: Reason) -> Result<()> {
         let file = Arc::new(self.staging.read(&row.stage)?);
-        self.quarantine(row.id, &Staged { file, name: row.stage.clone(), ino: row.ino }, reason);
+        let staged = Staged { file, name: row.stage.clone(), ino: row.ino };
+        self.quarantine(row.id, &staged, reason, &row.path, &row.owner);
         Ok(())
     }
 
     /// Staged files without a row: the daemon died between creating the file and writing the row.
     fn adopt(&self, names: &[String], known: &HashSet<String>, done: &mut Recovered) {
         for name in names.iter().filter(|name| !known.contains(*name)) {
+            if name.starts_with(marker::STAGED) {
+                if let Err(errno) = self.staging.remove(name) {
+                    tracing::error!(stage = name, %errno, "cannot remove a marker that was not finished");
+                }
+                continue;
+            }
             let stat = match stat::stat_at(self.staging.dir(), OsStr::from_bytes(name.as_bytes())) {
                 Ok(stat) => stat,
                 Err(Errno::NOENT) => continue,

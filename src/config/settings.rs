@@ -6,6 +6,7 @@ use serde::Deserialize;
 use serde::de::IntoDeserializer as _;
 
 use super::ConfigError;
+use crate::log::LogFormat;
 use crate::rules::{OnFailureExit, OnKill, Rule, Span};
 
 /// Whose word a lookup trusts when another host may have published.
@@ -41,7 +42,8 @@ const IGNORED: &[&str] = &[
 
 /// Names that take a value or stand for yes, for the message on unknown ones.
 const NAMED: &str = "ro, rw, allow_other, default_permissions, freshness=, ttl=, threads=, commit_workers=, passthrough, \
-                     writeback, on_kill=, on_failure_exit=, retain=, state_dir=";
+                     writeback, on_kill=, on_failure_exit=, retain=, state_dir=, admin=, admin_token_file=, admin_host=, \
+                     log_format=, settle=";
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -61,6 +63,11 @@ pub(super) struct Settings {
     pub on_kill: Option<OnKill>,
     pub on_failure_exit: Option<OnFailureExit>,
     pub retain: Option<Span>,
+    pub admin: Option<String>,
+    pub admin_token_file: Option<PathBuf>,
+    pub admin_hosts: Vec<String>,
+    pub settle: Option<Span>,
+    pub log_format: Option<LogFormat>,
     #[serde(rename = "rule")]
     pub rules: Vec<Rule>,
 }
@@ -163,10 +170,17 @@ impl Settings {
             ("retain", Some(value)) => self.retain = Some(value.parse()?),
             ("threads", Some(value)) => self.threads = Some(count(value)?),
             ("commit_workers", Some(value)) => self.commit_workers = Some(count(value)?),
+            ("admin", Some(value)) => self.admin = Some(value.to_owned()),
+            ("admin_token_file", Some(value)) if !value.is_empty() => {
+                self.admin_token_file = Some(PathBuf::from(value))
+            }
+            ("admin_host", Some(value)) if !value.is_empty() => self.admin_hosts.push(value.to_owned()),
+            ("settle", Some(value)) => self.settle = Some(value.parse()?),
+            ("log_format", Some(value)) => self.log_format = Some(word(value)?),
             ("state_dir", Some(value)) if !value.is_empty() => self.state_dir = Some(PathBuf::from(value)),
             (
                 "freshness" | "on_kill" | "on_failure_exit" | "ttl" | "retain" | "threads" | "commit_workers"
-                | "state_dir",
+                | "state_dir" | "admin" | "admin_token_file" | "admin_host" | "log_format" | "settle",
                 _,
             ) => return Err(format!("needs a value: {name}=…")),
             (name, None) if KERNEL.contains(&name) => self.kernel_options.push(KernelOption(name.to_owned())),

@@ -8,7 +8,7 @@ use crossbeam_channel::{Sender, TrySendError, bounded};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::journal::{DraftId, Entry, Journal};
-use crate::sys::{Result, at, stat};
+use crate::sys::{digest, stat};
 
 /// A digest in the making: valid as long as every write continued where the last one ended.
 #[derive(Default)]
@@ -47,12 +47,8 @@ impl Stream {
 
     /// The digest, if the stream covered exactly the file's bytes.
     pub(super) fn digest(&self, file: impl AsFd) -> Option<String> {
-        (!self.lost && stat::fstat(file).ok()?.size == self.next).then(|| word(&self.hasher))
+        (!self.lost && stat::fstat(file).ok()?.size == self.next).then(|| digest::word(&self.hasher))
     }
-}
-
-fn word(hasher: &Xxh3) -> String {
-    format!("xxh3:{:032x}", hasher.digest128())
 }
 
 /// Takes digests of versions whose data did not stream through in order, one at a time, off every commit's way.
@@ -70,7 +66,7 @@ impl Digester {
         let (queue, jobs) = bounded::<(DraftId, Arc<File>)>(Self::WAITING);
         std::thread::Builder::new().name("digest".to_owned()).spawn(move || {
             for (id, file) in jobs {
-                match digest_of(&file) {
+                match digest::of(&*file) {
                     Ok(digest) => {
                         journal.submit(Entry::Digested { id, digest });
                     }
@@ -92,24 +88,10 @@ impl Digester {
     }
 }
 
-fn digest_of(file: &File) -> Result<String> {
-    let mut hasher = Xxh3::new();
-    let mut buf = vec![0; 1 << 18];
-    let mut offset = 0;
-    loop {
-        match at::read_at(file, &mut buf, offset)? {
-            0 => return Ok(word(&hasher)),
-            n => {
-                hasher.update(&buf[..n]);
-                offset += n as u64;
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::at;
 
     #[test]
     fn the_stream_and_the_reader_agree_and_disorder_is_noticed() {
@@ -119,7 +101,7 @@ mod tests {
             at::write_at(&file, data, offset).unwrap();
             stream.feed(offset, data);
         }
-        assert_eq!(stream.digest(&file).unwrap(), digest_of(&file).unwrap());
+        assert_eq!(stream.digest(&file).unwrap(), digest::of(&file).unwrap());
         stream.feed(3, b"x");
         assert_eq!(stream.digest(&file), None);
     }

@@ -299,6 +299,7 @@ impl Draft {
                 target,
                 kind,
                 writer: self.creds.clone(),
+                marked: false,
                 began,
             }),
         })

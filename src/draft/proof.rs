@@ -17,6 +17,17 @@ pub enum Proof {
     Unknown,
 }
 
+impl Proof {
+    /// The word in metrics.
+    pub fn word(self) -> &'static str {
+        match self {
+            Proof::LastClose => "last_close",
+            Proof::StillOpen => "still_open",
+            Proof::Unknown => "unknown",
+        }
+    }
+}
+
 /// More forks per second than a machine can do: for as long as it would take to give out all pids at this rate, a last
 /// pid that is unchanged or a little higher cannot be a counter that went round once.
 const FORKS_PER_SECOND: u32 = 16_384;

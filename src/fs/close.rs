@@ -7,8 +7,10 @@ use std::sync::atomic::Ordering;
 use super::handle::Handle;
 use super::wait::HOLD_LIMIT;
 use super::{Done, Fs};
-use crate::commit::{Failed, Reason};
+use crate::commit::{Failed, MARKER, Reason, Target};
 use crate::draft::{self, Caller, Draft, Ending, Phase, Proof};
+use crate::metrics;
+use crate::rules::Mode;
 use crate::sys::Result;
 use crate::sys::procfs::{self, Space};
 
@@ -42,7 +44,9 @@ impl Fs {
             draft.note_exit(task.tgid, exit);
         }
         let tainted = draft.tainted().map_or(Ok(()), |(_, errno)| Err(errno));
-        match draft::last_close(draft, self.mount.get().copied(), fh, closer.as_ref()) {
+        let proof = draft::last_close(draft, self.mount.get().copied(), fh, closer.as_ref());
+        metrics::close_proof(proof.word());
+        match proof {
             Proof::LastClose => match draft.seal() {
                 Some(ending) => self.end(draft, ending, done),
                 None => done(tainted),
@@ -117,14 +121,17 @@ impl Fs {
         };
         let mut settled = Settled(Some(settle));
         match ending {
-            Ending::Commit(sealed) => {
+            Ending::Commit(mut sealed) => {
+                sealed.marked = self.wants_marker(&sealed.target.path());
+                let marked = sealed.marked;
                 let (id, staged, digested) = (sealed.id, sealed.staged.clone(), sealed.digest.is_some());
                 let published = sealed.make_durable().and_then(|durable| durable.publish(&self.committer));
                 let published = match published {
                     Ok(published) => published,
                     Err(Failed { step, errno }) => {
                         draft.taint(step, errno);
-                        self.committer.quarantine(id, &staged, Reason::Failed { step, errno });
+                        let reason = Reason::Failed { step, errno };
+                        self.committer.quarantine(id, &staged, reason, &path_of(target.as_ref()), &draft.owner);
                         settled.now(Phase::Ended(Some(staged.file)));
                         return done(Err(errno));
                     }
@@ -136,10 +143,14 @@ impl Fs {
                 if !digested {
                     self.digester.take(id, staged.file);
                 }
-                self.announce(target, replaced, move || done(recorded));
+                if !marked {
+                    return self.announce(target, replaced, move || done(recorded));
+                }
+                let (fs, marker) = (self.clone(), target.marker());
+                self.announce(target, replaced, move || fs.announce(marker, true, move || done(recorded)));
             }
             Ending::Refused { id, staged, reason } => {
-                self.committer.quarantine(id, &staged, reason);
+                self.committer.quarantine(id, &staged, reason, &path_of(target.as_ref()), &draft.owner);
                 settled.now(Phase::Ended(Some(staged.file)));
                 done(match reason {
                     Reason::Failed { errno, .. } => Err(errno),
@@ -154,10 +165,20 @@ impl Fs {
         }
     }
 
+    /// Whether the rules want a marker beside a file. A marker has none of its own.
+    pub fn wants_marker(&self, path: &[u8]) -> bool {
+        let decision = self.rules.decide(path);
+        decision.done_marker && decision.mode == Mode::Atomic && !path.ends_with(MARKER.as_bytes())
+    }
+
     /// Commits since the mount.
     pub fn commits_done(&self) -> u64 {
         self.commits_done.load(Ordering::Relaxed)
     }
+}
+
+fn path_of(target: Option<&Target>) -> Vec<u8> {
+    target.map(Target::path).unwrap_or_default()
 }
 
 /// Ends a draft's sealing on every way out, a panic included: nobody may wait for it for ever.

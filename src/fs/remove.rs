@@ -44,10 +44,19 @@ impl Fs {
     }
 
     fn unlink_version(&self, caller: Caller, folder: &Node, name: &OsStr) -> Result<()> {
+        self.drop_marker(caller, folder, name)?;
         let dir = self.nodes().fd(folder)?;
         self.committer.staging.acting(self.creds(caller).as_ref(), || at::unlink(&dir, name))?;
         self.locks.removed(folder.key, name);
         Ok(())
+    }
+
+    /// A name that is about to lose its version, or to get another one by a rename, loses its marker first.
+    pub(super) fn drop_marker(&self, caller: Caller, folder: &Node, name: &OsStr) -> Result<()> {
+        if !self.wants_marker(&folder.path_of(name)) {
+            return Ok(());
+        }
+        self.committer.remove_marker(folder, name, self.creds(caller).as_ref())
     }
 
     /// Removes an empty folder. One that a draft would appear in is not empty.

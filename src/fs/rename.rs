@@ -152,6 +152,10 @@ impl Fs {
                 return Err(Errno::NOTDIR);
             }
         }
+        if moved.kind == Kind::File {
+            self.drop_marker(caller, &from.folder, &from.name)?;
+            self.drop_marker(caller, &to.folder, &to.name)?;
+        }
         let rename = || at::rename(&old_dir, &from.name, &new_dir, &to.name, flags);
         self.committer.staging.acting(self.creds(caller).as_ref(), rename)?;
         self.note_moved(&moved, to);

@@ -75,8 +75,9 @@ impl Fs {
 
     /// Publishes a quarantined draft; the kernel is told of it.
     pub fn publish_quarantined(&self, id: DraftId) -> Result<(), VerbError> {
-        let target = self.committer.publish_quarantined(id)?;
+        let target = self.committer.publish_quarantined(id, |path| self.wants_marker(path))?;
         self.notify(&target, true, true);
+        self.notify(&target.marker(), true, false);
         Ok(())
     }
 
@@ -84,6 +85,7 @@ impl Fs {
     pub fn announce_recovered(&self, targets: &[Target]) {
         for target in targets {
             self.notify(target, true, true);
+            self.notify(&target.marker(), true, false);
         }
     }
 }

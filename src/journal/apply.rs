@@ -109,6 +109,15 @@ pub(super) fn apply(conn: &Connection, entry: &Entry, now: i64) -> rusqlite::Res
         Entry::Discarded { id, reason } => {
             Change::to(DraftState::Discarded).reason(reason).kept(false).write(conn, *id, "discarded", now)
         }
+        Entry::Mismatch { id, detail } => {
+            let path: Option<Vec<u8>> = conn
+                .prepare_cached("SELECT path FROM commits WHERE id = ?1")?
+                .query_row([id], |row| row.get(0))
+                .optional()?;
+            let Some(path) = path else { return Ok(false) };
+            event(conn, next_event(conn)?, now, "mismatch", *id, &path, Some(detail))?;
+            Ok(true)
+        }
         Entry::Meta { key, value } => {
             conn.prepare_cached(
                 "INSERT INTO meta (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
@@ -246,6 +255,7 @@ pub(super) fn draft_of(entry: &Entry) -> Option<DraftId> {
         | Entry::Sealed { id, .. }
         | Entry::Unsealed { id }
         | Entry::Digested { id, .. }
+        | Entry::Mismatch { id, .. }
         | Entry::Quarantined { id, .. }
         | Entry::Adopted { id, .. }
         | Entry::Discarded { id, .. } => Some(*id),
@@ -263,6 +273,7 @@ pub(super) fn name(entry: &Entry) -> String {
         Entry::Unsealed { .. } => "reopened",
         Entry::Committed(_) => "committed",
         Entry::Digested { .. } => "digested",
+        Entry::Mismatch { .. } => "mismatch",
         Entry::Quarantined { .. } => "quarantined",
         Entry::Adopted { .. } => "adopted",
         Entry::Discarded { .. } => "discarded",

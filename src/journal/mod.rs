@@ -7,6 +7,8 @@
 
 mod apply;
 pub mod error;
+pub mod feed;
+pub mod pages;
 pub mod read;
 pub mod record;
 mod schema;
@@ -31,6 +33,7 @@ use rustix::fs::FlockOperation;
 pub use error::JournalError;
 pub use record::{Begun, Commit, CommitKind, DraftId, DraftRow, DraftState, Entry, Owner};
 
+use feed::Feed;
 use read::Reader;
 use writer::{Message, Progress, Queued, Writer};
 
@@ -57,6 +60,7 @@ struct Shared {
     state_dir: PathBuf,
     queue: Mutex<Queue>,
     progress: Arc<Progress>,
+    feed: Arc<Feed>,
     next_draft: AtomicI64,
     reserved: AtomicI64,
     /// Opened at the first read.
@@ -91,7 +95,8 @@ impl Journal {
         let (conn, next_draft) = open_writer(state_dir)?;
         let (sender, intake) = crossbeam_channel::unbounded();
         let progress = Arc::new(Progress::default());
-        let writer = Writer::new(conn, intake, Arc::clone(&progress), lock);
+        let feed = Feed::new(read::newest_event(&conn).map_err(|error| JournalError::sqlite("opening", &error))?);
+        let writer = Writer::new(conn, intake, Arc::clone(&progress), Arc::clone(&feed), lock);
         let thread = std::thread::Builder::new()
             .name("journal".to_owned())
             .spawn(move || writer.run())
@@ -100,6 +105,7 @@ impl Journal {
             state_dir: state_dir.to_owned(),
             queue: Mutex::new(Queue { sender: Some(sender), last_ticket: 0 }),
             progress,
+            feed,
             next_draft: AtomicI64::new(next_draft),
             reserved: AtomicI64::new(next_draft + RESERVE),
             reader: Mutex::new(None),
@@ -147,6 +153,16 @@ impl Journal {
         self.0.progress.health()
     }
 
+    /// The newest events, for those who follow along.
+    pub fn feed(&self) -> &Arc<Feed> {
+        &self.0.feed
+    }
+
+    /// Returns when everything that was submitted before is written. Fails when the journal cannot write.
+    pub fn flush(&self) -> Result<(), JournalError> {
+        self.0.read(|_| Ok(()))
+    }
+
     /// Drafts open or sealed. Like the other reads, sees everything that was submitted before, waiting for it.
     pub fn unfinished(&self) -> Result<Vec<DraftRow>, JournalError> {
         self.0.read(Reader::pending)
@@ -155,6 +171,11 @@ impl Journal {
     /// One draft.
     pub fn row(&self, id: DraftId) -> Result<Option<DraftRow>, JournalError> {
         self.0.read(|reader| reader.row(id))
+    }
+
+    /// What was published from a draft; `None` if nothing was.
+    pub fn commit(&self, id: DraftId) -> Result<Option<read::CommitRow>, JournalError> {
+        self.0.read(|reader| reader.commit(id))
     }
 
     /// Stage names of every row that still keeps content: open, sealed, or quarantined and kept.

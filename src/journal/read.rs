@@ -40,7 +40,7 @@ pub struct EventRow {
     pub id: i64,
     /// When it was recorded; not an order.
     pub at: SystemTime,
-    /// `begun`, `retargeted`, `sealed`, `reopened`, `committed`, `quarantined`, `discarded`.
+    /// `begun`, `retargeted`, `sealed`, `reopened`, `committed`, `quarantined`, `discarded`, `mismatch`.
     pub kind: String,
     /// The draft it tells of.
     pub draft: Option<DraftId>,
@@ -48,6 +48,19 @@ pub struct EventRow {
     pub path: Option<Vec<u8>>,
     /// The reason, where there is one.
     pub detail: Option<String>,
+    /// What was published, for `committed`.
+    pub commit: Option<Brief>,
+}
+
+/// The little of a commit that its event carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Brief {
+    /// Bytes.
+    pub size: u64,
+    /// From the beginning of the seal to the durable rename.
+    pub duration: Duration,
+    /// How it came to be.
+    pub kind: CommitKind,
 }
 
 /// Everything about one draft.
@@ -80,9 +93,13 @@ pub struct Counts {
     pub last_event: i64,
 }
 
-const DRAFT: &str =
+pub(super) const DRAFT: &str =
     "SELECT id, state, path, stage, ino, kind, uid, gid, pid, command, bytes, begun_at, changed_at, reason, kept
                      FROM drafts ";
+
+/// A commit's numbers go with the event that told of it.
+const EVENT: &str = "SELECT e.id, e.at, e.kind, e.draft_id, e.path, e.detail, c.size, c.duration_us, c.kind
+                     FROM events e LEFT JOIN commits c ON e.kind = 'committed' AND c.id = e.draft_id ";
 
 impl Reader {
     /// Opens `DIR/journal.sqlite` without writing to it. A journal that its daemon left in the middle of things is read
@@ -169,12 +186,15 @@ impl Reader {
             return Ok(None);
         };
         self.read(|conn| {
-            let mut statement = conn.prepare_cached(
-                "SELECT id, at, kind, draft_id, path, detail FROM events WHERE draft_id = ?1 ORDER BY id",
-            )?;
+            let mut statement = conn.prepare_cached(&format!("{EVENT} WHERE e.draft_id = ?1 ORDER BY e.id"))?;
             let events = statement.query_map([id], event)?.collect::<rusqlite::Result<_>>()?;
             Ok(Some(Story { draft, commit: commit_of(conn, id)?, events }))
         })
+    }
+
+    /// What was published from a draft.
+    pub fn commit(&self, id: DraftId) -> Result<Option<CommitRow>, JournalError> {
+        self.read(|conn| commit_of(conn, id))
     }
 
     /// Facts about the instance: `export`, `mountpoint`, `instance`, `pid`, `rules`…
@@ -187,6 +207,13 @@ impl Reader {
 
     /// Numbers for `status`.
     pub fn counts(&self) -> Result<Counts, JournalError> {
+        let counts = self.counts_now()?;
+        let committed = self.read(|conn| conn.query_row("SELECT count(*) FROM commits", [], |row| unsigned(row, 0)))?;
+        Ok(Counts { committed, ..counts })
+    }
+
+    /// The same without `committed`: what a scrape every few seconds may cost.
+    pub fn counts_now(&self) -> Result<Counts, JournalError> {
         self.read(|conn| {
             let mut counts = Counts::default();
             conn.query_row(
@@ -209,7 +236,6 @@ impl Reader {
                     Ok(())
                 },
             )?;
-            counts.committed = conn.query_row("SELECT count(*) FROM commits", [], |row| unsigned(row, 0))?;
             counts.last_event = conn.query_row("SELECT coalesce(max(id), 0) FROM events", [], |row| row.get(0))?;
             Ok(counts)
         })
@@ -230,7 +256,7 @@ impl Reader {
         self.read(|conn| conn.prepare_cached(&format!("{DRAFT} {which}"))?.query_map([], draft)?.collect())
     }
 
-    fn read<T>(&self, query: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, JournalError> {
+    pub(super) fn read<T>(&self, query: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, JournalError> {
         query(&self.conn).map_err(|error| JournalError::sqlite("reading", &error))
     }
 }
@@ -269,12 +295,12 @@ fn immutable(file: &Path) -> String {
     uri + "?immutable=1"
 }
 
-fn as_path(bytes: &[u8]) -> &Path {
+pub(super) fn as_path(bytes: &[u8]) -> &Path {
     use std::os::unix::ffi::OsStrExt as _;
     Path::new(std::ffi::OsStr::from_bytes(bytes))
 }
 
-fn commit_of(conn: &Connection, id: DraftId) -> rusqlite::Result<Option<CommitRow>> {
+pub(super) fn commit_of(conn: &Connection, id: DraftId) -> rusqlite::Result<Option<CommitRow>> {
     conn.prepare_cached(
         "SELECT id, path, ino, size, digest, mtime, uid, at, duration_us, kind FROM commits WHERE id = ?1",
     )?
@@ -297,7 +323,7 @@ fn commit_of(conn: &Connection, id: DraftId) -> rusqlite::Result<Option<CommitRo
     .optional()
 }
 
-fn draft(row: &Row<'_>) -> rusqlite::Result<DraftRow> {
+pub(super) fn draft(row: &Row<'_>) -> rusqlite::Result<DraftRow> {
     let word: String = row.get(1)?;
     Ok(DraftRow {
         id: row.get(0)?,
@@ -315,7 +341,27 @@ fn draft(row: &Row<'_>) -> rusqlite::Result<DraftRow> {
     })
 }
 
+/// Id of the newest event; 0 when there is none.
+pub(super) fn newest_event(conn: &Connection) -> rusqlite::Result<i64> {
+    conn.prepare_cached("SELECT coalesce(max(id), 0) FROM events")?.query_row([], |row| row.get(0))
+}
+
+/// Up to `limit` events after `position`, in order.
+pub(super) fn events_after(conn: &Connection, position: i64, limit: usize) -> rusqlite::Result<Vec<EventRow>> {
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let mut statement = conn.prepare_cached(&format!("{EVENT} WHERE e.id > ?1 ORDER BY e.id LIMIT ?2"))?;
+    statement.query_map([position, limit], event)?.collect()
+}
+
 fn event(row: &Row<'_>) -> rusqlite::Result<EventRow> {
+    let commit = match row.get::<_, Option<i64>>(6)? {
+        Some(_) => Some(Brief {
+            size: unsigned(row, 6)?,
+            duration: Duration::from_micros(unsigned(row, 7)?),
+            kind: kind(row, 8)?,
+        }),
+        None => None,
+    };
     Ok(EventRow {
         id: row.get(0)?,
         at: schema::time(row.get(1)?),
@@ -323,6 +369,7 @@ fn event(row: &Row<'_>) -> rusqlite::Result<EventRow> {
         draft: row.get(3)?,
         path: row.get(4)?,
         detail: row.get(5)?,
+        commit,
     })
 }
 

@@ -218,6 +218,13 @@ pub enum Entry {
         /// Why: `unlinked by its writer`, `discarded by admin`.
         reason: String,
     },
+    /// A published version was read again and is not what was published. Event `mismatch`.
+    Mismatch {
+        /// Which commit.
+        id: DraftId,
+        /// What was found, in words for an admin.
+        detail: String,
+    },
     /// A fact about this instance: `export`, `mountpoint`, `pid`, `rules`… No event.
     Meta {
         /// Which fact.

@@ -13,8 +13,10 @@ use parking_lot::{Condvar, Mutex};
 use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 
 use super::apply::{apply, draft_of, name};
+use super::feed::Feed;
 use super::record::{DraftId, Entry};
-use super::{JournalError, schema};
+use super::{JournalError, read, schema};
+use crate::metrics;
 
 /// Entries per transaction: enough to share one commit, few enough that nobody waits long behind a batch.
 const BATCH: usize = 256;
@@ -97,6 +99,7 @@ pub(super) struct Writer {
     conn: Connection,
     intake: Receiver<Message>,
     progress: Arc<Progress>,
+    feed: Arc<Feed>,
     /// In order of tickets.
     backlog: VecDeque<Queued>,
     /// Highest ticket taken from the channel.
@@ -124,11 +127,18 @@ impl Drop for Writer {
 }
 
 impl Writer {
-    pub(super) fn new(conn: Connection, intake: Receiver<Message>, progress: Arc<Progress>, lock: File) -> Self {
+    pub(super) fn new(
+        conn: Connection,
+        intake: Receiver<Message>,
+        progress: Arc<Progress>,
+        feed: Arc<Feed>,
+        lock: File,
+    ) -> Self {
         Writer {
             conn,
             intake,
             progress,
+            feed,
             backlog: VecDeque::new(),
             taken: 0,
             hurry: false,
@@ -157,6 +167,9 @@ impl Writer {
             let outcome = self.write_batch(&mut refused).map_err(|error| JournalError::sqlite("writing", &error));
             let failed = outcome.is_err();
             self.report(outcome, refused);
+            if !failed {
+                self.spread_the_news();
+            }
             if failed && self.disconnected {
                 attempts_left -= 1;
                 if attempts_left == 0 {
@@ -247,6 +260,7 @@ impl Writer {
     /// cost a third of the time and are needed almost never, so they are taken only after an entry has failed half-way.
     fn write_batch(&mut self, refused: &mut Vec<(u64, JournalError)>) -> rusqlite::Result<()> {
         let batch = self.backlog.len().min(BATCH);
+        let began = Instant::now();
         self.set_durable(self.backlog.iter().take(batch).any(|queued| queued.durable))?;
         for savepoints in [false, true] {
             refused.clear();
@@ -255,6 +269,7 @@ impl Writer {
             }
         }
         self.backlog.drain(..batch);
+        metrics::journal_batch(batch, began.elapsed());
         self.last_write = Some(Instant::now());
         Ok(())
     }
@@ -326,6 +341,24 @@ impl Writer {
         }
         drop(state);
         self.progress.changed.notify_all();
+    }
+
+    /// Hands the events of finished transactions to those who follow. Whoever waited for the transaction goes on already.
+    fn spread_the_news(&self) {
+        let known = self.feed.newest();
+        let spread = if self.feed.is_followed() {
+            read::events_after(&self.conn, known, usize::MAX).map(|events| self.feed.publish(events))
+        } else {
+            read::newest_event(&self.conn).map(|newest| {
+                if newest > known {
+                    self.feed.skip_to(newest);
+                }
+            })
+        };
+        if let Err(error) = spread {
+            // They read it from the journal when the next news come.
+            tracing::warn!(%error, "events written and not announced");
+        }
     }
 
     /// Best effort: what stays in the write-ahead log is read from there at the next open.

@@ -6,6 +6,9 @@ pub mod acl;
 pub mod at;
 pub mod copy;
 pub mod cred;
+pub mod digest;
+pub mod direct;
+mod errno;
 pub mod handle;
 pub mod lock;
 pub mod memory;
@@ -15,6 +18,7 @@ pub mod stat;
 pub mod writeback;
 pub mod xattr;
 
+pub use errno::errno_name;
 pub use rustix::io::Errno;
 pub use stat::{Kind, Stat};
 

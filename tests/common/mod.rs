@@ -12,6 +12,7 @@ pub mod agent;
 mod calls;
 pub mod checker;
 pub mod content;
+pub mod http;
 pub mod mount;
 pub mod rows;
 pub mod smallfs;

@@ -1,0 +1,55 @@
+//! The daemon and its numbers, its rules, its log.
+
+use axum::Json;
+use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::extract::{Query, State};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::Shared;
+use crate::admin::json::status_json;
+use crate::admin::problem::{Answer, Problem};
+
+/// `GET /v1/status`.
+pub(super) async fn status(State(shared): State<Shared>) -> Answer<Json<Value>> {
+    let (counts, meta) = shared.store.read(|reader| Ok((reader.counts()?, reader.meta()?))).await?;
+    let mut object = status_json(&counts, &meta);
+    object.insert("daemon".to_owned(), "up".into());
+    object.insert("subscribers".to_owned(), shared.hub.count().into());
+    if let Value::Object(said) = shared.said() {
+        object.extend(said);
+    }
+    Ok(Json(Value::Object(object)))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct OfPath {
+    path: String,
+}
+
+/// `GET /v1/rules?path=`.
+pub(super) async fn rules(
+    State(shared): State<Shared>,
+    asked: Result<Query<OfPath>, QueryRejection>,
+) -> Answer<Json<Value>> {
+    let Query(OfPath { path }) = asked?;
+    let rule = shared.verbs.rule(path.trim_start_matches('/').as_bytes());
+    Ok(Json(json!({ "path": path, "rule": rule })))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Level {
+    level: String,
+}
+
+/// `POST /v1/log-level`.
+pub(super) async fn log_level(
+    State(shared): State<Shared>,
+    asked: Result<Json<Level>, JsonRejection>,
+) -> Answer<Json<Value>> {
+    let Json(Level { level }) = asked?;
+    let level = shared.verbs.log_level(&level).map_err(Problem::bad_request)?;
+    Ok(Json(json!({ "level": level })))
+}

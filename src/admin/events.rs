@@ -1,0 +1,418 @@
+//! Events as Server-Sent Events: `GET /v1/events?after=ID&path=GLOB&kind=KIND,…`.
+//!
+//! A subscriber first reads the journal, a page at a time, until the ring of newest events reaches back to it; from then
+//! on it costs a timer and a place in a list. The stream's `id:` is the journal's event id, so that `Last-Event-ID`
+//! resumes without a gap or a repeat, whichever daemon gave it.
+//!
+//! `resync` says that something is missing: events older than are kept (the stream goes on with the oldest), or a
+//! subscriber that read too slowly (the stream ends; it may resume).
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Extension, Query, State};
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use axum::response::{IntoResponse, Response};
+use parking_lot::Mutex;
+use serde::Deserialize;
+use serde_json::json;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+use super::api::Shared;
+use super::http::Connection;
+use super::json::event_json;
+use super::problem::{Answer, Problem};
+use super::store::Store;
+use crate::journal::feed::{Feed, Following, Reach};
+use crate::journal::pages::Wanted;
+use crate::journal::read::EventRow;
+use crate::rules;
+
+/// Between two signs of life; proxies give up after 60 s.
+const HEARTBEAT: Duration = Duration::from_secs(15);
+/// News are passed on at most this often: with many subscribers each round costs something.
+const ROUND: Duration = Duration::from_millis(20);
+/// Events read from the journal, or sent, in one piece.
+const PAGE: usize = 500;
+/// A subscriber that has not taken anything for this long, with more than the ring holds waiting, is cut off.
+const STUCK: Duration = Duration::from_secs(30);
+/// What clients wait before they connect again, in milliseconds.
+const RETRY: u32 = 2000;
+
+/// Kinds of events that a subscriber may ask for; what else the journal knows passes when none is asked for.
+pub(super) const KINDS: &[&str] =
+    &["begun", "retargeted", "sealed", "reopened", "committed", "quarantined", "discarded", "mismatch"];
+
+/// All subscribers.
+pub(super) struct Hub {
+    feed: Arc<Feed>,
+    store: Store,
+    /// The newest event, as far as subscribers were told.
+    news: watch::Sender<i64>,
+    stopped: watch::Sender<bool>,
+    subscribers: Mutex<Subscribers>,
+}
+
+#[derive(Default)]
+struct Subscribers {
+    last: u64,
+    live: HashMap<u64, Arc<Pulse>>,
+}
+
+/// What the hub knows of a subscriber.
+struct Pulse {
+    /// Last event that went out, or was not wanted.
+    position: AtomicI64,
+    /// It is past the journal and lives from the ring.
+    live: AtomicBool,
+    /// When it last took something.
+    taken: Mutex<Instant>,
+    cut: Option<Arc<Notify>>,
+}
+
+/// Takes a subscriber off the list however its stream ends.
+struct Listed {
+    hub: Arc<Hub>,
+    number: u64,
+}
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        self.hub.subscribers.lock().live.remove(&self.number);
+    }
+}
+
+impl Hub {
+    /// Begins to pass news on. To be called on the runtime.
+    pub(super) fn start(feed: Arc<Feed>, store: Store) -> Arc<Hub> {
+        let (news, _) = watch::channel(feed.newest());
+        let (stopped, _) = watch::channel(false);
+        let hub = Arc::new(Hub { feed, store, news, stopped, subscribers: Mutex::default() });
+        let fresh = Arc::new(Notify::new());
+        let wake = Arc::clone(&fresh);
+        hub.feed.on_news(move || wake.notify_one());
+        let pump = Arc::clone(&hub);
+        tokio::spawn(async move {
+            let mut stopped = pump.stopped.subscribe();
+            loop {
+                tokio::select! {
+                    () = fresh.notified() => {}
+                    _ = stopped.wait_for(|stop| *stop) => return,
+                }
+                pump.news.send_replace(pump.feed.newest());
+                tokio::time::sleep(ROUND).await;
+            }
+        });
+        hub
+    }
+
+    /// Subscribers there are.
+    pub(super) fn count(&self) -> usize {
+        self.subscribers.lock().live.len()
+    }
+
+    /// Ends every stream, after what has happened so far.
+    pub(super) fn stop(&self) {
+        self.stopped.send_replace(true);
+    }
+
+    /// Cuts off subscribers that do not read: their connection would be kept for ever.
+    pub(super) fn cut_off_the_stuck(&self) {
+        for pulse in self.subscribers.lock().live.values() {
+            let behind = pulse.live.load(Ordering::Relaxed)
+                && self.feed.after(pulse.position.load(Ordering::Relaxed), 0, &mut Vec::new()) == Reach::TooOld;
+            if behind && pulse.taken.lock().elapsed() > STUCK {
+                tracing::warn!("a subscriber of events does not read: cut off");
+                pulse.cut.iter().for_each(|cut| cut.notify_one());
+            }
+        }
+    }
+
+    fn list(self: &Arc<Self>, pulse: &Arc<Pulse>) -> Listed {
+        let mut subscribers = self.subscribers.lock();
+        subscribers.last += 1;
+        let number = subscribers.last;
+        subscribers.live.insert(number, Arc::clone(pulse));
+        Listed { hub: Arc::clone(self), number }
+    }
+
+    /// A stream of what is wanted after `after` (from now on without).
+    pub(super) fn subscribe(self: &Arc<Self>, after: Option<i64>, chosen: Chosen, cut: Option<Arc<Notify>>) -> Stream {
+        let following = self.feed.follow();
+        let position = after.unwrap_or_else(|| self.feed.newest());
+        let pulse = Arc::new(Pulse {
+            position: AtomicI64::new(position),
+            live: AtomicBool::new(false),
+            taken: Mutex::new(Instant::now()),
+            cut,
+        });
+        Stream {
+            news: self.news.subscribe(),
+            stopped: self.stopped.subscribe(),
+            _listed: self.list(&pulse),
+            _following: following,
+            hub: Arc::clone(self),
+            pulse,
+            chosen,
+            position,
+            phase: Phase::Greeting { resumes: after.is_some() },
+            said: Instant::now(),
+        }
+    }
+}
+
+/// What a subscriber asked for.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Chosen {
+    wanted: Wanted,
+    kinds: Vec<String>,
+}
+
+impl Chosen {
+    fn takes(&self, event: &EventRow) -> bool {
+        (self.kinds.is_empty() || self.kinds.contains(&event.kind))
+            && self.wanted.matches(event.path.as_deref().unwrap_or_default())
+    }
+}
+
+enum Phase {
+    /// Nothing was said yet.
+    Greeting { resumes: bool },
+    /// Reading the journal; `known` once it was seen to have the position.
+    Replaying { known: bool },
+    /// Living from the ring.
+    Live,
+    /// Everything was said.
+    Over,
+}
+
+/// One subscriber's stream; each item is one write.
+pub(super) struct Stream {
+    hub: Arc<Hub>,
+    news: watch::Receiver<i64>,
+    stopped: watch::Receiver<bool>,
+    _listed: Listed,
+    _following: Following,
+    pulse: Arc<Pulse>,
+    chosen: Chosen,
+    position: i64,
+    phase: Phase,
+    said: Instant,
+}
+
+impl Stream {
+    /// The next piece; `None` at the end.
+    pub(super) async fn next(&mut self) -> Option<String> {
+        let mut text = String::new();
+        while text.is_empty() {
+            *self.pulse.taken.lock() = Instant::now();
+            match self.phase {
+                Phase::Greeting { resumes } => {
+                    text = format!("retry: {RETRY}\n\n");
+                    if !resumes {
+                        // No data: only the position to resume from, should nothing happen before the connection breaks.
+                        text = format!("retry: {RETRY}\nid: {}\n\n", self.position);
+                    }
+                    self.phase = Phase::Replaying { known: !resumes };
+                }
+                Phase::Replaying { known } => self.replay(&mut text, known).await,
+                Phase::Live => self.live(&mut text).await,
+                Phase::Over => return None,
+            }
+            if text.is_empty() && self.said.elapsed() >= HEARTBEAT {
+                text.push_str(": heartbeat\n\n");
+            }
+        }
+        self.said = Instant::now();
+        Some(text)
+    }
+
+    fn advance(&mut self, to: i64) {
+        self.position = to;
+        self.pulse.position.store(to, Ordering::Relaxed);
+    }
+
+    /// One page of the journal, or over to the ring.
+    async fn replay(&mut self, text: &mut String, known: bool) {
+        let reached = self.hub.feed.after(self.position, 0, &mut Vec::new()) == Reach::Covered;
+        // A position ahead of the ring is that of another journal, unless this one has it and just has not told yet.
+        if reached && (known || self.position <= self.hub.feed.newest()) {
+            self.pulse.live.store(true, Ordering::Relaxed);
+            self.phase = Phase::Live;
+            return;
+        }
+        let position = self.position;
+        let read = self.hub.store.read(move |reader| {
+            let (oldest, newest) = reader.event_range()?;
+            let known = (oldest - 1..=newest).contains(&position);
+            let from = if known { position } else { oldest - 1 };
+            Ok((known, oldest, reader.events_after(from, PAGE)?))
+        });
+        match read.await {
+            Ok((known, oldest, events)) => {
+                if !known {
+                    resync(text, oldest, "no such event is kept: read the state again, events go on with the oldest");
+                    self.advance(oldest - 1);
+                }
+                self.phase = Phase::Replaying { known: true };
+                for event in &events {
+                    self.say(text, event);
+                }
+            }
+            Err(_) => {
+                // Told in the log; the client resumes where it was.
+                text.push_str(": the journal cannot be read now\n\n");
+                self.phase = Phase::Over;
+            }
+        }
+    }
+
+    fn say(&mut self, text: &mut String, event: &EventRow) {
+        if self.chosen.takes(event) {
+            let data = serde_json::Value::Object(event_json(event));
+            // Writing to a string cannot fail.
+            write!(text, "id: {}\nevent: {}\ndata: {data}\n\n", event.id, event.kind).unwrap_or_default();
+        }
+        self.advance(event.id);
+    }
+
+    async fn live(&mut self, text: &mut String) {
+        self.news.mark_unchanged();
+        let mut events = Vec::new();
+        if self.hub.feed.after(self.position, PAGE, &mut events) == Reach::TooOld {
+            resync(text, self.position + 1, "read too slowly: resume from the last event you have");
+            self.phase = Phase::Over;
+            return;
+        }
+        if !events.is_empty() {
+            for event in &events {
+                self.say(text, event);
+            }
+            return;
+        }
+        if *self.stopped.borrow() {
+            self.phase = Phase::Over;
+            return;
+        }
+        tokio::select! {
+            // The hub ends after its last subscriber.
+            _ = self.news.changed() => {}
+            _ = self.stopped.wait_for(|stop| *stop) => {}
+            () = tokio::time::sleep_until(self.said + HEARTBEAT) => {}
+        }
+    }
+}
+
+fn resync(text: &mut String, oldest: i64, reason: &str) {
+    let data = json!({ "oldest": oldest, "reason": reason });
+    // As above. Without an id: it is no event of the journal.
+    write!(text, "event: resync\ndata: {data}\n\n").unwrap_or_default();
+}
+
+/// What may be asked.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Asked {
+    after: Option<i64>,
+    path: Option<String>,
+    kind: Option<String>,
+}
+
+impl Asked {
+    fn chosen(&self) -> Answer<Chosen> {
+        let glob = self.path.as_deref().map(rules::compile).transpose()?.map(|glob| glob.compile_matcher());
+        let kinds: Vec<String> = self.kind.iter().flat_map(|kinds| kinds.split(',')).map(str::to_owned).collect();
+        if let Some(unknown) = kinds.iter().find(|kind| !KINDS.contains(&kind.as_str())) {
+            return Err(Problem::bad_request(format!("kind {unknown:?}: expected one of {}", KINDS.join(", "))));
+        }
+        Ok(Chosen { wanted: Wanted { glob, contains: None }, kinds })
+    }
+}
+
+/// `GET /v1/events`.
+pub(super) async fn events(
+    State(shared): State<Shared>,
+    connection: Option<Extension<Connection>>,
+    headers: HeaderMap,
+    asked: Result<Query<Asked>, QueryRejection>,
+) -> Answer<Response> {
+    let Query(asked) = asked?;
+    let resumed = match headers.get("last-event-id").map(HeaderValue::to_str) {
+        None => None,
+        Some(Ok("")) => None,
+        Some(id) => match id.ok().and_then(|id| id.trim().parse::<i64>().ok()) {
+            Some(id) => Some(id),
+            None => return Err(Problem::bad_request("Last-Event-ID is not a number")),
+        },
+    };
+    let after = resumed.or(asked.after);
+    if after.is_some_and(|after| after < 0) {
+        return Err(Problem::bad_request("after: is negative"));
+    }
+    let cut = connection.map(|Extension(connection)| connection.cut);
+    let stream = shared.hub.subscribe(after, asked.chosen()?, cut);
+    let pieces = futures_util::stream::unfold(stream, |mut stream| async move {
+        let text = stream.next().await?;
+        Some((Ok::<Bytes, Infallible>(Bytes::from(text)), stream))
+    });
+    let headers = [
+        (CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8")),
+        (CACHE_CONTROL, HeaderValue::from_static("no-store")),
+        (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
+    ];
+    Ok((headers, Body::from_stream(pieces)).into_response())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::SystemTime;
+
+    fn event(id: i64) -> EventRow {
+        EventRow {
+            id,
+            at: SystemTime::UNIX_EPOCH,
+            kind: "begun".to_owned(),
+            draft: Some(1),
+            path: Some(b"f".to_vec()),
+            detail: None,
+            commit: None,
+        }
+    }
+
+    #[test]
+    fn who_reads_too_slowly_is_told_and_dropped() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        runtime.block_on(async {
+            let feed = Feed::with_capacity(0, 3);
+            let hub = Hub::start(Arc::clone(&feed), Store::new(dir.path().to_owned()));
+            let mut stream = hub.subscribe(None, Chosen::default(), None);
+            assert_eq!(stream.next().await.unwrap(), "retry: 2000\nid: 0\n\n");
+            feed.publish(vec![event(1)]);
+            assert!(stream.next().await.unwrap().starts_with("id: 1\nevent: begun\ndata: {"));
+            feed.publish((2..=5).map(event).collect());
+            let last = stream.next().await.unwrap();
+            assert!(last.starts_with("event: resync\n") && last.contains("\"oldest\":2"), "{last}");
+            assert_eq!(stream.next().await, None);
+            drop(stream);
+            assert_eq!(hub.count(), 0);
+
+            let mut late = hub.subscribe(Some(2), Chosen::default(), None);
+            assert_eq!(late.next().await.unwrap(), "retry: 2000\n\n");
+            hub.stop();
+            let rest = late.next().await.unwrap();
+            let ids: Vec<&str> = rest.lines().filter_map(|line| line.strip_prefix("id: ")).collect();
+            assert_eq!(ids, ["3", "4", "5"], "what has happened is told before the end");
+            assert_eq!(late.next().await, None);
+        });
+    }
+}

@@ -1,0 +1,163 @@
+//! Rows of the journal as JSON: the same words over HTTP and on the command line.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde_json::{Map, Value, json};
+
+use super::control::{from_hex, to_hex};
+use crate::journal::read::{CommitRow, Counts, EventRow, LogRow, Story};
+use crate::journal::{DraftRow, DraftState};
+
+/// `id, path, state, bytes, uid, pid, command, age_seconds`, and `reason`, `path_hex` where there is one. The age of a
+/// pending draft is counted from its beginning, that of an ended one from its end.
+pub fn draft_json(row: &DraftRow) -> Map<String, Value> {
+    let mut object = Map::new();
+    object.insert("id".to_owned(), row.id.into());
+    object.extend(path_json(&row.path));
+    object.insert("state".to_owned(), row.state.as_str().into());
+    object.insert("bytes".to_owned(), row.bytes.into());
+    object.insert("uid".to_owned(), row.owner.uid.into());
+    object.insert("gid".to_owned(), row.owner.gid.into());
+    object.insert("pid".to_owned(), row.owner.pid.into());
+    object.insert("command".to_owned(), row.owner.command.clone().into());
+    object.insert("age_seconds".to_owned(), json!(rounded(age(row))));
+    if let Some(reason) = &row.reason {
+        object.insert("reason".to_owned(), reason.clone().into());
+    }
+    if row.state == DraftState::Quarantined {
+        object.insert("kept".to_owned(), row.kept.into());
+    }
+    object
+}
+
+/// The above, and for commits `kind, size, digest, mtime, duration_ms`.
+pub fn log_json(row: &LogRow) -> Map<String, Value> {
+    let mut object = draft_json(&row.draft);
+    if let Some(commit) = &row.commit {
+        object.extend(commit_json(commit));
+    }
+    object
+}
+
+/// What a commit adds to its draft. Times are seconds since the epoch.
+pub fn commit_json(row: &CommitRow) -> Map<String, Value> {
+    let commit = &row.commit;
+    let Value::Object(object) = json!({
+        "kind": commit.kind.as_str(),
+        "size": commit.size,
+        "digest": commit.digest,
+        "mtime": seconds(commit.mtime),
+        "at": seconds(row.at),
+        "duration_ms": commit.duration.as_secs_f64() * 1000.0,
+    }) else {
+        return Map::new();
+    };
+    object
+}
+
+/// `path`, readable, and `path_hex` where that is not the whole truth.
+pub fn path_json(path: &[u8]) -> Map<String, Value> {
+    let mut object = Map::new();
+    object.insert("path".to_owned(), String::from_utf8_lossy(path).into());
+    if std::str::from_utf8(path).is_err() {
+        object.insert("path_hex".to_owned(), to_hex(path).into());
+    }
+    object
+}
+
+/// The bytes of a path that [`path_json`] wrote; empty where there is none.
+pub fn path_of(object: &Value) -> Vec<u8> {
+    let exact = object["path_hex"].as_str().and_then(from_hex);
+    exact.unwrap_or_else(|| object["path"].as_str().unwrap_or_default().as_bytes().to_vec())
+}
+
+/// Seconds since the epoch, to the microsecond.
+pub fn seconds(time: SystemTime) -> f64 {
+    match time.duration_since(UNIX_EPOCH) {
+        Ok(after) => after.as_secs_f64(),
+        Err(before) => -before.duration().as_secs_f64(),
+    }
+}
+
+fn rounded(age: Duration) -> f64 {
+    (age.as_secs_f64() * 1000.0).round() / 1000.0
+}
+
+/// Zero when the clock has jumped back.
+pub fn since(time: SystemTime) -> Duration {
+    SystemTime::now().duration_since(time).unwrap_or_default()
+}
+
+/// Of a pending draft since its beginning, of one that has ended since its end.
+pub fn age(row: &DraftRow) -> Duration {
+    since(match row.state {
+        DraftState::Open | DraftState::Sealed => row.begun_at,
+        DraftState::Committed | DraftState::Quarantined | DraftState::Discarded => row.changed_at,
+    })
+}
+
+/// `id, at, kind`, and where there is one `draft, path, detail`, `size, duration_ms, commit` for a commit.
+pub fn event_json(row: &EventRow) -> Map<String, Value> {
+    let mut object = Map::new();
+    object.insert("id".to_owned(), row.id.into());
+    object.insert("at".to_owned(), json!(seconds(row.at)));
+    object.insert("kind".to_owned(), row.kind.clone().into());
+    if let Some(draft) = row.draft {
+        object.insert("draft".to_owned(), draft.into());
+    }
+    if let Some(path) = &row.path {
+        object.extend(path_json(path));
+    }
+    if let Some(detail) = &row.detail {
+        object.insert("detail".to_owned(), detail.clone().into());
+    }
+    if let Some(commit) = &row.commit {
+        object.insert("size".to_owned(), commit.size.into());
+        object.insert("duration_ms".to_owned(), json!(commit.duration.as_secs_f64() * 1000.0));
+        object.insert("commit".to_owned(), commit.kind.as_str().into());
+    }
+    object
+}
+
+/// Everything about a draft.
+pub fn story_json(story: &Story) -> Value {
+    let draft = &story.draft;
+    let mut object = draft_json(draft);
+    object.insert("kind".to_owned(), draft.kind.as_str().into());
+    object.insert("stage".to_owned(), draft.stage.clone().into());
+    object.insert("ino".to_owned(), draft.ino.into());
+    object.insert("begun_at".to_owned(), json!(seconds(draft.begun_at)));
+    object.insert("changed_at".to_owned(), json!(seconds(draft.changed_at)));
+    if let Some(commit) = &story.commit {
+        object.extend(commit_json(commit));
+    }
+    let events = story.events.iter().map(|event| {
+        let mut object = path_json(event.path.as_deref().unwrap_or_default());
+        object.insert("event".to_owned(), event.id.into());
+        object.insert("at".to_owned(), json!(seconds(event.at)));
+        object.insert("kind".to_owned(), event.kind.clone().into());
+        object.insert("detail".to_owned(), json!(event.detail));
+        Value::Object(object)
+    });
+    object.insert("events".to_owned(), events.collect());
+    Value::Object(object)
+}
+
+/// What the journal says of a mount.
+pub fn status_json(counts: &Counts, meta: &BTreeMap<String, String>) -> Map<String, Value> {
+    let Value::Object(object) = json!({
+        "export": meta.get("export"),
+        "mountpoint": meta.get("mountpoint"),
+        "pending": counts.pending,
+        "pending_bytes": counts.pending_bytes,
+        "oldest_pending_seconds": counts.oldest_pending.map(|begun| since(begun).as_secs_f64()),
+        "commits": counts.committed,
+        "quarantined": counts.quarantined,
+        "quarantined_bytes": counts.quarantined_bytes,
+        "last_event": counts.last_event,
+    }) else {
+        return Map::new();
+    };
+    object
+}

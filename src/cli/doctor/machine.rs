@@ -1,0 +1,148 @@
+//! The kernel, FUSE, limits, the state folder.
+
+use std::fs::OpenOptions;
+use std::path::Path;
+
+use super::{Finding, Verdict};
+use crate::cli::rows::size;
+use crate::journal;
+use crate::sys::mount;
+
+/// Oldest kernel that can serve a mount, and the oldest that reads versions at its own speed.
+const NEEDED: (u32, u32) = (4, 20);
+const PASSTHROUGH: (u32, u32) = (6, 9);
+/// Open descriptors below which large mounts get slow.
+const DESCRIPTORS: u64 = 65_536;
+/// Free space that a busy journal should have.
+const JOURNAL_SPACE: u64 = 256 << 20;
+
+pub(super) fn examine() -> Vec<Finding> {
+    let root = rustix::process::geteuid().is_root();
+    let mut findings = vec![kernel(), device(root)];
+    findings.extend((!root).then(helper));
+    findings.push(user(root));
+    findings.push(descriptors());
+    findings
+}
+
+fn kernel() -> Finding {
+    let uname = rustix::system::uname();
+    let release = uname.release().to_string_lossy().into_owned();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).filter_map(|word| word.parse::<u32>().ok());
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    if version < NEEDED {
+        return Finding::of(
+            "kernel",
+            Verdict::Blocker,
+            release,
+            "Truncating opens must arrive as one request, which older kernels do not offer.",
+            "Use Linux 4.20 or later.",
+        );
+    }
+    if version < PASSTHROUGH {
+        return Finding::of(
+            "kernel",
+            Verdict::Note,
+            release,
+            "Without passthrough every read goes through the daemon when writeback is off.",
+            "Linux 6.9 or later has it.",
+        );
+    }
+    Finding::good("kernel", release)
+}
+
+fn device(root: bool) -> Finding {
+    match OpenOptions::new().read(true).write(true).open("/dev/fuse") {
+        Ok(_) => Finding::good("/dev/fuse", "can be opened"),
+        Err(error) => Finding::of(
+            "/dev/fuse",
+            Verdict::Blocker,
+            error.to_string(),
+            "A mount is a connection to this device.",
+            if root {
+                "Load the module: modprobe fuse; in a container, pass the device in."
+            } else {
+                "Run as root, or make it mode 0666."
+            },
+        ),
+    }
+}
+
+fn helper() -> Finding {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    match std::env::split_paths(&path).map(|dir| dir.join("fusermount3")).find(|file| file.is_file()) {
+        Some(file) => Finding::good("fusermount3", file.display().to_string()),
+        None => Finding::of(
+            "fusermount3",
+            Verdict::Blocker,
+            "not found",
+            "Users other than root mount through it.",
+            "Install the package fuse3.",
+        ),
+    }
+}
+
+fn user(root: bool) -> Finding {
+    if root {
+        return Finding::good("user", "root: serves every user as themselves");
+    }
+    let allowed = std::fs::read_to_string("/etc/fuse.conf")
+        .is_ok_and(|text| text.lines().any(|line| line.trim() == "user_allow_other"));
+    Finding::of(
+        "user",
+        Verdict::Note,
+        if allowed { "not root; user_allow_other is set" } else { "not root; user_allow_other is not set" },
+        "Everything is done as this user, whoever asks, and without it other users cannot enter.",
+        "Mount as root for a folder of several users.",
+    )
+}
+
+fn descriptors() -> Finding {
+    let limit = mount::raise_descriptor_limit();
+    if limit >= DESCRIPTORS {
+        return Finding::good("open files", format!("up to {limit}"));
+    }
+    Finding::of(
+        "open files",
+        Verdict::Warning,
+        format!("up to {limit}"),
+        "Open files and, where there are no file handles, every file in use take one.",
+        "LimitNOFILE=1048576 in the unit, or ulimit -Hn.",
+    )
+}
+
+pub(super) fn state_folder(dir: &Path) -> Finding {
+    let shown = dir.display();
+    if let Err(error) = journal::check_local(dir) {
+        return Finding::of(
+            "state folder",
+            Verdict::Blocker,
+            error.to_string(),
+            "The journal needs locks and shared memory of one host.",
+            "--state-dir DIR on a local disk.",
+        );
+    }
+    let existing = dir.ancestors().find(|dir| dir.is_dir()).unwrap_or(Path::new("/"));
+    let free = match rustix::fs::statvfs(existing) {
+        Ok(space) => space.f_bavail * space.f_frsize,
+        Err(errno) => {
+            return Finding::of(
+                "state folder",
+                Verdict::Warning,
+                format!("{shown}: {errno}"),
+                "It must be writable.",
+                "",
+            );
+        }
+    };
+    if free < JOURNAL_SPACE {
+        return Finding::of(
+            "state folder",
+            Verdict::Warning,
+            format!("{shown}: {} free", size(free)),
+            "When the journal cannot be written, new writes are refused.",
+            "Make room, or choose another disk with --state-dir.",
+        );
+    }
+    Finding::good("state folder", format!("{shown}: on a local disk, {} free", size(free)))
+}

@@ -1,0 +1,112 @@
+//! The marker of a complete file: `NAME.done` beside it, with size and digest, for those who look at the bare export and
+//! cannot tell a file that is there from one that is complete elsewhere too.
+//!
+//! It is removed, durably, before the next version appears, and written after that, before the commit is recorded: a
+//! version without its marker is found by recovery, a marker without its version is never seen.
+
+use std::ffi::{OsStr, OsString};
+use std::os::fd::AsFd;
+
+use rustix::fs::OFlags;
+
+use super::{Committer, Target};
+use crate::failpoint;
+use crate::inode::{Node, display_path};
+use crate::journal::DraftId;
+use crate::sys::at::{self, RenameFlags};
+use crate::sys::cred::Creds;
+use crate::sys::{Errno, Kind, Result, digest, stat};
+
+/// What a marker's name ends in.
+pub const MARKER: &str = ".done";
+/// What staged markers' names begin with: recovery removes them.
+pub(super) const STAGED: &str = "marker.";
+
+/// The name of a file's marker.
+pub fn marker_of(name: &OsStr) -> OsString {
+    let mut marker = name.to_owned();
+    marker.push(MARKER);
+    marker
+}
+
+impl Target {
+    /// Where this version's marker appears.
+    pub fn marker(&self) -> Target {
+        Target { parent: self.parent.clone(), name: marker_of(&self.name) }
+    }
+}
+
+impl Committer {
+    /// Takes a version's marker away, durably. One that is not there is fine.
+    pub fn remove_marker(&self, folder: &Node, name: &OsStr, writer: Option<&Creds>) -> Result<()> {
+        failpoint!("marker_before_remove");
+        let dir = self.nodes.fd(folder)?;
+        match self.staging.acting_for(writer, || at::unlink(&dir, &marker_of(name))) {
+            Ok(()) => {
+                self.sync_folder(folder)?;
+                failpoint!("marker_after_remove");
+                Ok(())
+            }
+            Err(Errno::NOENT | Errno::NAMETOOLONG) => Ok(()),
+            Err(other) => Err(other),
+        }
+    }
+
+    /// Writes the marker of the version under `target`, whose open file is `version`. `digest` saves a read.
+    pub(super) fn write_marker(
+        &self,
+        id: DraftId,
+        target: &Target,
+        version: impl AsFd,
+        digest: Option<&str>,
+        writer: Option<&Creds>,
+    ) -> Result<()> {
+        failpoint!("marker_before_write");
+        let found = stat::fstat(version.as_fd())?;
+        let digest = match digest {
+            Some(digest) => digest.to_owned(),
+            None => digest::of(version)?,
+        };
+        let text = format!("{{\"size\":{},\"digest\":\"{digest}\"}}\n", found.size);
+        let name = format!("{STAGED}{id}");
+        self.staging.remove(&name)?;
+        let staged = self.staging.create(&name, found.perm & 0o666, writer)?;
+        let written =
+            at::write_at(&staged.file, text.as_bytes(), 0).and_then(|()| at::fsync(&staged.file)).and_then(|()| {
+                failpoint!("marker_after_stage");
+                let dir = self.nodes.fd(&target.parent)?;
+                let marker = marker_of(&target.name);
+                let rename = || at::rename(self.staging.dir(), OsStr::new(&name), &dir, &marker, RenameFlags::empty());
+                self.staging.acting_for(writer, rename)
+            });
+        if written.is_err() {
+            self.staging.remove(&name)?;
+        }
+        written?;
+        self.sync_folder(&target.parent)
+    }
+
+    /// Writes the marker of whatever version is under a path, if it has none: for recovery.
+    pub(super) fn complete_marker(&self, id: DraftId, path: &[u8]) {
+        let complete = || {
+            let (found, name) = self.find_folder(path)?;
+            let dir = self.nodes.fd(&found.folder)?;
+            match stat::stat_at(&dir, marker_of(name)) {
+                Err(Errno::NOENT) => {}
+                Ok(_) => return Ok(()),
+                Err(other) => return Err(other),
+            }
+            match stat::stat_at(&dir, name) {
+                Ok(there) if there.kind == Kind::File => {}
+                Ok(_) | Err(Errno::NOENT) => return Ok(()),
+                Err(other) => return Err(other),
+            }
+            let version = at::open_file(&dir, name, OFlags::RDONLY, 0)?;
+            let target = Target { parent: found.folder.clone(), name: name.to_owned() };
+            self.write_marker(id, &target, &version, None, None)
+        };
+        if let Err(errno) = complete() {
+            tracing::error!(draft = id, path = display_path(path), %errno, "cannot write the marker of a complete file");
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! Is a version still what was published? Its content is read again, past the page cache where that is possible, and
+//! compared with size and digest in the journal.
+
+use std::fmt;
+use std::fs::File;
+
+use super::Committer;
+use crate::journal::Commit;
+use crate::sys::{Errno, direct, stat};
+
+/// What was found under a commit's name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// What was published.
+    Same,
+    /// Another inode, or none: it was replaced, renamed or removed since.
+    Gone,
+    /// The inode that was published, with other content.
+    Different(String),
+    /// It cannot be read.
+    Unreadable(Errno),
+}
+
+impl Verdict {
+    /// The word in metrics and rows.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Verdict::Same => "same",
+            Verdict::Gone => "gone",
+            Verdict::Different(_) => "different",
+            Verdict::Unreadable(_) => "unreadable",
+        }
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Verdict::Same | Verdict::Gone => f.write_str(self.word()),
+            Verdict::Different(what) => f.write_str(what),
+            Verdict::Unreadable(errno) => write!(f, "cannot be read: {errno}"),
+        }
+    }
+}
+
+/// Compares an open file with the commit of its path. `seen` is told of each piece read and ends the comparison by
+/// `false`: then there is no verdict.
+pub fn compare(file: &File, commit: &Commit, seen: &mut dyn FnMut(usize) -> bool) -> Option<Verdict> {
+    let found = match stat::fstat(file) {
+        Ok(found) => found,
+        Err(errno) => return Some(Verdict::Unreadable(errno)),
+    };
+    if found.ino != commit.ino {
+        return Some(Verdict::Gone);
+    }
+    if found.size != commit.size {
+        return Some(Verdict::Different(format!("has {} bytes, {} were published", found.size, commit.size)));
+    }
+    // Without a digest the size is all there is; reading still shows that it can be read.
+    let digest = match direct::digest(file, seen) {
+        Ok(Some((digest, bytes))) if bytes == commit.size => digest,
+        Ok(Some((_, bytes))) => {
+            return Some(Verdict::Different(format!("{bytes} bytes can be read, {} were published", commit.size)));
+        }
+        Ok(None) => return None,
+        Err(errno) => return Some(Verdict::Unreadable(errno)),
+    };
+    Some(match &commit.digest {
+        Some(published) if *published != digest => {
+            Verdict::Different(format!("has digest {digest}, {published} was published"))
+        }
+        _ => Verdict::Same,
+    })
+}
+
+impl Committer {
+    /// Reads a commit's version again.
+    pub fn verify(&self, commit: &Commit) -> Verdict {
+        let opened = self.find_folder(&commit.path).and_then(|(found, name)| {
+            let dir = self.nodes.fd(&found.folder)?;
+            direct::open(&dir, name.as_ref())
+        });
+        match opened {
+            Ok(file) => compare(&file, commit, &mut |_| true).unwrap_or(Verdict::Same),
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::ISDIR) => Verdict::Gone,
+            Err(errno) => Verdict::Unreadable(errno),
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! Reading a file as it is stored, past the page cache: by direct I/O where the file system has it, with its cached pages
+//! dropped first otherwise.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use rustix::fs::{Advice, Mode, OFlags, ResolveFlags};
+use rustix::io::retry_on_intr;
+use xxhash_rust::xxh3::Xxh3;
+
+use super::{Errno, Result, digest};
+
+/// Bytes read at once; a multiple of every block size.
+const PIECE: usize = 1 << 20;
+/// Alignment that every file system is content with.
+const BLOCK: usize = 4096;
+
+/// Opens a regular file below `root`, through no symlink, for direct reading where that is possible.
+pub fn open(root: impl AsFd, path: &Path) -> Result<File> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    let open = |flags| retry_on_intr(|| rustix::fs::openat2(root.as_fd(), path, flags, Mode::empty(), resolve));
+    let file = match open(flags | OFlags::DIRECT) {
+        Err(Errno::INVAL | Errno::OPNOTSUPP) => open(flags)?,
+        other => other?,
+    };
+    Ok(File::from(file))
+}
+
+/// Digest and length of a file from [`open`]. `seen` is told of each piece and ends the reading by `false`: then there is
+/// no digest.
+pub fn digest(file: &File, seen: &mut dyn FnMut(usize) -> bool) -> Result<Option<(String, u64)>> {
+    match rustix::fs::fadvise(file, 0, None, Advice::DontNeed) {
+        // A file system without a cache has nothing to drop.
+        Ok(()) | Err(Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS) => {}
+        Err(other) => return Err(other),
+    }
+    let mut hasher = Xxh3::new();
+    let mut room = vec![0; PIECE + BLOCK];
+    let begin = room.as_ptr().align_offset(BLOCK).min(BLOCK);
+    let piece = &mut room[begin..begin + PIECE];
+    let mut offset = 0;
+    let mut direct = true;
+    loop {
+        let read = retry_on_intr(|| rustix::io::pread(file, &mut *piece, offset));
+        let n = match read {
+            // It opened, and does not read, or the file's end is in the middle of a block.
+            Err(Errno::INVAL) if direct => {
+                let flags = rustix::fs::fcntl_getfl(file)?;
+                rustix::fs::fcntl_setfl(file, flags - OFlags::DIRECT)?;
+                direct = false;
+                continue;
+            }
+            other => other?,
+        };
+        if n == 0 {
+            return Ok(Some((digest::word(&hasher), offset)));
+        }
+        hasher.update(&piece[..n]);
+        offset += n as u64;
+        if !seen(n) {
+            return Ok(None);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write as _;
+
+    #[test]
+    fn reads_the_same_as_everybody_else() {
+        let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let root = File::open(dir.path()).unwrap();
+        for len in [0, 1, 4096, 5000, (1 << 20) + 1] {
+            let content: Vec<u8> = (0..len).map(|at| (at * 7 % 251) as u8).collect();
+            File::create(dir.path().join("f")).unwrap().write_all(&content).unwrap();
+            let file = open(&root, Path::new("f")).unwrap();
+            let (found, bytes) = digest(&file, &mut |_| true).unwrap().unwrap();
+            let plain = File::open(dir.path().join("f")).unwrap();
+            assert_eq!((found, bytes), (digest::of(&plain).unwrap(), len as u64));
+        }
+        std::os::unix::fs::symlink("f", dir.path().join("link")).unwrap();
+        assert_eq!(open(&root, Path::new("link")).unwrap_err(), Errno::LOOP);
+        assert!(open(&root, Path::new("../f")).is_err());
+    }
+}

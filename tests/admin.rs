@@ -1,0 +1,16 @@
+//! What the admin sees: HTTP, live events, metrics, the page, waiting, looking after a mount.
+
+#![allow(missing_docs)]
+
+mod common;
+
+#[path = "admin/api.rs"]
+mod api;
+#[path = "admin/events.rs"]
+mod events;
+#[path = "admin/monitoring.rs"]
+mod monitoring;
+#[path = "admin/proxy.rs"]
+mod proxy;
+#[path = "admin/waiting.rs"]
+mod waiting;

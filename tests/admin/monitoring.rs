@@ -1,0 +1,200 @@
+//! Metrics as Prometheus reads them, the rules and the dashboard that use them, `verify` and `doctor`.
+
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::common::mount::show;
+use crate::common::{Mount, Setup, SmallFs, eventually};
+
+/// `NAME` or `NAME{labels}` and its value.
+fn value(text: &str, series: &str) -> Option<f64> {
+    text.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok())
+}
+
+#[test]
+fn what_happens_is_counted_in_a_form_that_promtool_likes() {
+    let m = Mount::new();
+    let w = m.agent("W");
+    w.put("f", "12345").unwrap();
+    w.put("f", "123").unwrap();
+    w.append("f", "4").unwrap();
+    let fd = w.open("open", "w|creat").unwrap();
+    w.write(fd, "xyz").unwrap();
+    w.fsync(fd).unwrap();
+    let k = m.agent("K");
+    let killed = k.open("killed", "w|creat").unwrap();
+    k.write(killed, "x").unwrap();
+    k.kill(Signal::KILL);
+    m.quarantined("killed");
+    assert_eq!(m.agent("R").cat("none").unwrap_err(), "ENOENT");
+    let mut text = String::new();
+    eventually("it is counted", || {
+        text = m.http().get("/metrics").text();
+        value(&text, "commitfs_pending_bytes") == Some(3.0)
+    });
+    assert_eq!(value(&text, "commitfs_commits_total{kind=\"new\"}"), Some(1.0), "{text}");
+    assert_eq!(value(&text, "commitfs_commits_total{kind=\"overwrite\"}"), Some(1.0));
+    assert_eq!(value(&text, "commitfs_commits_total{kind=\"append\"}"), Some(1.0));
+    assert_eq!(value(&text, "commitfs_committed_bytes_total"), Some(12.0));
+    assert_eq!(value(&text, "commitfs_commit_duration_seconds_count{phase=\"total\"}"), Some(3.0));
+    assert_eq!(value(&text, "commitfs_commit_duration_seconds_count{phase=\"fsync\"}"), Some(3.0));
+    assert_eq!(value(&text, "commitfs_pending_drafts"), Some(1.0));
+    assert_eq!(value(&text, "commitfs_quarantined"), Some(1.0));
+    assert_eq!(value(&text, "commitfs_quarantines_total"), Some(1.0));
+    for series in [
+        "commitfs_oldest_pending_seconds",
+        "commitfs_fuse_requests_total{op=\"create\"}",
+        "commitfs_errors_total{errno=\"ENOENT\",op=\"lookup\"}",
+        "commitfs_journal_batch_entries_count",
+        "commitfs_journal_write_seconds_sum",
+        "commitfs_journal_healthy",
+    ] {
+        assert!(value(&text, series).is_some_and(|value| value > 0.0), "{series} in\n{text}");
+    }
+    let proofs =
+        ["last_close", "still_open", "unknown"].map(|o| format!("commitfs_close_proofs_total{{outcome=\"{o}\"}}"));
+    let judged: f64 = proofs.iter().map(|series| value(&text, series).unwrap()).sum();
+    assert!(judged >= 4.0, "{text}");
+    assert!(!text.contains("killed") && !text.contains("path="), "no label names a file");
+    w.close(fd).unwrap();
+
+    let mut promtool = Command::new("promtool");
+    promtool.args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = promtool.spawn().expect("promtool (package prometheus)");
+    child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    let out = child.wait_with_output().unwrap();
+    assert!(out.status.success() && out.stdout.is_empty() && out.stderr.is_empty(), "{}", show(&out));
+}
+
+#[test]
+fn rules_and_dashboard_use_metrics_that_exist() {
+    let m = Mount::new();
+    m.agent("W").put("f", "x").unwrap();
+    assert_eq!(m.agent("R").cat("none").unwrap_err(), "ENOENT");
+    let text = m.http().get("/metrics").text();
+    let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/monitoring");
+    let out = Command::new("promtool").arg("check").arg("rules").arg(top.join("alerts.yml")).output();
+    let out = out.expect("promtool (package prometheus)");
+    assert!(out.status.success(), "{}", show(&out));
+    let dashboard: Value = serde_json::from_slice(&std::fs::read(top.join("dashboard.json")).unwrap()).unwrap();
+    let mut used = std::fs::read_to_string(top.join("alerts.yml")).unwrap();
+    for panel in dashboard["panels"].as_array().unwrap() {
+        for target in panel["targets"].as_array().unwrap() {
+            used.push_str(target["expr"].as_str().unwrap());
+            used.push('\n');
+        }
+    }
+    let words = used.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    let names: BTreeSet<&str> = words.filter(|word| word.starts_with("commitfs_")).collect();
+    assert!(names.len() > 15, "{names:?}");
+    for name in names {
+        let there = text.lines().any(|line| line.split(['{', ' ']).next() == Some(name));
+        assert!(there, "{name} is used and not served");
+    }
+}
+
+#[test]
+fn verify_reads_again_what_was_published() {
+    let mut m = Mount::new();
+    let w = m.agent("W");
+    w.mkdir("d").unwrap();
+    for (name, content) in [("a", "first content"), ("d/b", "second content"), ("c", "third")] {
+        w.put(name, content).unwrap();
+    }
+    w.put("a", "newer content").unwrap();
+    w.unlink("c").unwrap();
+    m.recorded();
+    let verify = |m: &Mount, more: &[&str], code: i32| -> Value {
+        let out = m.cli(&[&["verify", "--json"], more].concat());
+        assert_eq!(out.status.code(), Some(code), "{}", show(&out));
+        serde_json::from_slice(&out.stdout).unwrap()
+    };
+    let all = verify(&m, &["--path", "[abcd]*"], 0);
+    assert_eq!((&all["same"], &all["gone"]), (&2.into(), &1.into()), "{all}");
+    assert_eq!(verify(&m, &["--path", "d/*"], 0)["same"], 1);
+    assert_eq!(verify(&m, &["--since", "0s"], 0)["same"], 0);
+    assert!(verify(&m, &["--since", "1h"], 0)["same"].as_u64().unwrap() >= 2);
+
+    // The same inode with other bytes: what a server that lost data shows.
+    let ino = std::fs::metadata(m.raw("d/b")).unwrap().ino();
+    std::fs::OpenOptions::new().write(true).open(m.raw("d/b")).unwrap().write_all(b"sEcond").unwrap();
+    assert_eq!(std::fs::metadata(m.raw("d/b")).unwrap().ino(), ino);
+    let wrong = verify(&m, &[], 1);
+    let row = &wrong["wrong"][0];
+    assert_eq!((&row["path"], &row["outcome"]), (&"d/b".into(), &"different".into()), "{wrong}");
+    let told = m.cli_ok(&["events", "--kind", "mismatch", "--json"]);
+    assert!(told.lines().count() == 1 && told.contains("\"d/b\"") && told.contains("digest"), "{told}");
+    drop(w);
+    m.umount();
+    std::fs::OpenOptions::new().append(true).open(m.raw("a")).unwrap().write_all(b"!").unwrap();
+    let wrong = verify(&m, &["--path", "a"], 1);
+    assert!(wrong["wrong"][0]["detail"].as_str().unwrap().contains("14 bytes"), "{wrong}");
+    assert_eq!(m.cli_ok(&["events", "--kind", "mismatch"]).lines().count(), 2, "recorded without a daemon too");
+}
+
+#[test]
+fn settled_commits_are_verified_by_the_daemon() {
+    let m = Setup::default().config("settle = '2s'\n").mount();
+    let w = m.agent("W");
+    w.put("good", "content").unwrap();
+    w.put("bad", "content").unwrap();
+    eventually("it is on the export", || m.raw_content("bad").is_some());
+    std::fs::OpenOptions::new().write(true).open(m.raw("bad")).unwrap().write_all(b"C").unwrap();
+    eventually("both were looked at", || {
+        let text = m.http().get("/metrics").text();
+        let seen = |outcome: &str| value(&text, &format!("commitfs_verified_total{{outcome=\"{outcome}\"}}"));
+        seen("same") >= Some(1.0) && seen("different") == Some(1.0)
+    });
+    eventually("an event tells of it", || m.cli_ok(&["events", "--kind", "mismatch"]).contains("bad"));
+}
+
+fn doctor(args: &[&std::ffi::OsStr], code: i32) -> Value {
+    let out = Command::new(env!("CARGO_BIN_EXE_commitfs")).args(["doctor", "--json"]).args(args).output().unwrap();
+    assert_eq!(out.status.code(), Some(code), "{}", show(&out));
+    serde_json::from_slice(&out.stdout).unwrap_or_else(|e| panic!("{e}: {}", show(&out)))
+}
+
+#[track_caller]
+fn finding<'a>(report: &'a Value, what: &str) -> &'a Value {
+    let found = report["findings"].as_array().unwrap().iter().find(|finding| finding["what"] == what);
+    found.unwrap_or_else(|| panic!("nothing on {what} in {report:#}"))
+}
+
+#[test]
+fn doctor_finds_a_local_export_fit() {
+    let m = Setup::default().unmounted();
+    let report = doctor(&[m.export().as_os_str(), "--state-dir".as_ref(), m.state().as_os_str()], 0);
+    for what in ["kernel", "/dev/fuse", "state folder", "commit", "clock", "fsync", "hard links"] {
+        assert_eq!(finding(&report, what)["verdict"], "ok", "{report:#}");
+    }
+    assert_eq!(std::fs::read_dir(m.export()).unwrap().count(), 0, "nothing is left behind");
+    let out = Command::new(env!("CARGO_BIN_EXE_commitfs")).arg("doctor").arg(m.export()).output().unwrap();
+    assert!(out.status.success() && String::from_utf8_lossy(&out.stdout).contains("0 blockers"), "{}", show(&out));
+}
+
+#[test]
+fn doctor_names_what_blocks() {
+    let m = Mount::new();
+    let state = m.mnt().join("state");
+    m.agent("W").mkdir("state").unwrap();
+    let other = Setup::default().unmounted();
+    let report = doctor(&[other.export().as_os_str(), "--state-dir".as_ref(), state.as_os_str()], 1);
+    let blocker = finding(&report, "state folder");
+    assert_eq!(blocker["verdict"], "blocker");
+    assert!(blocker["found"].as_str().unwrap().contains("FUSE") && blocker["remedy"].is_string(), "{blocker}");
+    let absent = other.home().join("absent");
+    assert_eq!(finding(&doctor(&[absent.as_os_str()], 1), "source")["verdict"], "blocker");
+    assert_eq!(finding(&doctor(&[m.mnt().as_os_str()], 0), "source")["verdict"], "note");
+
+    let small = SmallFs::new(16);
+    let report = doctor(&[small.path().as_os_str()], 0);
+    assert_eq!(finding(&report, "space")["verdict"], "warning");
+    small.fill_up();
+    assert_eq!(doctor(&[small.path().as_os_str()], 1)["verdict"], "blocker");
+}

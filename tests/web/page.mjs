@@ -1,0 +1,185 @@
+// The page of a real mount in a real Chromium. Run by `scripts/suite web`.
+import assert from "node:assert/strict";
+import { execFileSync, spawn } from "node:child_process";
+import { createRequire } from "node:module";
+import { readFileSync } from "node:fs";
+import { createServer } from "node:net";
+import { after, before, test } from "node:test";
+
+const { COMMITFS, MODULES, TEST_EXPORT, TEST_MNT: MNT, TEST_STATE: STATE } = process.env;
+const { chromium } = createRequire(MODULES + "/")("playwright-core");
+const ROWS = 10_000;
+let daemon, port, browser, page;
+const complaints = [];
+
+const freePort = () => new Promise((done) => {
+  const server = createServer().listen(0, "127.0.0.1", () => { const { port } = server.address(); server.close(() => done(port)); });
+});
+
+// Far longer than anything should take.
+async function eventually(what, condition) {
+  for (const end = Date.now() + 60_000; Date.now() < end;) {
+    try { if (await condition()) return; } catch (error) { if (error instanceof assert.AssertionError) throw error; }
+    await new Promise((done) => setTimeout(done, 50));
+  }
+  assert.fail("did not happen: " + what);
+}
+
+async function serve() {
+  daemon = spawn(COMMITFS, ["mount", "-f", "--state-dir", STATE, "--admin", "127.0.0.1:" + port, TEST_EXPORT, MNT], { stdio: ["ignore", "ignore", "inherit"] });
+  await eventually("it serves", async () => (await fetch(`http://127.0.0.1:${port}/v1/status`)).ok);
+}
+
+async function stop() {
+  const ended = new Promise((done) => daemon.once("exit", done));
+  daemon.kill("SIGTERM");
+  assert.equal(await ended, 0);
+}
+
+// A process of its own that holds a file open until it is told.
+function writer(name, text) {
+  const shell = spawn("sh", ["-c", `exec 3>"$1"; printf %s "$2" >&3; read -r go; exec 3>&-`, "sh", `${MNT}/${name}`, text], { stdio: ["pipe", "ignore", "inherit"] });
+  const ended = new Promise((done) => shell.once("exit", done));
+  return { close: () => { shell.stdin.end("go\n"); return ended; }, kill: () => { shell.kill("SIGKILL"); return ended; } };
+}
+
+const row = (table, text) => page.locator(`#${table} tbody tr`).filter({ hasText: text });
+const status = async () => (await fetch(`http://127.0.0.1:${port}/v1/status`)).json();
+
+before(async () => {
+  port = await freePort();
+  await serve();
+  browser = await chromium.launch({ executablePath: "/usr/bin/chromium", args: ["--no-sandbox"] });
+  page = await browser.newPage();
+  page.setDefaultTimeout(60_000);
+  page.on("console", (message) => { if (message.type() === "error") complaints.push(message.text()); });
+  page.on("pageerror", (error) => complaints.push(String(error)));
+  await page.goto(`http://127.0.0.1:${port}/`);
+  await page.locator("#link.live").waitFor();
+});
+
+after(async () => {
+  await browser?.close();
+  if (daemon?.exitCode === null) await stop();
+});
+
+test("nothing but its own files may run", async () => {
+  const answer = await fetch(`http://127.0.0.1:${port}/`);
+  const policy = answer.headers.get("content-security-policy");
+  assert.match(policy, /default-src 'none'/);
+  assert.doesNotMatch(policy, /unsafe/);
+  const blocked = await page.evaluate(() => new Promise((done) => {
+    document.addEventListener("securitypolicyviolation", (event) => done(event.violatedDirective), { once: true });
+    const script = document.createElement("script");
+    script.textContent = "window.injected = true";
+    document.head.append(script);
+  }));
+  assert.match(blocked, /script-src/);
+  assert.equal(await page.evaluate(() => window.injected), undefined);
+  complaints.length = 0;
+});
+
+test("a draft appears, and turns into a commit", async () => {
+  const before = (await status()).commits;
+  const one = writer("report <b>&x.csv", "12345");
+  await row("pending", "report <b>&x.csv").waitFor();
+  assert.match(await row("pending", "report").textContent(), /sh \d+/);
+  await eventually("its size is shown", async () => /5 B/.test(await row("pending", "report").textContent()));
+  await one.close();
+  await row("commits", "report <b>&x.csv").waitFor();
+  await row("pending", "report").waitFor({ state: "detached" });
+  await eventually("it is counted", async () => Number(await page.locator("#n-commits").textContent()) > before);
+  await page.locator("#rate rect").first().waitFor({ state: "attached" });
+  assert.match(await page.locator("#rate").getAttribute("aria-label"), /at most/);
+});
+
+test("a killed writer's draft is discarded, or published, after a question", async () => {
+  for (const name of ["lost", "saved"]) {
+    const one = writer(name, "content of the killed");
+    await row("pending", name).waitFor();
+    await one.kill();
+    await row("quarantine", name).waitFor();
+  }
+  assert.match(await row("quarantine", "lost").textContent(), /signal 9/);
+  const dialog = page.locator("#confirm");
+  await row("quarantine", "lost").getByRole("button", { name: "discard" }).click();
+  assert.match(await dialog.textContent(), /lost/);
+  await dialog.getByRole("button", { name: "Cancel" }).click();
+  await dialog.waitFor({ state: "hidden" });
+  assert.equal((await status()).quarantined, 2, "cancelled is cancelled");
+  await row("quarantine", "lost").getByRole("button", { name: "discard" }).click();
+  await page.locator("#confirm-yes").click();
+  await row("quarantine", "lost").waitFor({ state: "detached" });
+  // By keyboard alone.
+  await row("quarantine", "saved").getByRole("button", { name: "publish" }).focus();
+  await page.keyboard.press("Enter");
+  await dialog.waitFor();
+  await page.keyboard.press("Escape");
+  await dialog.waitFor({ state: "hidden" });
+  assert.equal((await status()).quarantined, 1);
+  await row("quarantine", "saved").getByRole("button", { name: "publish" }).focus();
+  await page.keyboard.press("Enter");
+  await dialog.waitFor();
+  await page.keyboard.press("Tab");
+  await page.keyboard.press("Enter");
+  await row("quarantine", "saved").waitFor({ state: "detached" });
+  assert.equal(readFileSync(MNT + "/saved", "utf8"), "content of the killed");
+  await eventually("it says so", async () => /published/.test(await page.locator("#said").textContent()));
+});
+
+test("published versions are found by a part of their path", async () => {
+  await writer("needle", "x").close();
+  await row("commits", "needle").waitFor();
+  await page.getByLabel("Path contains").fill("eedl");
+  await eventually("only the needle is left", async () => await page.locator("#commits tbody tr").count() === 1);
+  await page.getByLabel("Path contains").fill("");
+  await row("commits", "report").waitFor();
+});
+
+test("a restart of the daemon is survived", async () => {
+  await stop();
+  await eventually("it says that there is no connection", async () => /no connection/.test(await page.locator("#link").textContent()));
+  await serve();
+  await page.locator("#link.live").waitFor();
+  const one = writer("after-the-restart", "x");
+  await row("pending", "after-the-restart").waitFor();
+  await one.close();
+  await row("commits", "after-the-restart").waitFor();
+});
+
+test("ten thousand rows", async () => {
+  await stop();
+  execFileSync("python3", ["-c", `
+import sqlite3
+db = sqlite3.connect("${STATE}/journal.sqlite")
+first = db.execute("SELECT max(id) FROM drafts").fetchone()[0] + 1000
+event = db.execute("SELECT max(id) FROM events").fetchone()[0]
+for n in range(${ROWS}):
+    db.execute("INSERT INTO drafts VALUES (?, 'quarantined', ?, ?, 1, 'new', 0, 0, 1, 'cp', 7, 0, 0, ?, 'many', 0)", (first + n, b"many/%d" % n, "s%d" % n, event))
+db.commit()
+`]);
+  await serve();
+  await page.locator(`#quarantine[data-count="${ROWS}"]`).waitFor();
+  assert.ok(await page.locator("#quarantine tr").count() < 200, "only those in sight are in the document");
+  await page.locator("#quarantine").evaluate((box) => { box.scrollTop = box.scrollHeight; });
+  await row("quarantine", `many/${ROWS - 1}`).waitFor();
+  await page.locator("#quarantine").focus();
+  await page.keyboard.press("Home");
+  await row("quarantine", "many/0").first().waitFor();
+  const one = writer("still-live", "x");
+  await row("pending", "still-live").waitFor();
+  await one.close();
+});
+
+test("light and dark", async () => {
+  const back = () => page.evaluate(() => getComputedStyle(document.body).backgroundColor);
+  await page.emulateMedia({ colorScheme: "light" });
+  const light = await back();
+  await page.emulateMedia({ colorScheme: "dark" });
+  assert.notEqual(await back(), light);
+});
+
+test("the browser has had nothing to complain about", () => {
+  const network = /Failed to load resource|ERR_CONNECTION|ERR_INCOMPLETE_CHUNKED/;
+  assert.deepEqual(complaints.filter((text) => !network.test(text)), []);
+});
