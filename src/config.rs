@@ -15,6 +15,7 @@ use std::time::Duration;
 use crate::admin::http;
 use crate::journal;
 use crate::log::LogFormat;
+use crate::retention::ReaperOptions;
 use crate::rules::{Defaults, OnFailureExit, OnKill, Rules, Span};
 use crate::sys::xattr;
 
@@ -25,6 +26,8 @@ use settings::Settings;
 
 /// The virtual extended attribute by which a mount's root tells where its journal is: an absolute path, raw bytes.
 pub const STATE_DIR_XATTR: &str = "user.commitfs.state_dir";
+
+const DAY: Duration = Duration::from_secs(86_400);
 
 /// What `commitfs mount` was given.
 #[derive(Clone, Debug, clap::Args)]
@@ -108,6 +111,14 @@ pub struct Config {
     pub settle: Option<Duration>,
     /// How lines of the log look.
     pub log_format: LogFormat,
+    /// How what was taken out of the name space is removed.
+    pub reaper: ReaperOptions,
+    /// Keep folder totals.
+    pub totals: bool,
+    /// Every folder is counted again after this time.
+    pub recount: Duration,
+    /// Between two comparisons of staging and trash with the journal.
+    pub sweep: Duration,
     /// How each path is written.
     pub rules: Rules,
     /// The same as text, for the journal's meta row `rules`.
@@ -195,6 +206,18 @@ impl Config {
             admin,
             settle: args.settle.or(settings.settle).map(|span| span.0),
             log_format: args.log_format.or(settings.log_format).unwrap_or_default(),
+            reaper: ReaperOptions {
+                segment: settings.reap_segment.map_or(256, |count| count.0 as usize),
+                rate: settings.reap_rate.map_or(5000, |count| count.0),
+                max_attempts: settings.max_attempts.map_or(8, |count| count.0),
+                backoff: settings.reap_backoff.map_or(Duration::from_secs(1), |span| span.0),
+                watermark: settings.watermark.map_or(5, |percent| percent.0),
+                retain: defaults.retain,
+                lease: settings.lease.map_or(Duration::from_secs(600), |span| span.0),
+            },
+            totals: settings.totals.unwrap_or(true),
+            recount: settings.recount.map_or(DAY, |span| span.0),
+            sweep: settings.sweep.map_or(Duration::from_secs(3600), |span| span.0),
             rules_toml: rules.to_toml(),
             rules,
         })

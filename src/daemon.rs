@@ -1,8 +1,9 @@
 //! The daemon: assembles the rooms, mounts, waits, and takes everything down again in order.
 
+mod keeping;
+mod lease;
 mod settle;
 
-use std::ffi::OsStr;
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -14,14 +15,17 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use fuser::{MountOption, Session, SessionACL};
 use rustix::mount::MountFlags;
 
+use self::lease::Lease;
 use crate::admin::control::{self, Verbs};
 use crate::admin::http;
-use crate::commit::{Committer, Staging, VerbError};
+use crate::commit::{Committer, RESERVED, Staging, VerbError};
 use crate::config::{Config, Freshness, ReadySignal};
+use crate::folders::{Totals, TotalsOptions};
 use crate::fs::{Fs, Options};
 use crate::fuse::{Adapter, Wishes};
 use crate::inode::{NodeTable, display_path};
 use crate::journal::{DraftId, Entry, Journal, JournalError};
+use crate::retention::Reaper;
 use crate::sys::procfs::MountId;
 use crate::sys::{self, Errno, at, mount};
 
@@ -116,7 +120,13 @@ pub fn serve(config: Config, ready: ReadySignal) -> Result<(), ServeError> {
     let staging = Staging::open(&root, &instance).map_err(export("staging folder .commitfs"))?;
     let budget = fd_limit.saturating_sub(FD_RESERVE) / 2;
     let nodes = NodeTable::new(root, i64::try_from(budget).unwrap_or(i64::MAX)).map_err(export("root folder"))?;
-    let committer = Arc::new(Committer { nodes: Arc::new(nodes), staging, journal: journal.clone() });
+    let nodes = Arc::new(nodes);
+    let totals =
+        TotalsOptions { on: config.totals && !config.read_only, recount: config.recount, nfs, reserved: RESERVED };
+    let totals = Totals::new(totals, nodes.clone(), journal.clone());
+    let rules = config.rules.clone();
+    let committer = Arc::new(Committer { nodes, staging, journal: journal.clone(), totals: totals.clone(), rules });
+    let reaper = Reaper::new(committer.clone(), config.reaper);
 
     let is_root = rustix::process::geteuid().is_root();
     let options = Options {
@@ -128,14 +138,18 @@ pub fn serve(config: Config, ready: ReadySignal) -> Result<(), ServeError> {
         state_dir: config.state_dir.clone(),
         commit_workers: config.commit_workers,
     };
+    let adopted = committer.staging.was_adopted().map_err(export("leases in .commitfs/hosts"))?;
     let left_over = committer.left_over()?;
     let staged = committer.staged_names().map_err(export("listing the staging folder"))?;
-    let fs = Fs::new(committer.clone(), config.rules.clone(), options).map_err(start("threads"))?;
+    let fs = Fs::new(committer.clone(), reaper.clone(), options).map_err(start("threads"))?;
     let promised = left_over.iter().filter(|row| row.state == crate::journal::DraftState::Sealed);
     fs.recovery().begin(promised.map(|row| row.path.clone()));
     for (key, value) in facts(&config, &instance) {
         journal.submit(Entry::Meta { key, value });
     }
+
+    // Before anything can change.
+    totals.start()?;
 
     let (end, ended) = bounded(4);
     watch_signals(end.clone()).map_err(start("signals"))?;
@@ -158,8 +172,8 @@ pub fn serve(config: Config, ready: ReadySignal) -> Result<(), ServeError> {
             drop(unmounted.send(End::Unmounted));
         })
         .map_err(start("session thread"))?;
-    let lease = Lease::announce(&committer, &instance, &config).map_err(start("lease in .commitfs/hosts"))?;
-    recover_in_background(fs.clone(), left_over, staged).map_err(start("recovery thread"))?;
+    let lease = Lease::announce(&committer, &reaper, &config).map_err(start("lease in .commitfs/hosts"))?;
+    recover_in_background(fs.clone(), left_over, staged, adopted).map_err(start("recovery thread"))?;
     let daemon = Arc::new(Daemon { fs: fs.clone(), config, address, began: Instant::now() });
     let control = control::serve(&daemon.config.state_dir, daemon.clone()).map_err(start("control socket"))?;
     let http = listening.serve(daemon.clone(), Arc::clone(journal.feed())).map_err(start("HTTP server"))?;
@@ -174,12 +188,14 @@ pub fn serve(config: Config, ready: ReadySignal) -> Result<(), ServeError> {
     drop(settling);
     fs.stop();
     drop(control);
+    reaper.stop();
     if let Err(error) = journal.flush() {
         tracing::error!(%error, "the journal cannot take what happened last");
     }
     // Streams of events end after the last one.
     drop(http);
     lease.withdraw();
+    totals.stop();
     journal.close();
     tracing::info!("stopped");
     Ok(())
@@ -287,6 +303,10 @@ impl Verbs for Daemon {
     fn log_level(&self, directives: &str) -> Result<String, String> {
         crate::log::set_level(directives)
     }
+
+    fn other(&self, verb: &str, request: &serde_json::Value) -> Option<Result<serde_json::Value, VerbError>> {
+        self.keep(verb, request)
+    }
 }
 
 fn unmount_as_user(mountpoint: &Path, detach: bool) -> sys::Result<()> {
@@ -378,14 +398,27 @@ fn recover_in_background(
     fs: Arc<Fs>,
     left_over: Vec<crate::journal::DraftRow>,
     staged: Vec<String>,
+    adopted: bool,
 ) -> std::io::Result<()> {
     std::thread::Builder::new().name("recovery".to_owned()).spawn(move || {
-        let (done, published) = fs.committer().recover(left_over, &staged, |path| fs.wants_marker(path));
+        let (done, published) = fs.committer().recover(left_over, &staged, adopted, |path| fs.wants_marker(path));
         if done != crate::commit::Recovered::default() {
             tracing::warn!(?done, "recovered what an earlier daemon left");
         }
         fs.recovered();
         fs.announce_recovered(&published);
+        // What was taken out by a daemon that could not write it down has no row yet.
+        match fs.reaper().sweep(true) {
+            Ok(swept) if swept.is_clean() => {}
+            Ok(swept) => tracing::warn!(?swept, "staging and journal did not agree"),
+            Err(error) => tracing::error!(%error, "cannot compare staging and journal"),
+        }
+        if adopted && let Err(errno) = fs.committer().staging.settle_adoption() {
+            tracing::warn!(%errno, "cannot remove the mark of an adoption");
+        }
+        if let Err(error) = fs.reaper().start() {
+            tracing::error!(%error, "no thread for the reaper: nothing is removed");
+        }
     })?;
     Ok(())
 }
@@ -412,37 +445,4 @@ fn instance(state_dir: &Path) -> std::io::Result<String> {
     std::fs::rename(&temporary, &file)?;
     std::fs::File::open(state_dir)?.sync_all()?;
     Ok(instance)
-}
-
-/// The file in `.commitfs/hosts` that says who uses the export from where.
-struct Lease {
-    committer: Arc<Committer>,
-    name: String,
-}
-
-impl Lease {
-    fn announce(committer: &Arc<Committer>, instance: &str, config: &Config) -> std::io::Result<Self> {
-        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        let text = serde_json::json!({
-            "instance": instance,
-            "host": host,
-            "state_dir": config.state_dir.to_string_lossy(),
-            "mountpoint": config.mountpoint.to_string_lossy(),
-            "pid": std::process::id(),
-        });
-        let (name, temporary) = (format!("{instance}.json"), format!("{instance}.new"));
-        let hosts = committer.staging.hosts();
-        let flags = rustix::fs::OFlags::CREATE | rustix::fs::OFlags::TRUNC | rustix::fs::OFlags::WRONLY;
-        let mut file = at::open_file(hosts, OsStr::new(&temporary), flags, 0o600)?;
-        file.write_all(text.to_string().as_bytes())?;
-        file.sync_all()?;
-        at::rename(hosts, OsStr::new(&temporary), hosts, OsStr::new(&name), at::RenameFlags::empty())?;
-        Ok(Lease { committer: committer.clone(), name })
-    }
-
-    fn withdraw(self) {
-        if let Err(errno) = at::unlink(self.committer.staging.hosts(), OsStr::new(&self.name)) {
-            tracing::warn!(%errno, "cannot withdraw the lease");
-        }
-    }
 }

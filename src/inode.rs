@@ -154,6 +154,8 @@ pub struct Node {
     pub writers_in_place: AtomicU32,
     /// Processes that execute the file, as far as their descriptors are open.
     pub executed: AtomicU32,
+    /// Its only name is one in the trash folder, or the folder was removed whole.
+    gone: AtomicBool,
 }
 
 /// What was seen last of a node. There may be a million of them: most names fit in here.
@@ -231,6 +233,14 @@ impl Node {
         }
     }
 
+    /// Attributes as they would be without the name in the trash folder.
+    pub fn without_trash(&self, mut stat: Stat) -> Stat {
+        if self.gone.load(Ordering::Acquire) {
+            stat.nlink = stat.nlink.saturating_sub(1);
+        }
+        stat
+    }
+
     /// Records the attributes after a change made through this node: they are no new version.
     pub fn note(&self, stat: &Stat) {
         self.seen.lock().ident = Ident::of(stat);
@@ -282,6 +292,10 @@ pub struct NodeTable {
     next_synthetic: AtomicU64,
     /// Descriptors that may still be held.
     fd_budget: AtomicI64,
+    /// Folders removed whole that the kernel still knows, or knew: while there are none, nobody has to look.
+    gone_folders: AtomicUsize,
+    /// Files that are written in place, with the size at which folder totals count them.
+    in_place: DashMap<Key, u64>,
     handles: bool,
     /// The most nodes since memory was given back last.
     peak: AtomicUsize,
@@ -302,6 +316,7 @@ impl NodeTable {
             nlookup: AtomicU64::new(1),
             writers_in_place: AtomicU32::new(0),
             executed: AtomicU32::new(0),
+            gone: AtomicBool::new(false),
         });
         let table = NodeTable {
             root: root.clone(),
@@ -309,6 +324,8 @@ impl NodeTable {
             by_key: DashMap::new(),
             next_synthetic: AtomicU64::new(FIRST_SYNTHETIC),
             fd_budget: AtomicI64::new(fd_budget),
+            gone_folders: AtomicUsize::new(0),
+            in_place: DashMap::new(),
             handles,
             peak: AtomicUsize::new(0),
         };
@@ -393,6 +410,62 @@ impl NodeTable {
         let node = self.by_key.get(&Key::of(stat)).map(|node| node.clone())?;
         node.set_link(parent, name);
         Some(node)
+    }
+
+    /// A descriptor for writing in place is opened; `size` is the file's before anything was written through it.
+    pub fn begin_in_place(&self, node: &Node, size: u64) {
+        if node.writers_in_place.fetch_add(1, Ordering::AcqRel) == 0 {
+            self.in_place.insert(node.key, size);
+        }
+    }
+
+    /// Such a descriptor is gone, and the file has `size` bytes now; returns the size that counted before.
+    pub fn end_in_place(&self, node: &Node, size: u64) -> u64 {
+        let counted = self.in_place.insert(node.key, size).unwrap_or(size);
+        if node.writers_in_place.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.in_place.remove(&node.key);
+        }
+        counted
+    }
+
+    /// The size at which folder totals count a file that is being written in place.
+    pub fn counted(&self, key: Key) -> Option<u64> {
+        if self.in_place.is_empty() { None } else { self.in_place.get(&key).map(|size| *size) }
+    }
+
+    /// An inode has lost its name to the trash folder: it has one link less than its attributes say.
+    pub fn retire(&self, key: Key) {
+        if let Some(node) = self.by_key.get(&key)
+            && !node.gone.swap(true, Ordering::AcqRel)
+            && node.kind == Kind::Dir
+        {
+            self.gone_folders.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
+    /// An inode is back from the trash folder.
+    pub fn reinstate(&self, key: Key) {
+        if let Some(node) = self.by_key.get(&key)
+            && node.gone.swap(false, Ordering::AcqRel)
+            && node.kind == Kind::Dir
+        {
+            self.gone_folders.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+
+    /// True for a folder that was removed whole, and everything below it, as last seen.
+    pub fn is_gone(&self, folder: &Arc<Node>) -> bool {
+        if self.gone_folders.load(Ordering::Acquire) == 0 {
+            return false;
+        }
+        let mut above = Some(folder.clone());
+        while let Some(node) = above {
+            if node.gone.load(Ordering::Acquire) {
+                return true;
+            }
+            above = node.link().parent;
+        }
+        false
     }
 
     /// Takes `count` look-ups back; a node without any is gone.
@@ -494,6 +567,7 @@ impl NodeTable {
                 nlookup: AtomicU64::new(1),
                 writers_in_place: AtomicU32::new(0),
                 executed: AtomicU32::new(0),
+                gone: AtomicBool::new(false),
             })
         };
         if stat.ino > ROOT_ID

@@ -168,15 +168,18 @@ impl Rules {
                 mode: rule.mode,
                 on_kill: rule.on_kill.unwrap_or(defaults.on_kill),
                 on_failure_exit: rule.on_failure_exit.unwrap_or(defaults.on_failure_exit),
-                retain: rule.retain.map_or(defaults.retain, |span| span.0),
+                retain: rule.retain.map_or(kept(rule.mode, defaults), |span| span.0),
                 done_marker: rule.done_marker,
                 source: format!("rule {} of the configuration, {:?}", index + 1, rule.glob.0),
             });
         }
         for (glob, why) in BUILT_IN {
             globs.add(compile(glob)?);
-            decisions
-                .push(Decision { mode: Mode::Direct, ..fallback(defaults, format!("built-in rule {glob:?}: {why}")) });
+            decisions.push(Decision {
+                mode: Mode::Direct,
+                retain: Duration::ZERO,
+                ..fallback(defaults, format!("built-in rule {glob:?}: {why}"))
+            });
         }
         decisions.push(fallback(defaults, "default: no rule matches".to_owned()));
         Ok(Rules { globs: globs.build()?, decisions, user, defaults })
@@ -251,6 +254,14 @@ impl fmt::Display for Decision {
             }
         }
         write!(f, " ({})", self.source)
+    }
+}
+
+/// Files written in place have no versions: what is unlinked is gone, unless the rule says otherwise.
+fn kept(mode: Mode, defaults: Defaults) -> Duration {
+    match mode {
+        Mode::Atomic => defaults.retain,
+        Mode::Direct => Duration::ZERO,
     }
 }
 

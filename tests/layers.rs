@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[&[&str]] = &[
     &["sys", "failpoint", "metrics", "log"],
     &["journal", "inode", "rules"],
-    &["commit"],
+    &["commit", "retention", "folders"],
     &["draft"],
     &["fs"],
     &["fuse", "admin"],
@@ -16,8 +16,16 @@ const LAYERS: &[&[&str]] = &[
 ];
 
 /// Within one layer: who may import whom. The top assembles everything.
-const NEIGHBOURS: &[(&str, &str)] =
-    &[("main", "cli"), ("cli", "config"), ("cli", "daemon"), ("daemon", "config"), ("sys", "failpoint")];
+const NEIGHBOURS: &[(&str, &str)] = &[
+    ("main", "cli"),
+    ("cli", "config"),
+    ("cli", "daemon"),
+    ("daemon", "config"),
+    ("retention", "commit"),
+    ("commit", "folders"),
+    ("retention", "folders"),
+    ("sys", "failpoint"),
+];
 
 fn layer(room: &str) -> Option<usize> {
     LAYERS.iter().position(|rooms| rooms.contains(&room))

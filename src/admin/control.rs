@@ -57,6 +57,8 @@ pub trait Verbs: Send + Sync + 'static {
     fn mismatch(&self, id: DraftId, detail: &str) -> Result<(), VerbError>;
     /// Changes what is logged from now on; returns what is in force, or what is wrong with the words.
     fn log_level(&self, directives: &str) -> Result<String, String>;
+    /// Any other verb: fields of the reply; `None` if there is no such verb.
+    fn other(&self, verb: &str, request: &Value) -> Option<Result<Value, VerbError>>;
 }
 
 /// A running server. Dropping it takes the socket away and lets replies that are being written finish.
@@ -256,7 +258,13 @@ fn answer(request: &Value, verbs: &dyn Verbs) -> Result<Answer, VerbError> {
             let level = verbs.log_level(directives).map_err(invalid)?;
             Ok(Answer::Line(json!({ "ok": true, "level": level })))
         }
-        Some(other) => Err(invalid(format!("unknown verb {other:?}"))),
+        Some(other) => match verbs.other(other, request) {
+            Some(answer) => answer.map(|mut fields| {
+                fields["ok"] = true.into();
+                Answer::Line(fields)
+            }),
+            None => Err(invalid(format!("unknown verb {other:?}"))),
+        },
         None => Err(invalid("request has no verb".to_owned())),
     }
 }
@@ -266,9 +274,21 @@ fn draft(request: &Value) -> Result<DraftId, VerbError> {
 }
 
 fn path(request: &Value) -> Result<Vec<u8>, VerbError> {
+    path_in(request).ok_or_else(|| invalid("request has no path".to_owned()))
+}
+
+/// The path in a request, as [`add_path`] has put it there.
+pub fn path_in(request: &Value) -> Option<Vec<u8>> {
     let hex = request["path_hex"].as_str().and_then(from_hex);
     hex.or_else(|| request["path"].as_str().map(|path| path.as_bytes().to_vec()))
-        .ok_or_else(|| invalid("request has no path".to_owned()))
+}
+
+/// Puts a path into a request.
+pub fn add_path(request: &mut Value, path: &[u8]) {
+    match std::str::from_utf8(path) {
+        Ok(path) => request["path"] = path.into(),
+        Err(_) => request["path_hex"] = to_hex(path).into(),
+    }
 }
 
 fn invalid(message: String) -> VerbError {
@@ -416,7 +436,8 @@ impl Client {
         answer["level"].as_str().map(str::to_owned).ok_or_else(|| ClientError::Unexpected(answer.to_string()))
     }
 
-    fn ask(&mut self, request: &Value) -> Result<Value, ClientError> {
+    /// Sends a request and waits for the reply.
+    pub fn ask(&mut self, request: &Value) -> Result<Value, ClientError> {
         reply(self.stream.get_mut(), request)?;
         let mut line = Vec::new();
         self.stream.read_until(b'\n', &mut line)?;
@@ -468,6 +489,9 @@ mod tests {
             std::thread::sleep(Duration::from_millis(300));
             Ok(())
         }
+        fn other(&self, verb: &str, request: &Value) -> Option<Result<Value, VerbError>> {
+            (verb == "echo").then(|| Ok(json!({ "echo": request["path"] })))
+        }
         fn rule(&self, path: &[u8]) -> String {
             path.escape_ascii().to_string()
         }
@@ -496,6 +520,7 @@ mod tests {
         client.discard(1).unwrap();
         assert_eq!(client.rule("d/ü".as_bytes()).unwrap(), "d/\\xc3\\xbc");
         assert_eq!(client.rule(b"\xff\n").unwrap(), "\\xff\\n");
+        assert_eq!(client.ask(&json!({ "verb": "echo", "path": "p" })).unwrap()["echo"], "p");
     }
 
     #[test]

@@ -4,10 +4,13 @@
 mod doctor;
 mod follow;
 mod mount;
+mod outbox;
 mod quarantine;
+mod remove;
 mod rows;
 mod show;
 mod target;
+mod totals;
 mod verify;
 
 use std::ffi::{OsStr, OsString};
@@ -19,7 +22,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::admin::control::ClientError;
 use crate::config::{ConfigError, MountArgs};
-use crate::journal::{DraftId, JournalError};
+use crate::journal::{DraftId, JournalError, OutboxId};
 use crate::rules::{RuleError, Span};
 
 /// What a command leaves to its caller.
@@ -155,10 +158,123 @@ enum Command {
         #[command(flatten)]
         at: At,
     },
+    /// What was unlinked, replaced or removed and waits for the reaper
+    #[command(subcommand)]
+    Outbox(Outbox),
+    /// What can be restored of it
+    #[command(subcommand)]
+    Trash(Trash),
+    /// Remove a whole folder by one rename; its content goes in the background
+    Rm {
+        /// On a mount, or relative to its root
+        path: PathBuf,
+        /// With all that is in it
+        #[arg(short, long)]
+        recursive: bool,
+        /// Send files that are being written in it to quarantine
+        #[arg(short, long)]
+        force: bool,
+        /// Do not keep it for a while
+        #[arg(long)]
+        now: bool,
+        /// Wait until its content is gone
+        #[arg(short, long, requires = "now")]
+        wait: bool,
+        #[command(flatten)]
+        at: At,
+    },
+    /// What a folder holds with all below it, from the journal
+    Du {
+        /// On a mount, or relative to its root
+        #[arg(default_value = "")]
+        path: PathBuf,
+        /// Levels below it to show
+        #[arg(short, long, value_name = "DEPTH", default_value_t = 1)]
+        depth: usize,
+        /// The largest first
+        #[arg(short, long)]
+        sort: bool,
+        #[command(flatten)]
+        at: At,
+    },
+    /// Count a folder and all below it again
+    Refresh {
+        /// On a mount, or relative to its root
+        #[arg(default_value = "")]
+        path: PathBuf,
+        #[command(flatten)]
+        at: At,
+    },
+    /// Compare staging and trash with the journal
+    Fsck {
+        #[command(flatten)]
+        target: Target,
+        /// Put right what is wrong
+        #[arg(long)]
+        repair: bool,
+    },
     /// Which rule applies to a path, and why
     Rules {
         /// On a mount, or relative to its root
         path: PathBuf,
+        #[command(flatten)]
+        at: At,
+    },
+}
+
+#[derive(Subcommand)]
+enum Outbox {
+    /// List it
+    Ls {
+        #[command(flatten)]
+        target: Target,
+        /// How many
+        #[arg(short, value_name = "N", default_value_t = 1000)]
+        n: usize,
+    },
+    /// Give rows all their attempts again; without numbers, every dead one
+    Retry {
+        /// Their numbers
+        ids: Vec<OutboxId>,
+        #[command(flatten)]
+        at: At,
+    },
+    /// Give a dead row up: what it stands for stays in the trash folder
+    Drop {
+        /// Its number
+        id: OutboxId,
+        #[command(flatten)]
+        at: At,
+    },
+}
+
+#[derive(Subcommand)]
+enum Trash {
+    /// List it
+    Ls {
+        #[command(flatten)]
+        target: Target,
+        /// How many
+        #[arg(short, value_name = "N", default_value_t = 1000)]
+        n: usize,
+    },
+    /// Put a file or a tree back under its old path
+    Restore {
+        /// Its number
+        id: OutboxId,
+        /// Under this path instead
+        #[arg(long, value_name = "PATH")]
+        to: Option<PathBuf>,
+        /// Also if a file has that name
+        #[arg(long)]
+        replace: bool,
+        #[command(flatten)]
+        at: At,
+    },
+    /// Remove now what is kept for a while; without numbers, everything
+    Purge {
+        /// Their numbers
+        ids: Vec<OutboxId>,
         #[command(flatten)]
         at: At,
     },
@@ -336,6 +452,22 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
             verify::verify(target.place(), since.map(|span| span.0), path.as_deref(), json)
         }
         Command::LogLevel { level, at } => show::log_level(at.place(), &level, json),
+        Command::Outbox(command) => match command {
+            Outbox::Ls { target, n } => outbox::list(target.place(), outbox::Which::All, n, json),
+            Outbox::Retry { ids, at } => outbox::retry(at.place(), &ids, json),
+            Outbox::Drop { id, at } => outbox::drop_row(at.place(), id, json),
+        },
+        Command::Trash(command) => match command {
+            Trash::Ls { target, n } => outbox::list(target.place(), outbox::Which::Restorable, n, json),
+            Trash::Restore { id, to, replace, at } => outbox::restore(at.place(), id, to.as_deref(), replace, json),
+            Trash::Purge { ids, at } => outbox::purge(at.place(), &ids, json),
+        },
+        Command::Rm { path, recursive, force, now, wait, at } => {
+            remove::remove(at.place(), &path, remove::Wishes { recursive, force, now, wait }, json)
+        }
+        Command::Du { path, depth, sort, at } => totals::du(at.place(), &path, depth, sort, json),
+        Command::Refresh { path, at } => totals::refresh(at.place(), &path, json),
+        Command::Fsck { target, repair } => remove::fsck(target.place(), repair, json),
         Command::Rules { path, at } => show::rules(at.place(), &path, json),
         Command::Quarantine(command) => match command {
             Quarantine::Ls { target } => quarantine::list(target.place(), json),

@@ -101,7 +101,7 @@ fn expect_quarantined(row: &DraftRow) -> Result<(), CliError> {
     }
 }
 
-fn daemon(state_dir: &Path, verb: &str) -> Result<Client, CliError> {
+pub(super) fn daemon(state_dir: &Path, verb: &str) -> Result<Client, CliError> {
     Client::connect(state_dir).map_err(|error| {
         CliError::Failure(if is_nobody(&error) {
             format!("{verb} needs the mount, and no daemon runs for state folder {}; mount first", state_dir.display())

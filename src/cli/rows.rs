@@ -171,7 +171,7 @@ fn emphasised(word: &str) -> Cell {
     if coloured() { Cell::new(word).add_attribute(Attribute::Bold) } else { Cell::new(word) }
 }
 
-fn right(value: impl ToString) -> Cell {
+pub(super) fn right(value: impl ToString) -> Cell {
     Cell::new(value.to_string()).set_alignment(CellAlignment::Right)
 }
 

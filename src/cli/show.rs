@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::rows::{self, pairs, path, since, size, span, utc};
-use super::{CliError, Place, print, print_json, target};
+use super::{CliError, Place, print, print_json, target, totals};
 use crate::admin::control::Client;
 use crate::journal::DraftId;
 use crate::journal::read::{Counts, Reader, Story};
@@ -20,10 +20,15 @@ pub(super) fn status(place: Place<'_>, json: bool) -> Result<(), CliError> {
     let state_dir = target::find(place)?;
     let reader = Reader::open(&state_dir)?;
     let (counts, meta) = (reader.counts()?, reader.meta()?);
+    let (outbox, fresh) = (reader.outbox_counts()?, reader.freshness()?);
     let daemon = Daemon::ask(&state_dir);
     let mut fields = rows::status_json(&counts, &meta);
     fields.insert("state_dir".to_owned(), state_dir.to_string_lossy().into());
     fields.insert("daemon".to_owned(), daemon.word().into());
+    fields.insert("outbox".to_owned(), outbox.pending.into());
+    fields.insert("outbox_bytes".to_owned(), outbox.bytes.into());
+    fields.insert("outbox_dead".to_owned(), outbox.dead.into());
+    fields.insert("totals".to_owned(), totals::counting_json(&fresh));
     if let Daemon::Up(Value::Object(said)) = &daemon {
         fields.extend(said.iter().filter(|(key, _)| *key != "ok").map(|(key, value)| (key.clone(), value.clone())));
     }
@@ -107,6 +112,21 @@ fn status_text(object: &Value, daemon: &Daemon, counts: &Counts) -> String {
     if let Some(address) = object["admin"].as_str() {
         facts.push(("admin", format!("http://{address}/")));
     }
+    let number = |value: &Value| value.as_u64().unwrap_or(0);
+    let mut kept = format!("{}, {}", number(&object["outbox"]), size(number(&object["outbox_bytes"])));
+    match number(&object["outbox_dead"]) {
+        0 => {}
+        dead => kept += &format!(", and {dead} that cannot be removed"),
+    }
+    facts.push(("outbox", kept));
+    let totals = &object["totals"];
+    facts.push((
+        "folders",
+        match number(&totals["uncounted"]) {
+            0 => number(&totals["folders"]).to_string(),
+            waiting => format!("{}, of which {waiting} wait to be counted", number(&totals["folders"])),
+        },
+    ));
     if let Some(health) = object["journal"].as_str() {
         facts.push(("journal", health.to_owned()));
     }

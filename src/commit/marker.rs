@@ -20,7 +20,7 @@ use crate::sys::{Errno, Kind, Result, digest, stat};
 /// What a marker's name ends in.
 pub const MARKER: &str = ".done";
 /// What staged markers' names begin with: recovery removes them.
-pub(super) const STAGED: &str = "marker.";
+pub const STAGED: &str = "marker.";
 
 /// The name of a file's marker.
 pub fn marker_of(name: &OsStr) -> OsString {
@@ -40,8 +40,8 @@ impl Committer {
     /// Takes a version's marker away, durably. One that is not there is fine.
     pub fn remove_marker(&self, folder: &Node, name: &OsStr, writer: Option<&Creds>) -> Result<()> {
         failpoint!("marker_before_remove");
-        let dir = self.nodes.fd(folder)?;
-        match self.staging.acting_for(writer, || at::unlink(&dir, &marker_of(name))) {
+        let marker = marker_of(name);
+        match self.change(folder, &marker, |dir| self.staging.acting_for(writer, || at::unlink(dir, &marker))) {
             Ok(()) => {
                 self.sync_folder(folder)?;
                 failpoint!("marker_after_remove");
@@ -74,10 +74,12 @@ impl Committer {
         let written =
             at::write_at(&staged.file, text.as_bytes(), 0).and_then(|()| at::fsync(&staged.file)).and_then(|()| {
                 failpoint!("marker_after_stage");
-                let dir = self.nodes.fd(&target.parent)?;
                 let marker = marker_of(&target.name);
-                let rename = || at::rename(self.staging.dir(), OsStr::new(&name), &dir, &marker, RenameFlags::empty());
-                self.staging.acting_for(writer, rename)
+                self.change(&target.parent, &marker, |dir| {
+                    let rename =
+                        || at::rename(self.staging.dir(), OsStr::new(&name), dir, &marker, RenameFlags::empty());
+                    self.staging.acting_for(writer, rename)
+                })
             });
         if written.is_err() {
             self.staging.remove(&name)?;

@@ -4,6 +4,7 @@
 //! [`Sealed`] → [`Durable`] → [`Published`] → recorded. `docs/JOURNAL.md` has the crash table.
 
 mod marker;
+mod names;
 mod quarantine;
 mod recover;
 mod staging;
@@ -14,15 +15,18 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::failpoint;
+use crate::folders::Totals;
 use crate::inode::{Node, NodeTable, display_path};
 use crate::journal::{Commit, CommitKind, DraftId, Entry, Journal, Ticket};
 use crate::metrics::{self, Phase};
-use crate::sys::at::{self, RenameFlags};
+use crate::rules::Rules;
+use crate::sys::at;
 use crate::sys::cred::Creds;
 use crate::sys::stat;
 use crate::sys::{Errno, Result};
 
-pub use marker::{MARKER, marker_of};
+pub use marker::{MARKER, STAGED as STAGED_MARKER, marker_of};
+pub use names::Renamed;
 pub use quarantine::{Reason, VerbError};
 pub use recover::Recovered;
 pub use staging::{RESERVED, Staged, Staging};
@@ -37,6 +41,10 @@ pub struct Committer {
     pub staging: Staging,
     /// Where all of it is written down.
     pub journal: Journal,
+    /// What folders hold.
+    pub totals: Arc<Totals>,
+    /// What becomes of versions that are replaced or unlinked.
+    pub rules: Rules,
 }
 
 /// Where a draft will appear.
@@ -89,6 +97,7 @@ pub struct Durable(Sealed);
 #[must_use]
 pub struct Published {
     sealed: Sealed,
+    placed: names::Placed,
     /// The folder could not be synced: the name is there, but may not survive a crash of the machine.
     pub unsynced: Option<Errno>,
 }
@@ -133,13 +142,15 @@ impl Durable {
             removed.map_err(|errno| Failed { step: "marker", errno })?;
         }
         failpoint!("commit_before_rename");
-        let renamed = by.rename_into_place(&sealed);
-        let unsynced = match renamed {
-            Ok(synced) => synced.err(),
-            Err(errno) => return Err(Failed { step: "rename", errno }),
-        };
+        let began = Instant::now();
+        let placed = by.place(&sealed).map_err(|errno| Failed { step: "rename", errno })?;
+        failpoint!("commit_after_rename");
+        let renamed = Instant::now();
+        metrics::phase(Phase::Rename, renamed - began);
+        let unsynced = by.sync_folder(&sealed.target.parent).err();
+        metrics::phase(Phase::FolderSync, renamed.elapsed());
         failpoint!("commit_after_dirsync");
-        Ok(Published { sealed, unsynced })
+        Ok(Published { sealed, placed, unsynced })
     }
 }
 
@@ -156,7 +167,7 @@ impl Published {
             Ok(stat) => {
                 let duration = began.elapsed();
                 metrics::commit(kind.as_str(), stat.size, duration);
-                by.journal.submit(Entry::Committed(Commit {
+                let commit = Commit {
                     id,
                     path: target.path(),
                     ino: staged.ino,
@@ -166,7 +177,8 @@ impl Published {
                     uid: stat.uid,
                     duration,
                     kind,
-                }));
+                };
+                by.write_down(self.placed, &target, Entry::Committed(commit), stat.size);
             }
             // The row stays `open`; the next recovery finds the inode under its name and records it then.
             Err(errno) => tracing::error!(draft = id, %errno, "cannot read the attributes of a published version"),
@@ -184,31 +196,6 @@ impl Published {
 }
 
 impl Committer {
-    /// The rename and the folder's fsync. The outer result is the rename's, the inner one the fsync's.
-    fn rename_into_place(&self, sealed: &Sealed) -> Result<Result<()>> {
-        let Target { parent, name } = &sealed.target;
-        let dir = self.nodes.fd(parent)?;
-        let stage = std::ffi::OsStr::new(&sealed.staged.name);
-        let began = Instant::now();
-        let rename = || at::rename(self.staging.dir(), stage, &dir, name, RenameFlags::empty());
-        let renamed = self.staging.acting_for(sealed.writer.as_ref(), rename);
-        if let Err(errno) = renamed {
-            // A reply that was lost on the way: the server renamed, the repeated request found nothing to rename.
-            match stat::stat_at(&dir, name) {
-                Ok(there) if there.ino == sealed.staged.ino && errno == Errno::NOENT => {
-                    tracing::warn!(draft = sealed.id, "rename said ENOENT but had happened");
-                }
-                _ => return Err(errno),
-            }
-        }
-        failpoint!("commit_after_rename");
-        let renamed = Instant::now();
-        metrics::phase(Phase::Rename, renamed - began);
-        let synced = self.sync_folder(parent);
-        metrics::phase(Phase::FolderSync, renamed.elapsed());
-        Ok(synced)
-    }
-
     /// Makes the names in a folder durable, sharing the work with others who ask at the same time.
     pub fn sync_folder(&self, folder: &Node) -> Result<()> {
         // An O_PATH descriptor cannot be synced.

@@ -29,6 +29,8 @@ pub enum Reason {
     },
     /// The daemon stopped before the last close.
     Stopped,
+    /// Its folder was removed whole.
+    Removed,
 }
 
 impl fmt::Display for Reason {
@@ -38,6 +40,7 @@ impl fmt::Display for Reason {
             Reason::Exit(Exit::Status(status)) => write!(f, "writer exited with status {status}"),
             Reason::Failed { step, errno } => write!(f, "{step} failed: {errno}"),
             Reason::Stopped => write!(f, "daemon stopped before the last close"),
+            Reason::Removed => write!(f, "its folder was removed"),
         }
     }
 }
@@ -53,7 +56,8 @@ pub struct VerbError {
 }
 
 impl VerbError {
-    fn new(errno: Errno, message: impl Into<String>) -> Self {
+    /// An error with these words.
+    pub fn new(errno: Errno, message: impl Into<String>) -> Self {
         VerbError { message: message.into(), errno: errno.raw_os_error() }
     }
 }
@@ -213,6 +217,44 @@ impl Committer {
             found.folder = node;
         }
         Ok((found, name))
+    }
+
+    /// Where a path lies.
+    pub fn folder_of(&self, path: &[u8]) -> Result<Target> {
+        let (found, name) = self.find_folder(path)?;
+        Ok(Target { parent: found.folder.clone(), name: name.to_owned() })
+    }
+
+    /// Where a path lies, with the folders above it made if they are missing.
+    pub fn folder_for(&self, path: &[u8]) -> Result<Target> {
+        let mut made = Vec::new();
+        loop {
+            match self.find_folder(path) {
+                Ok((found, name)) => return Ok(Target { parent: found.folder.clone(), name: name.to_owned() }),
+                Err(Errno::NOENT) if !path.is_empty() => {}
+                Err(other) => return Err(other),
+            }
+            // The first one that is missing; another one with each round.
+            let missing = self.first_missing(path)?;
+            if made.contains(&missing) {
+                return Err(Errno::NOENT);
+            }
+            let (found, name) = self.find_folder(&missing)?;
+            match self.make(&found.folder, name, |dir| at::mkdir(dir, name, 0o755)) {
+                Ok(()) | Err(Errno::EXIST) => made.push(missing),
+                Err(other) => return Err(other),
+            }
+        }
+    }
+
+    fn first_missing(&self, path: &[u8]) -> Result<Vec<u8>> {
+        for (at, _) in path.iter().enumerate().filter(|(_, byte)| **byte == b'/') {
+            let (found, name) = self.find_folder(&path[..at])?;
+            if let Err(Errno::NOENT) = self.nodes.fd(&found.folder).and_then(|dir| stat::stat_at(dir, name)) {
+                return Ok(path[..at].to_vec());
+            }
+        }
+        Err(Errno::NOENT)
     }
 
     /// Attributes of the inode if it is what the name shows on the export.

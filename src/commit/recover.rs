@@ -33,12 +33,13 @@ impl Committer {
     }
 
     /// Resolves the drafts in `rows`, then adopts the staged files in `names` that no row knows. Returns the targets
-    /// that were published, so that the kernel can be told.
-    /// `wants_marker` is what the rules say of a path.
+    /// that were published, so that the kernel can be told. `wants_marker` is what the rules say of a path. `adopted` says
+    /// that another instance has taken this one for dead and has what lay in staging.
     pub fn recover(
         &self,
         rows: Vec<DraftRow>,
         names: &[String],
+        adopted: bool,
         wants_marker: impl Fn(&[u8]) -> bool,
     ) -> (Recovered, Vec<Target>) {
         let mut done = Recovered::default();
@@ -47,7 +48,7 @@ impl Committer {
             failpoint!("recover_before_resolve");
             let (id, path) = (row.id, row.path.clone());
             let marked = wants_marker(&path);
-            match self.resolve(row, marked, &mut done) {
+            match self.resolve(row, marked, adopted, &mut done) {
                 Ok(target) => published.extend(target),
                 // The row keeps its state: the next mount tries again.
                 Err(errno) => tracing::error!(draft = id, %errno, "cannot resolve this draft now"),
@@ -71,12 +72,22 @@ impl Committer {
         Ok(names.filter(|name| !name.starts_with(".nfs")).collect())
     }
 
-    fn resolve(&self, row: DraftRow, marked: bool, done: &mut Recovered) -> Result<Option<Target>> {
+    fn resolve(&self, row: DraftRow, marked: bool, adopted: bool, done: &mut Recovered) -> Result<Option<Target>> {
         match self.staging.stat(&row.stage) {
             // A staged name goes away by a rename to its target, or by a removal that the journal knew of first. This
             // row says neither, so it was renamed; perhaps its name was replaced or removed since.
             Err(Errno::NOENT) => {
                 let there = self.published(&row.path, row.ino);
+                if there.is_none() && adopted {
+                    self.journal.submit(Entry::Quarantined {
+                        id: row.id,
+                        reason: "its content was adopted by another instance while this one was down".to_owned(),
+                        bytes: 0,
+                        kept: false,
+                    });
+                    done.quarantined += 1;
+                    return Ok(None);
+                }
                 if there.is_none() {
                     tracing::warn!(draft = row.id, path = display_path(&row.path), "published, and gone again since");
                 }

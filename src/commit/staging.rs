@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use rustix::fs::OFlags;
+use rustix::fs::{OFlags, Timespec};
 
 use crate::journal::DraftId;
 use crate::sys::cred::{Acting, Creds};
@@ -33,7 +33,9 @@ pub struct Staged {
 /// This instance's staging folder.
 #[derive(Debug)]
 pub struct Staging {
+    instance: String,
     dir: OwnedFd,
+    trash: OwnedFd,
     hosts: OwnedFd,
     /// The server takes root's rights away: names must be changed as the writer.
     squashed: bool,
@@ -50,9 +52,12 @@ impl Staging {
         let hosts = folder(&reserved, "hosts", 0o700)?;
         let stage = folder(&reserved, "stage", 0o711)?;
         let dir = folder(&stage, instance, 0o1733)?;
+        // Names are moved there by whoever unlinks them.
+        let trash = folder(&folder(&reserved, "trash", 0o711)?, instance, 0o1733)?;
         let privileged = rustix::process::geteuid().is_root();
         let started = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros());
-        let mut staging = Staging { dir, hosts, squashed: false, privileged, started };
+        let mut staging =
+            Staging { instance: instance.to_owned(), dir, trash, hosts, squashed: false, privileged, started };
         if privileged {
             staging.remove("probe")?;
             let probe = staging.create("probe", 0o600, None)?;
@@ -62,9 +67,55 @@ impl Staging {
         Ok(staging)
     }
 
+    /// The name of this instance among all that use the export.
+    pub fn instance(&self) -> &str {
+        &self.instance
+    }
+
+    /// The file in [`Staging::hosts`] that says that this instance lives.
+    pub fn lease(&self) -> String {
+        format!("{}.json", self.instance)
+    }
+
+    /// Says, in the server's time, that this instance lives. `ENOENT` when another has taken it for dead.
+    pub fn beat(&self) -> Result<Stat> {
+        let lease = at::open_file(&self.hosts, OsStr::new(&self.lease()), OFlags::WRONLY, 0)?;
+        let now = Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_NOW };
+        at::set_times(&lease, &at::Timestamps { last_access: now, last_modification: now })?;
+        stat::fstat(&lease)
+    }
+
+    /// True if another instance has adopted what this one had left, since it was last here.
+    pub fn was_adopted(&self) -> Result<bool> {
+        match stat::stat_at(&self.hosts, self.adopted_mark()) {
+            Ok(_) => Ok(true),
+            Err(Errno::NOENT) => Ok(false),
+            Err(other) => Err(other),
+        }
+    }
+
+    /// What was adopted is settled.
+    pub fn settle_adoption(&self) -> Result<()> {
+        at::unlink(&self.hosts, OsStr::new(&self.adopted_mark()))
+    }
+
+    fn adopted_mark(&self) -> String {
+        format!("{}.adopted", self.instance)
+    }
+
     /// The folder itself.
     pub fn dir(&self) -> BorrowedFd<'_> {
         self.dir.as_fd()
+    }
+
+    /// Where inodes lie that were taken out of the name space: `.commitfs/trash/INSTANCE`.
+    pub fn trash(&self) -> BorrowedFd<'_> {
+        self.trash.as_fd()
+    }
+
+    /// When this daemon began, as it stands in the names it gives.
+    pub fn started(&self) -> u128 {
+        self.started
     }
 
     /// Where the daemons that use this export say so.
@@ -72,7 +123,7 @@ impl Staging {
         self.hosts.as_fd()
     }
 
-    /// The name of a draft's staged file. It holds the start of this daemon, because the number alone could meet a
+    /// The name of a draft's staged file, or of an outbox row's inode. It holds the start of this daemon, because the number alone could meet a
     /// staged file whose row was lost with an earlier one.
     pub fn name_of(&self, id: DraftId) -> String {
         format!("{id}.{:x}", self.started)

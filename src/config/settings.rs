@@ -42,8 +42,9 @@ const IGNORED: &[&str] = &[
 
 /// Names that take a value or stand for yes, for the message on unknown ones.
 const NAMED: &str = "ro, rw, allow_other, default_permissions, freshness=, ttl=, threads=, commit_workers=, passthrough, \
-                     writeback, on_kill=, on_failure_exit=, retain=, state_dir=, admin=, admin_token_file=, admin_host=, \
-                     log_format=, settle=";
+                     writeback, on_kill=, on_failure_exit=, retain=, reap_rate=, reap_segment=, reap_backoff=, \
+                     max_attempts=, watermark=, totals, recount=, sweep=, lease=, state_dir=, admin=, \
+                     admin_token_file=, admin_host=, log_format=, settle=";
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -68,6 +69,15 @@ pub(super) struct Settings {
     pub admin_hosts: Vec<String>,
     pub settle: Option<Span>,
     pub log_format: Option<LogFormat>,
+    pub reap_rate: Option<Positive>,
+    pub reap_segment: Option<Positive>,
+    pub reap_backoff: Option<Span>,
+    pub max_attempts: Option<Positive>,
+    pub watermark: Option<Percent>,
+    pub totals: Option<bool>,
+    pub recount: Option<Span>,
+    pub sweep: Option<Span>,
+    pub lease: Option<Span>,
     #[serde(rename = "rule")]
     pub rules: Vec<Rule>,
 }
@@ -114,6 +124,38 @@ impl TryFrom<i64> for Count {
 impl From<Count> for usize {
     fn from(count: Count) -> usize {
         count.0
+    }
+}
+
+/// A number from one on.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(try_from = "i64")]
+pub(super) struct Positive(pub u32);
+
+impl TryFrom<i64> for Positive {
+    type Error = String;
+
+    fn try_from(number: i64) -> Result<Self, String> {
+        match u32::try_from(number) {
+            Ok(count @ 1..) => Ok(Positive(count)),
+            _ => Err(format!("{number} is out of range, expected 1 or more")),
+        }
+    }
+}
+
+/// A share of the file system's space.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(try_from = "i64")]
+pub(super) struct Percent(pub u8);
+
+impl TryFrom<i64> for Percent {
+    type Error = String;
+
+    fn try_from(number: i64) -> Result<Self, String> {
+        match u8::try_from(number) {
+            Ok(percent @ 0..=90) => Ok(Percent(percent)),
+            _ => Err(format!("{number} is out of range, expected 0 to 90 percent")),
+        }
     }
 }
 
@@ -168,8 +210,18 @@ impl Settings {
             ("on_failure_exit", Some(value)) => self.on_failure_exit = Some(word(value)?),
             ("ttl", Some(value)) => self.ttl = Some(value.parse()?),
             ("retain", Some(value)) => self.retain = Some(value.parse()?),
-            ("threads", Some(value)) => self.threads = Some(count(value)?),
-            ("commit_workers", Some(value)) => self.commit_workers = Some(count(value)?),
+            ("reap_rate", Some(value)) => self.reap_rate = Some(number(value)?),
+            ("reap_segment", Some(value)) => self.reap_segment = Some(number(value)?),
+            ("reap_backoff", Some(value)) => self.reap_backoff = Some(value.parse()?),
+            ("max_attempts", Some(value)) => self.max_attempts = Some(number(value)?),
+            ("watermark", Some(value)) => self.watermark = Some(number(value)?),
+            ("totals", value) => self.totals = Some(flag(value)?),
+            ("nototals", None) => self.totals = Some(false),
+            ("recount", Some(value)) => self.recount = Some(value.parse()?),
+            ("sweep", Some(value)) => self.sweep = Some(value.parse()?),
+            ("lease", Some(value)) => self.lease = Some(value.parse()?),
+            ("threads", Some(value)) => self.threads = Some(number(value)?),
+            ("commit_workers", Some(value)) => self.commit_workers = Some(number(value)?),
             ("admin", Some(value)) => self.admin = Some(value.to_owned()),
             ("admin_token_file", Some(value)) if !value.is_empty() => {
                 self.admin_token_file = Some(PathBuf::from(value))
@@ -180,7 +232,8 @@ impl Settings {
             ("state_dir", Some(value)) if !value.is_empty() => self.state_dir = Some(PathBuf::from(value)),
             (
                 "freshness" | "on_kill" | "on_failure_exit" | "ttl" | "retain" | "threads" | "commit_workers"
-                | "state_dir" | "admin" | "admin_token_file" | "admin_host" | "log_format" | "settle",
+                | "state_dir" | "reap_rate" | "reap_segment" | "reap_backoff" | "max_attempts" | "watermark"
+                | "recount" | "sweep" | "lease" | "admin" | "admin_token_file" | "admin_host" | "log_format" | "settle",
                 _,
             ) => return Err(format!("needs a value: {name}=…")),
             (name, None) if KERNEL.contains(&name) => self.kernel_options.push(KernelOption(name.to_owned())),
@@ -205,9 +258,9 @@ fn word<'de, T: Deserialize<'de>>(value: &'de str) -> Result<T, String> {
     T::deserialize(value.into_deserializer()).map_err(|error: serde::de::value::Error| error.to_string())
 }
 
-fn count(value: &str) -> Result<Count, String> {
+fn number<T: TryFrom<i64, Error = String>>(value: &str) -> Result<T, String> {
     let number: i64 = value.parse().map_err(|_| format!("{value:?} is not a number"))?;
-    Count::try_from(number)
+    T::try_from(number)
 }
 
 /// Line (from 1) of a position, and the key at the beginning of that line.

@@ -23,7 +23,7 @@ use crate::journal::{CommitKind, DraftId, Owner, Ticket};
 use crate::rules::Decision;
 use crate::sys::cred::Creds;
 use crate::sys::stat::{self, Stat};
-use crate::sys::{Errno, Result, at, writeback};
+use crate::sys::{Errno, Result, at, mount, writeback};
 
 pub use digest::Digester;
 pub use family::{Caller, Writer};
@@ -207,7 +207,8 @@ impl Draft {
         }
     }
 
-    /// Writes to the staged file; the error taints the draft.
+    /// Writes to the staged file; the error taints the draft, except that there is no room: whoever asked makes room and
+    /// tries once more, or taints it.
     pub fn write(&self, data: &[u8], offset: u64) -> Result<std::result::Result<(), Blocked>> {
         let written = self.change(|work| {
             at::write_at(&work.staged.file, data, offset)?;
@@ -224,7 +225,7 @@ impl Draft {
         self.tainting("write", written)
     }
 
-    /// Changes the staged file by another call than a write: a resize, a hole, a copy inside the file system.
+    /// As [`Draft::write`], by another call: a resize, a hole, a copy inside the file system.
     pub fn alter<T>(
         &self,
         step: &'static str,
@@ -245,7 +246,9 @@ impl Draft {
         step: &'static str,
         result: Result<std::result::Result<T, Blocked>>,
     ) -> Result<std::result::Result<T, Blocked>> {
-        if let Err(errno) = result {
+        if let Err(errno) = result
+            && !mount::is_no_space(errno)
+        {
             self.taint(step, errno);
         }
         result

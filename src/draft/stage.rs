@@ -11,7 +11,7 @@ use crate::failpoint;
 use crate::journal::{Begun, CommitKind, Entry, Owner};
 use crate::rules::Decision;
 use crate::sys::cred::Creds;
-use crate::sys::{Errno, Result, at, copy, stat};
+use crate::sys::{Errno, Result, at, copy, mount, stat};
 
 /// How much of the version below a draft starts with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -170,7 +170,7 @@ impl Draft {
             return Ok(());
         }
         let base = body.base.clone().ok_or(Errno::IO)?;
-        let work = self.fork(by, body.path(), &base, keep).inspect_err(|&errno| self.taint("copy", errno))?;
+        let work = self.fork(by, body.path(), &base, keep).inspect_err(|&errno| self.taint_by_copy(errno))?;
         body.phase = Phase::Open(work);
         Ok(())
     }
@@ -182,10 +182,17 @@ impl Draft {
         let base = Base { file: file.clone(), key: crate::inode::Key::of(&stat::fstat(&**file)?) };
         tracing::info!(node = self.node, "write after the last close: a fresh draft");
         self.only_resizes.store(true, Ordering::Relaxed);
-        let work = self.fork(by, body.path(), &base, keep).inspect_err(|&errno| self.taint("copy", errno))?;
+        let work = self.fork(by, body.path(), &base, keep).inspect_err(|&errno| self.taint_by_copy(errno))?;
         body.base = Some(base);
         body.phase = Phase::Open(work);
         Ok(())
+    }
+
+    /// As with a write, whoever asked deals with a lack of room.
+    fn taint_by_copy(&self, errno: Errno) {
+        if !mount::is_no_space(errno) {
+            self.taint("copy", errno);
+        }
     }
 
     fn fork(&self, by: &Committer, path: Vec<u8>, base: &Base, keep: Keep) -> Result<Work> {

@@ -66,7 +66,9 @@ impl Fs {
             && let Ok(handle) = self.handles.get(fh)
         {
             return match &*handle {
-                Handle::Version { file, .. } | Handle::Direct { file, .. } => self.version_attr(stat::fstat(&**file)?),
+                Handle::Version { file, node, .. } | Handle::Direct { file, node, .. } => {
+                    self.version_attr(node.without_trash(stat::fstat(&**file)?))
+                }
                 Handle::Draft { draft, .. } => draft_attr(draft),
                 Handle::Folder(folder) => self.node_attr(folder.node()),
             };
@@ -83,7 +85,7 @@ impl Fs {
 
     fn node_attr(&self, node: &Node) -> Result<Attr> {
         node.telling();
-        self.version_attr(stat::fstat(self.nodes().fd(node)?)?)
+        self.version_attr(node.without_trash(stat::fstat(self.nodes().fd(node)?)?))
     }
 
     /// Changes attributes.
@@ -175,7 +177,7 @@ impl Fs {
                 None if node.kind == Kind::Dir => return Err(Errno::ISDIR),
                 None if self.is_direct(&node.path()) => {
                     let file = self.nodes().open(&node, rustix::fs::OFlags::RDWR)?;
-                    at::truncate(&file, size)?;
+                    self.committer.resize(&node, || at::truncate(&file, size))?;
                     self.strip_set_ids(caller, &file)?;
                 }
                 // The kernel repeats the call with a fresh look-up, which is answered with a draft's node.

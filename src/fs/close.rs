@@ -72,8 +72,9 @@ impl Fs {
             Handle::Direct { file, node, writes } => {
                 self.backings.close(node.id);
                 if *writes {
-                    node.note(&crate::sys::stat::fstat(&**file)?);
-                    node.writers_in_place.fetch_sub(1, Ordering::AcqRel);
+                    let noted = crate::sys::stat::fstat(&**file).map(|stat| node.note(&stat));
+                    self.committer.written_in_place(node);
+                    noted?;
                 }
             }
             Handle::Draft { draft, writes } => {
@@ -154,6 +155,7 @@ impl Fs {
                 settled.now(Phase::Ended(Some(staged.file)));
                 done(match reason {
                     Reason::Failed { errno, .. } => Err(errno),
+                    Reason::Removed => Err(crate::sys::Errno::NOENT),
                     Reason::Exit(_) | Reason::Stopped => Ok(()),
                 });
             }

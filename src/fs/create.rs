@@ -160,11 +160,15 @@ impl Fs {
         let dir = self.nodes().fd(folder)?;
         let mode = if acl::default_of(&dir)?.is_some() { mode.asked } else { mode.masked };
         let access = if direct { OFlags::RDWR | (flags & (OFlags::APPEND | OFlags::SYNC)) } else { OFlags::RDONLY };
-        let create = || at::open_file(&dir, name, access | OFlags::CREATE | OFlags::EXCL, mode);
-        let file = Arc::new(self.committer.staging.acting(self.creds(caller).as_ref(), create)?);
+        let creds = self.creds(caller);
+        let file = Arc::new(self.committer.make(folder, name, |dir| {
+            let create = || at::open_file(dir, name, access | OFlags::CREATE | OFlags::EXCL, mode);
+            self.committer.staging.acting(creds.as_ref(), create)
+        })?);
         let (node, stat) = self.nodes().lookup(folder, name)?;
         let entry = Entry { entry_ttl: Duration::ZERO, ..self.version_entry(&node, stat, Duration::ZERO) };
         let opened = if direct {
+            self.nodes().begin_in_place(&node, stat.size);
             self.opened_in_place(file, node, true)
         } else {
             let (fh, id) = (self.handles.number(), node.id);
@@ -207,14 +211,13 @@ impl Fs {
         name: &OsStr,
         call: impl FnOnce(std::os::fd::BorrowedFd<'_>) -> Result<()>,
     ) -> Result<Entry> {
-        use std::os::fd::AsFd;
         self.refuse_hidden(parent, name)?;
         let folder = self.folder(parent)?;
         if self.drafts.at(folder.key, name).is_some_and(|draft| draft.is_pending()) {
             return Err(Errno::EXIST);
         }
-        let dir = self.nodes().fd(&folder)?;
-        self.committer.staging.acting(self.creds(caller).as_ref(), || call(dir.as_fd()))?;
+        let creds = self.creds(caller);
+        self.committer.make(&folder, name, |dir| self.committer.staging.acting(creds.as_ref(), || call(dir)))?;
         let (node, stat) = self.nodes().lookup(&folder, name)?;
         Ok(self.version_entry(&node, stat, self.options.ttl))
     }

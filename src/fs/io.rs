@@ -8,10 +8,21 @@ use super::handle::Handle;
 use super::wait::Until;
 use super::{Done, Fs};
 use crate::draft::{Blocked, Caller, Draft, Keep};
-use crate::sys::{Errno, Result, at, copy, stat};
+use crate::sys::{Errno, Result, at, copy, mount, stat};
 
 /// A change of a draft's content that can be tried again once the draft is ready for it.
-type Change<T> = Arc<dyn Fn(&Draft) -> Result<std::result::Result<T, Blocked>> + Send + Sync>;
+type Call<T> = Arc<dyn Fn(&Draft) -> Result<std::result::Result<T, Blocked>> + Send + Sync>;
+
+struct Change<T> {
+    call: Call<T>,
+    keep: Keep,
+    /// What to call it when it fails.
+    step: &'static str,
+    /// How often room was made before it was tried.
+    seen: u64,
+    /// Room was made for it once.
+    last: bool,
+}
 
 impl Fs {
     /// Reads up to `size` bytes; fewer only at the end of the file.
@@ -37,6 +48,7 @@ impl Fs {
         done: impl Done<u32>,
     ) {
         let len = data.len() as u32;
+        let seen = self.reaper.purges();
         let handle = match self.handles.get(fh) {
             Ok(handle) => handle,
             Err(errno) => return done(Err(errno)),
@@ -45,14 +57,19 @@ impl Fs {
             Handle::Draft { draft, writes: true } => match draft.write(data, offset) {
                 Ok(Ok(())) => done(self.strip_written(caller, draft, strip).map(|()| len)),
                 Ok(Err(blocked)) => {
-                    let data: Arc<[u8]> = data.into();
-                    let change: Change<()> = Arc::new(move |draft| draft.write(&data, offset));
+                    let change = rewrite(data, offset, seen);
                     let (fs, written) = (self.clone(), draft.clone());
-                    self.change_later(draft.clone(), blocked, Keep::All, change, move |changed| {
+                    self.change_later(draft.clone(), blocked, change, move |changed| {
                         done(changed.and_then(|()| fs.strip_written(caller, &written, strip)).map(|()| len));
                     });
                 }
-                Err(errno) => done(Err(errno)),
+                Err(errno) => {
+                    let change = rewrite(data, offset, seen);
+                    let (fs, written) = (self.clone(), draft.clone());
+                    self.change_failed(draft.clone(), errno, change, move |changed| {
+                        done(changed.and_then(|()| fs.strip_written(caller, &written, strip)).map(|()| len));
+                    });
+                }
             },
             Handle::Direct { file, node, writes: true } => done(at::write_at(&**file, data, offset).and_then(|()| {
                 if strip {
@@ -76,14 +93,13 @@ impl Fs {
         self: &Arc<Self>,
         draft: Arc<Draft>,
         blocked: Blocked,
-        keep: Keep,
         change: Change<T>,
         done: impl Done<T>,
     ) {
         let fs = self.clone();
         if blocked == Blocked::Sealing {
             return self.park(Until::Settled(draft.clone()), move |settled| {
-                if settled { fs.change_now(draft, keep, change, done) } else { done(Err(Errno::AGAIN)) }
+                if settled { fs.change_now(draft, change, done) } else { done(Err(Errno::AGAIN)) }
             });
         }
         // What is written now is the next version of the name.
@@ -93,24 +109,40 @@ impl Fs {
         {
             tracing::debug!(node = draft.node, "another draft has the name of one that is written again");
         }
-        self.slow.run(move || match draft.unblock(&fs.committer, blocked, keep) {
-            Ok(()) | Err(Errno::AGAIN) => fs.change_now(draft, keep, change, done),
-            Err(errno) => done(Err(errno)),
+        self.slow.run(move || match draft.unblock(&fs.committer, blocked, change.keep) {
+            Ok(()) | Err(Errno::AGAIN) => fs.change_now(draft, change, done),
+            Err(errno) => fs.change_failed(draft, errno, change, done),
         });
     }
 
-    fn change_now<T: Send + 'static>(
+    fn change_now<T: Send + 'static>(self: &Arc<Self>, draft: Arc<Draft>, change: Change<T>, done: impl Done<T>) {
+        match (change.call)(&draft) {
+            Ok(Ok(value)) => done(Ok(value)),
+            Ok(Err(blocked)) => self.change_later(draft, blocked, change, done),
+            Err(errno) => self.change_failed(draft, errno, change, done),
+        }
+    }
+
+    /// Without room, what is kept for later makes way, and the change is tried once more.
+    fn change_failed<T: Send + 'static>(
         self: &Arc<Self>,
         draft: Arc<Draft>,
-        keep: Keep,
+        errno: Errno,
         change: Change<T>,
         done: impl Done<T>,
     ) {
-        match change(&draft) {
-            Ok(Ok(value)) => done(Ok(value)),
-            Ok(Err(blocked)) => self.change_later(draft, blocked, keep, change, done),
-            Err(errno) => done(Err(errno)),
+        if !mount::is_no_space(errno) {
+            return done(Err(errno));
         }
+        let fs = self.clone();
+        self.slow.run(move || {
+            if !change.last && fs.reaper.make_room(change.seen) {
+                fs.change_now(draft, Change { last: true, ..change }, done);
+            } else {
+                draft.taint(change.step, errno);
+                done(Err(errno));
+            }
+        });
     }
 
     /// Changes a draft's content by another call than a write.
@@ -122,8 +154,8 @@ impl Fs {
         call: impl Fn(&std::fs::File) -> Result<T> + Send + Sync + 'static,
         done: impl Done<T>,
     ) {
-        let change: Change<T> = Arc::new(move |draft| draft.alter(step, &call));
-        self.change_now(draft, keep, change, done);
+        let call: Call<T> = Arc::new(move |draft| draft.alter(step, &call));
+        self.change_now(draft, Change { call, keep, step, seen: self.reaper.purges(), last: false }, done);
     }
 
     /// Allocates, punches or zeroes a range.
@@ -217,6 +249,18 @@ impl Fs {
     pub fn fsync_folder(self: &Arc<Self>, node: u64, done: impl Done<()>) {
         let fs = self.clone();
         self.slow.run(move || done(fs.folder(node).and_then(|folder| fs.committer.sync_folder(&folder))));
+    }
+}
+
+/// A write that is to be tried again: its data is kept.
+fn rewrite(data: &[u8], offset: u64, seen: u64) -> Change<()> {
+    let data: Arc<[u8]> = data.into();
+    Change {
+        call: Arc::new(move |draft| draft.write(&data, offset)),
+        keep: Keep::All,
+        step: "write",
+        seen,
+        last: false,
     }
 }
 

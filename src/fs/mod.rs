@@ -26,6 +26,7 @@ mod rename;
 mod statfs;
 mod stop;
 mod wait;
+mod whole;
 mod xattr;
 
 use std::ffi::OsStr;
@@ -40,6 +41,7 @@ use crate::commit::{Committer, RESERVED, Target};
 use crate::draft::{Caller, Digester, Drafts};
 use crate::inode::{Node, NodeTable, ROOT_ID};
 use crate::journal::Owner;
+use crate::retention::Reaper;
 use crate::rules::Rules;
 use crate::sys::cred::Creds;
 use crate::sys::procfs::MountId;
@@ -82,6 +84,7 @@ pub struct Options {
 /// A mounted export.
 pub struct Fs {
     committer: Arc<Committer>,
+    reaper: Arc<Reaper>,
     drafts: Drafts,
     handles: Handles,
     backings: Backings,
@@ -102,18 +105,19 @@ pub struct Fs {
 
 impl Fs {
     /// A file system over what the committer works on.
-    pub fn new(committer: Arc<Committer>, rules: Rules, options: Options) -> std::io::Result<Arc<Self>> {
+    pub fn new(committer: Arc<Committer>, reaper: Arc<Reaper>, options: Options) -> std::io::Result<Arc<Self>> {
         let fs = Arc::new(Fs {
             digester: Digester::start(committer.journal.clone())?,
             commits: Pool::start("commit", options.commit_workers)?,
             notices: Pool::start("notice", NOTICE_WORKERS)?,
             slow: Pool::start("slow", SLOW_WORKERS)?,
             backings: Backings::new(options.passthrough),
+            rules: committer.rules.clone(),
             committer,
+            reaper,
             drafts: Drafts::default(),
             handles: Handles::default(),
             locks: Locks::default(),
-            rules,
             options,
             parking: Parking::default(),
             recovery: Recovery::default(),
@@ -142,6 +146,11 @@ impl Fs {
         &self.committer
     }
 
+    /// Who removes what was taken out of the name space.
+    pub fn reaper(&self) -> &Arc<Reaper> {
+        &self.reaper
+    }
+
     /// The path rules.
     pub fn rules(&self) -> &Rules {
         &self.rules
@@ -154,6 +163,9 @@ impl Fs {
     /// The node of a folder.
     fn folder(&self, id: u64) -> Result<Arc<Node>> {
         let node = self.nodes().get(id)?;
+        if self.nodes().is_gone(&node) {
+            return Err(Errno::NOENT);
+        }
         if node.kind == Kind::Dir { Ok(node) } else { Err(Errno::NOTDIR) }
     }
 

@@ -120,6 +120,9 @@ impl Fs {
     fn open_in_place(&self, caller: Caller, node: Arc<Node>, flags: OFlags, writes: bool) -> Result<Opened> {
         let access = if flags & OFlags::ACCMODE == OFlags::RDONLY { OFlags::RDONLY } else { OFlags::RDWR };
         let file = Arc::new(self.nodes().open(&node, access | (flags & (OFlags::APPEND | OFlags::SYNC)))?);
+        if writes {
+            self.nodes().begin_in_place(&node, stat::fstat(&*file)?.size);
+        }
         if flags.contains(OFlags::TRUNC) {
             let writable =
                 if access == OFlags::RDWR { file.clone() } else { Arc::new(self.nodes().open(&node, OFlags::RDWR)?) };
@@ -132,9 +135,6 @@ impl Fs {
 
     /// The descriptor of a file that is written in place.
     pub(super) fn opened_in_place(&self, file: Arc<File>, node: Arc<Node>, writes: bool) -> Opened {
-        if writes {
-            node.writers_in_place.fetch_add(1, Ordering::AcqRel);
-        }
         let (fh, id) = (self.handles.number(), node.id);
         self.handles.insert(fh, Handle::Direct { file: file.clone(), node, writes });
         Opened { fh, mode: OpenMode::Direct(file, id) }

@@ -7,7 +7,7 @@ use super::wait::Until;
 use super::{Done, Fs};
 use crate::draft::Caller;
 use crate::inode::{Key, Node};
-use crate::sys::{Errno, Result, at, stat};
+use crate::sys::{Errno, Result, stat};
 
 impl Fs {
     /// Removes a name that is not a folder.
@@ -43,10 +43,9 @@ impl Fs {
         });
     }
 
-    fn unlink_version(&self, caller: Caller, folder: &Node, name: &OsStr) -> Result<()> {
+    fn unlink_version(&self, caller: Caller, folder: &Arc<Node>, name: &OsStr) -> Result<()> {
         self.drop_marker(caller, folder, name)?;
-        let dir = self.nodes().fd(folder)?;
-        self.committer.staging.acting(self.creds(caller).as_ref(), || at::unlink(&dir, name))?;
+        self.committer.unlink(self.creds(caller).as_ref(), folder, name)?;
         self.locks.removed(folder.key, name);
         Ok(())
     }
@@ -67,7 +66,7 @@ impl Fs {
         let folder = self.folder(parent)?;
         let dir = self.nodes().fd(&folder)?;
         self.refuse_occupied(Key::of(&stat::stat_at(&dir, name)?))?;
-        self.committer.staging.acting(self.creds(caller).as_ref(), || at::rmdir(&dir, name))
+        self.committer.rmdir(self.creds(caller).as_ref(), &folder, name)
     }
 
     /// `ENOTEMPTY` if a draft would appear in the folder.

@@ -9,7 +9,7 @@ use crate::commit::Target;
 use crate::draft::{Caller, Draft};
 use crate::inode::{Key, Node};
 use crate::journal::Entry;
-use crate::sys::at::{self, RenameFlags};
+use crate::sys::at::RenameFlags;
 use crate::sys::{Errno, Kind, Result, Stat, stat};
 
 /// One side of a rename.
@@ -140,26 +140,27 @@ impl Fs {
     }
 
     fn rename_versions(&self, caller: Caller, from: &Side, to: &Side, flags: RenameFlags) -> Result<()> {
-        let (old_dir, new_dir) = (self.nodes().fd(&from.folder)?, self.nodes().fd(&to.folder)?);
-        let moved = stat::stat_at(&old_dir, &from.name)?;
-        let replaced = stat::stat_at(&new_dir, &to.name).ok();
-        if moved.kind == Kind::Dir {
-            if let Some(there) = &replaced
-                && !flags.contains(RenameFlags::EXCHANGE)
-            {
-                self.refuse_occupied(Key::of(there))?;
-            } else if to.draft.as_ref().is_some_and(|draft| draft.is_pending()) {
-                return Err(Errno::NOTDIR);
+        let check = |moved: &Stat, replaced: Option<&Stat>| {
+            if moved.kind == Kind::Dir {
+                if let Some(there) = replaced
+                    && !flags.contains(RenameFlags::EXCHANGE)
+                {
+                    self.refuse_occupied(Key::of(there))?;
+                } else if to.draft.as_ref().is_some_and(|draft| draft.is_pending()) {
+                    return Err(Errno::NOTDIR);
+                }
             }
-        }
-        if moved.kind == Kind::File {
+            Ok(())
+        };
+        // Before the names are claimed: a marker may be one of them.
+        if stat::stat_at(self.nodes().fd(&from.folder)?, &from.name)?.kind == Kind::File {
             self.drop_marker(caller, &from.folder, &from.name)?;
             self.drop_marker(caller, &to.folder, &to.name)?;
         }
-        let rename = || at::rename(&old_dir, &from.name, &new_dir, &to.name, flags);
-        self.committer.staging.acting(self.creds(caller).as_ref(), rename)?;
-        self.note_moved(&moved, to);
-        if let Some(there) = replaced
+        let (old, new) = ((&from.folder, from.name.as_os_str()), (&to.folder, to.name.as_os_str()));
+        let renamed = self.committer.rename(self.creds(caller).as_ref(), old, new, flags, check)?;
+        self.note_moved(&renamed.moved, to);
+        if let Some(there) = renamed.replaced
             && flags.contains(RenameFlags::EXCHANGE)
         {
             self.note_moved(&there, from);

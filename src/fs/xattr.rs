@@ -2,10 +2,12 @@
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
+use std::time::SystemTime;
 
 use super::Fs;
 use crate::draft::Caller;
 use crate::inode::ROOT_ID;
+use crate::sys::stat::Time;
 use crate::sys::{Errno, Result, xattr};
 
 /// Prefix of the attributes that the mount itself provides: read-only, never listed, never stored.
@@ -20,7 +22,8 @@ impl Fs {
         if name.as_bytes().starts_with(VIRTUAL) {
             return match name.to_str() {
                 Some(STATE_DIR) if node == ROOT_ID => Ok(self.options.state_dir.as_os_str().as_bytes().to_vec()),
-                _ => Err(Errno::NODATA),
+                Some(name) => self.total(node, &name[VIRTUAL.len()..]),
+                None => Err(Errno::NODATA),
             };
         }
         match self.with_inode(node, |fd| xattr::get(fd, name)) {
@@ -28,6 +31,30 @@ impl Fs {
             Err(Errno::OPNOTSUPP) if name.as_bytes().starts_with(b"system.posix_acl_") => Err(Errno::NODATA),
             other => other,
         }
+    }
+
+    /// What a folder holds with all below it, as the journal knows it.
+    fn total(&self, node: u64, which: &str) -> Result<Vec<u8>> {
+        if !matches!(which, "rbytes" | "rfiles" | "rsubdirs" | "rctime" | "asof") || !self.committer.totals.is_on() {
+            return Err(Errno::NODATA);
+        }
+        let folder = self.folder(node).map_err(|_| Errno::NODATA)?;
+        let path = folder.path();
+        let read = self.committer.journal.glance(|reader| Ok((reader.folder(&path)?, reader.totals_as_of()?)));
+        let (row, as_of) = read.map_err(|error| Errno::from_raw_os_error(error.errno()))?;
+        let row = row.ok_or(Errno::NODATA)?;
+        let time = |time: SystemTime| {
+            let Time { sec, nsec } = Time::from_system(time);
+            format!("{sec}.{nsec:09}")
+        };
+        let text = match which {
+            "rbytes" => row.rbytes.to_string(),
+            "rfiles" => row.rfiles.to_string(),
+            "rsubdirs" => row.rfolders.to_string(),
+            "rctime" => time(row.newest.unwrap_or(SystemTime::UNIX_EPOCH)),
+            _ => time(as_of.unwrap_or_else(SystemTime::now)),
+        };
+        Ok(text.into_bytes())
     }
 
     /// All names, each ended by NUL.

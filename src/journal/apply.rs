@@ -2,8 +2,9 @@
 
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 
+use super::fold::{self, Tree};
 use super::record::{CommitKind, DraftId, DraftState, Entry, Owner};
-use super::schema;
+use super::{folders, outbox, schema};
 
 /// Takes the next block of draft ids, durably, and returns its first: higher than any id that was ever given out.
 pub(super) fn reserve(conn: &mut Connection) -> rusqlite::Result<DraftId> {
@@ -61,7 +62,7 @@ pub(super) fn apply(conn: &Connection, entry: &Entry, now: i64) -> rusqlite::Res
                 )?
                 .execute(params![id, path])?;
             if changed > 0 {
-                event(conn, next_event(conn)?, now, "retargeted", *id, path, None)?;
+                event(conn, next_event(conn)?, now, "retargeted", Some(*id), path, None)?;
             }
             Ok(changed > 0)
         }
@@ -115,7 +116,44 @@ pub(super) fn apply(conn: &Connection, entry: &Entry, now: i64) -> rusqlite::Res
                 .query_row([id], |row| row.get(0))
                 .optional()?;
             let Some(path) = path else { return Ok(false) };
-            event(conn, next_event(conn)?, now, "mismatch", *id, &path, Some(detail))?;
+            event(conn, next_event(conn)?, now, "mismatch", Some(*id), &path, Some(detail))?;
+            Ok(true)
+        }
+        Entry::ContentLost { ids } => {
+            conn.prepare_cached(
+                "UPDATE drafts SET kept = 0 WHERE state = 'quarantined' AND id IN (SELECT value FROM json_each(?1))",
+            )?
+            .execute([outbox::list(ids)])?;
+            Ok(true)
+        }
+        Entry::Together(entries) => {
+            for entry in entries {
+                if !apply(conn, entry, now)? {
+                    // Refused as a whole: no error of the environment, so that the writer takes savepoints.
+                    return Err(rusqlite::Error::StatementChangedRows(0));
+                }
+            }
+            Ok(true)
+        }
+        Entry::SetAside(new) => outbox::set_aside(conn, new, now).map(|()| true),
+        Entry::Unlinked { path } => {
+            event(conn, next_event(conn)?, now, "unlinked", None, path, None)?;
+            Ok(true)
+        }
+        Entry::Reaped { ids } => outbox::reaped(conn, ids).map(|()| true),
+        Entry::ReapFailed(attempt) => outbox::failed(conn, attempt, now),
+        Entry::ReapBegun { id, files } => outbox::begun(conn, *id, *files).map(|()| true),
+        Entry::Retry { ids } => outbox::retry(conn, ids, now).map(|()| true),
+        Entry::Purged { ids } => outbox::purged(conn, ids.as_deref(), now).map(|()| true),
+        Entry::Dropped { id } => outbox::dropped(conn, *id),
+        Entry::Restored { id, path } => outbox::restored(conn, *id, path, now),
+        Entry::Delta(delta) => folders::delta(conn, delta, now).map(|()| true),
+        Entry::Counted(count) => folders::counted(conn, count, now).map(|()| true),
+        Entry::Found { folder, names } => folders::found(conn, folder, names).map(|()| true),
+        Entry::Recount { folder } => folders::recount(conn, folder).map(|()| true),
+        Entry::Fold { limit } => {
+            Tree::new(conn).fold(*limit)?;
+            fold::prune(conn, i64::try_from(*limit).unwrap_or(i64::MAX))?;
             Ok(true)
         }
         Entry::Meta { key, value } => {
@@ -163,7 +201,7 @@ fn insert(conn: &Connection, new: &NewRow<'_>, kind: &str, now: i64) -> rusqlite
         told_by,
         new.reason,
     ])?;
-    event(conn, told_by, now, kind, new.id, new.path, new.reason)
+    event(conn, told_by, now, kind, Some(new.id), new.path, new.reason)
 }
 
 /// A change of state; what is `None` stays as it is, except the reason, which belongs to the state.
@@ -227,16 +265,16 @@ impl<'a> Change<'a> {
 }
 
 /// Gapless, because the id is taken in the transaction that uses it and the newest row is never deleted.
-fn next_event(conn: &Connection) -> rusqlite::Result<i64> {
+pub(super) fn next_event(conn: &Connection) -> rusqlite::Result<i64> {
     conn.prepare_cached("SELECT coalesce(max(id), 0) + 1 FROM events")?.query_row([], |row| row.get(0))
 }
 
-fn event(
+pub(super) fn event(
     conn: &Connection,
     id: i64,
     now: i64,
     kind: &str,
-    draft: DraftId,
+    draft: Option<DraftId>,
     path: &[u8],
     detail: Option<&str>,
 ) -> rusqlite::Result<()> {
@@ -259,13 +297,45 @@ pub(super) fn draft_of(entry: &Entry) -> Option<DraftId> {
         | Entry::Quarantined { id, .. }
         | Entry::Adopted { id, .. }
         | Entry::Discarded { id, .. } => Some(*id),
-        Entry::Meta { .. } => None,
+        Entry::Together(entries) => entries.iter().find_map(draft_of),
+        Entry::SetAside(_)
+        | Entry::Unlinked { .. }
+        | Entry::Reaped { .. }
+        | Entry::ReapFailed(_)
+        | Entry::ReapBegun { .. }
+        | Entry::Retry { .. }
+        | Entry::Purged { .. }
+        | Entry::Dropped { .. }
+        | Entry::Restored { .. }
+        | Entry::Delta(_)
+        | Entry::Counted(_)
+        | Entry::Found { .. }
+        | Entry::Recount { .. }
+        | Entry::Fold { .. }
+        | Entry::ContentLost { .. }
+        | Entry::Meta { .. } => None,
     }
 }
 
 /// The entry in words, for the log.
 pub(super) fn name(entry: &Entry) -> String {
+    let of = |word: &str, id: i64| format!("{word} of outbox row {id}");
     let word = match entry {
+        Entry::Together(entries) => return entries.iter().map(name).collect::<Vec<_>>().join(", "),
+        Entry::SetAside(new) => return of("beginning", new.id),
+        Entry::ReapFailed(attempt) => return of("failed attempt", attempt.id),
+        Entry::ReapBegun { id, .. } => return of("progress", *id),
+        Entry::Dropped { id } => return of("drop", *id),
+        Entry::Restored { id, .. } => return of("restore", *id),
+        Entry::ContentLost { ids } => return format!("lost content of {} drafts", ids.len()),
+        Entry::Unlinked { .. } => return "unlink".to_owned(),
+        Entry::Reaped { ids } => return format!("end of {} outbox rows", ids.len()),
+        Entry::Retry { ids } => return format!("retry of {} outbox rows", ids.len()),
+        Entry::Purged { .. } => return "purge of the outbox".to_owned(),
+        Entry::Delta(_) => return "delta of folder totals".to_owned(),
+        Entry::Counted(_) | Entry::Found { .. } => return "count of a folder".to_owned(),
+        Entry::Recount { .. } => return "recount of a folder".to_owned(),
+        Entry::Fold { .. } => return "folding of totals".to_owned(),
         Entry::Begun(_) => "begun",
         Entry::Retargeted { .. } => "retargeted",
         Entry::Grown { .. } => "grown",

@@ -3,11 +3,14 @@
 //! It is the memory, not the truth: whether a version was published is decided by the rename on the export, and recovery
 //! reads both. So [`Journal::submit`] never waits for a disk; only who has promised something waits.
 //!
-//! Lock order: `reader`, then `queue`, then the writer's progress. None is held across a call to another room.
+//! Lock order: `reader` or `glancer`, then `queue`, then the writer's progress. None is held across a call to another room.
 
 mod apply;
 pub mod error;
 pub mod feed;
+mod fold;
+pub mod folders;
+pub mod outbox;
 pub mod pages;
 pub mod read;
 pub mod record;
@@ -31,6 +34,8 @@ use rusqlite::Connection;
 use rustix::fs::FlockOperation;
 
 pub use error::JournalError;
+pub use folders::{Counted, Delta};
+pub use outbox::{Attempt, OutboxId, OutboxKind, OutboxRow, OutboxState, SetAside};
 pub use record::{Begun, Commit, CommitKind, DraftId, DraftRow, DraftState, Entry, Owner};
 
 use feed::Feed;
@@ -63,8 +68,11 @@ struct Shared {
     feed: Arc<Feed>,
     next_draft: AtomicI64,
     reserved: AtomicI64,
+    next_outbox: AtomicI64,
     /// Opened at the first read.
     reader: Mutex<Option<Reader>>,
+    /// For those who do not wait for what is queued.
+    glancer: Mutex<Option<Reader>>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -92,7 +100,7 @@ impl Journal {
             .create(state_dir)
             .map_err(|error| JournalError::io("creating state folder", state_dir, &error))?;
         let lock = lock(state_dir)?;
-        let (conn, next_draft) = open_writer(state_dir)?;
+        let (conn, next_draft, next_outbox) = open_writer(state_dir)?;
         let (sender, intake) = crossbeam_channel::unbounded();
         let progress = Arc::new(Progress::default());
         let feed = Feed::new(read::newest_event(&conn).map_err(|error| JournalError::sqlite("opening", &error))?);
@@ -108,7 +116,9 @@ impl Journal {
             feed,
             next_draft: AtomicI64::new(next_draft),
             reserved: AtomicI64::new(next_draft + RESERVE),
+            next_outbox: AtomicI64::new(next_outbox),
             reader: Mutex::new(None),
+            glancer: Mutex::new(None),
             thread: Mutex::new(Some(thread)),
         })))
     }
@@ -125,6 +135,12 @@ impl Journal {
             }
         }
         id
+    }
+
+    /// A fresh number for an outbox row. Numbers whose row was lost in a crash may be given out again: what is named after
+    /// one also holds the start of the daemon.
+    pub fn next_outbox_id(&self) -> OutboxId {
+        self.0.next_outbox.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Queues an entry. Entries are written in the order of their tickets; after [`Journal::close`] they are dropped and
@@ -183,6 +199,44 @@ impl Journal {
         self.0.read(Reader::known_stages)
     }
 
+    /// Reads by `query`, which sees everything that was submitted before, waiting for it.
+    pub fn read<T>(&self, query: impl FnOnce(&Reader) -> Result<T, JournalError>) -> Result<T, JournalError> {
+        self.0.read(query)
+    }
+
+    /// Reads by `query` what is written already, waiting for nothing.
+    pub fn glance<T>(&self, query: impl FnOnce(&Reader) -> Result<T, JournalError>) -> Result<T, JournalError> {
+        let mut glancer = self.0.glancer.lock();
+        let opened = match glancer.take() {
+            Some(opened) => opened,
+            None => Reader::open(&self.0.state_dir)?,
+        };
+        query(glancer.insert(opened))
+    }
+
+    /// Says that folder totals are kept from now on. True if a change may be missing from those that are there: they
+    /// are marked to be counted again.
+    pub fn keep_totals(&self) -> Result<bool, JournalError> {
+        let clean = self.read(|reader| reader.meta())?.get(folders::CLEAN).is_some_and(|value| value == "1");
+        if !clean {
+            let now = schema::micros(std::time::SystemTime::now());
+            self.submit(Entry::Meta { key: folders::RECOUNT, value: now.to_string() });
+        }
+        self.submit_durable(Entry::Meta { key: folders::CLEAN, value: "0".to_owned() })?;
+        Ok(!clean)
+    }
+
+    /// Says that nothing changes any more, and that all that did is in the journal.
+    pub fn totals_are_complete(&self) {
+        self.submit(Entry::Meta { key: folders::CLEAN, value: "1".to_owned() });
+    }
+
+    /// All folders that were counted until now are to be counted again.
+    pub fn recount_all(&self) {
+        let now = schema::micros(std::time::SystemTime::now());
+        self.submit(Entry::Meta { key: folders::RECOUNT, value: now.to_string() });
+    }
+
     /// Writes what is queued, merges the log into the database, ends the thread. Idempotent. On a disk that refuses, gives
     /// up after a few attempts; recovery then finds those drafts unfinished.
     pub fn close(&self) {
@@ -236,6 +290,7 @@ impl Shared {
         self.queue.lock().sender = None;
         // The checkpoint needs the database to itself.
         *self.reader.lock() = None;
+        *self.glancer.lock() = None;
         if thread.join().is_err() {
             tracing::error!("the journal's thread has panicked");
         }
@@ -297,8 +352,9 @@ fn private(path: &Path) -> Result<File, JournalError> {
         .map_err(|error| JournalError::io("opening", path, &error))
 }
 
-/// The writing connection, brought up to date, and the first free draft id; [`RESERVE`] ids from there are reserved.
-fn open_writer(state_dir: &Path) -> Result<(Connection, DraftId), JournalError> {
+/// The writing connection, brought up to date, and the first free numbers of drafts ([`RESERVE`] from there are reserved)
+/// and of outbox rows.
+fn open_writer(state_dir: &Path) -> Result<(Connection, DraftId, OutboxId), JournalError> {
     let failed = |error: &rusqlite::Error| JournalError::sqlite("opening", error);
     let file = state_dir.join(FILE);
     // SQLite gives its other files the mode of this one. Nobody else in this process has it open: closing a second
@@ -312,12 +368,12 @@ fn open_writer(state_dir: &Path) -> Result<(Connection, DraftId), JournalError> 
     let mut prepare = || {
         schema::prepare_writer(&conn)?;
         schema::migrate(&mut conn)?;
-        apply::reserve(&mut conn)
+        Ok((apply::reserve(&mut conn)?, outbox::first_free(&conn)?))
     };
-    let next = prepare().map_err(|error| failed(&error))?;
+    let (draft, outbox) = prepare().map_err(|error| failed(&error))?;
     // A new file's name must survive power loss like its content.
     File::open(state_dir)
         .and_then(|dir| dir.sync_all())
         .map_err(|error| JournalError::io("syncing state folder", state_dir, &error))?;
-    Ok((conn, next))
+    Ok((conn, draft, outbox))
 }

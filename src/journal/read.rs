@@ -8,7 +8,7 @@ use globset::GlobMatcher;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row};
 
 use super::record::{Commit, CommitKind, DraftId, DraftRow, DraftState, Owner};
-use super::{FILE, JournalError, schema};
+use super::{FILE, JournalError, outbox, schema};
 
 /// A read-only connection. Each call is one short read transaction, so that the writer's log can always be reset.
 pub struct Reader {
@@ -252,6 +252,31 @@ impl Reader {
         })
     }
 
+    /// Which of these staged names belong to a draft that still keeps content.
+    pub fn staged(&self, names: &[String]) -> Result<HashSet<String>, JournalError> {
+        // A name begins with its draft's number; one that was adopted has a row with another number, in quarantine.
+        let numbers = names.iter().filter_map(|name| name.split('.').next()?.parse::<DraftId>().ok());
+        let (numbers, words) = (outbox::list(&numbers.collect::<Vec<_>>()), json(names));
+        self.read(|conn| {
+            let mut statement = conn.prepare_cached(
+                "SELECT stage FROM drafts
+                 WHERE id IN (SELECT value FROM json_each(?1)) AND (state IN ('open', 'sealed') OR state = 'quarantined' AND kept)
+                 UNION SELECT stage FROM drafts
+                 WHERE state = 'quarantined' AND kept AND stage IN (SELECT value FROM json_each(?2))",
+            )?;
+            statement.query_map([numbers, words], |row| row.get(0))?.collect()
+        })
+    }
+
+    /// At most `limit` drafts behind `after` whose content is kept in quarantine.
+    pub fn kept(&self, after: DraftId, limit: usize) -> Result<Vec<DraftRow>, JournalError> {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        self.read(|conn| {
+            let sql = format!("{DRAFT} WHERE state = 'quarantined' AND kept AND id > ?1 ORDER BY id LIMIT ?2");
+            conn.prepare_cached(&sql)?.query_map([after, limit], draft)?.collect()
+        })
+    }
+
     fn drafts(&self, which: &str) -> Result<Vec<DraftRow>, JournalError> {
         self.read(|conn| conn.prepare_cached(&format!("{DRAFT} {which}"))?.query_map([], draft)?.collect())
     }
@@ -259,6 +284,12 @@ impl Reader {
     pub(super) fn read<T>(&self, query: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, JournalError> {
         query(&self.conn).map_err(|error| JournalError::sqlite("reading", &error))
     }
+}
+
+/// Names as a list for SQL.
+pub(super) fn json(names: &[String]) -> String {
+    // Text can always be said in JSON.
+    serde_json::to_string(names).unwrap_or_default()
 }
 
 /// Opening is lazy: only a query finds out whether the file can be read.
@@ -374,7 +405,7 @@ fn event(row: &Row<'_>) -> rusqlite::Result<EventRow> {
 }
 
 /// Counts and sizes; the schema keeps them from being negative.
-fn unsigned(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
+pub(super) fn unsigned(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
     row.get::<_, i64>(column).map(|number| u64::try_from(number).unwrap_or(0))
 }
 
@@ -383,7 +414,7 @@ fn kind(row: &Row<'_>, column: usize) -> rusqlite::Result<CommitKind> {
     CommitKind::parse(&word).ok_or_else(|| unknown_word(column, &word))
 }
 
-fn unknown_word(column: usize, word: &str) -> rusqlite::Error {
+pub(super) fn unknown_word(column: usize, word: &str) -> rusqlite::Error {
     let message = format!("unknown word {word:?}");
     rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, message.into())
 }

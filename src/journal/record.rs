@@ -2,6 +2,9 @@
 
 use std::time::{Duration, SystemTime};
 
+use super::folders::{Counted, Delta};
+use super::outbox::{Attempt, OutboxId, SetAside};
+
 /// Identity of one pending write for its whole life: draft 17 becomes commit 17 or quarantine 17.
 pub type DraftId = i64;
 
@@ -224,6 +227,77 @@ pub enum Entry {
         id: DraftId,
         /// What was found, in words for an admin.
         detail: String,
+    },
+    /// Drafts in quarantine whose content is not there any more: only the record stays. No event.
+    ContentLost {
+        /// Which drafts.
+        ids: Vec<DraftId>,
+    },
+    /// Several entries in one transaction, all or none.
+    Together(Vec<Entry>),
+    /// An inode was taken out of the name space. Event `unlinked` or `removed`; a replacement's is `committed`.
+    SetAside(SetAside),
+    /// A name was unlinked whose inode is not kept. Event `unlinked`.
+    Unlinked {
+        /// Which.
+        path: Vec<u8>,
+    },
+    /// These inodes are gone: their rows go too. No event.
+    Reaped {
+        /// Which rows.
+        ids: Vec<OutboxId>,
+    },
+    /// An attempt to remove an inode failed. Event `dead` if it was the last.
+    ReapFailed(Attempt),
+    /// The removal of a tree has begun, or gone on: so many files of it more are gone. No event.
+    ReapBegun {
+        /// Which row.
+        id: OutboxId,
+        /// Files removed since the last report.
+        files: u64,
+    },
+    /// Rows get all their attempts again. No event.
+    Retry {
+        /// Which rows.
+        ids: Vec<OutboxId>,
+    },
+    /// Rows do not wait for the end of their retention. No event.
+    Purged {
+        /// Which rows; all without.
+        ids: Option<Vec<OutboxId>>,
+    },
+    /// `dead` → `dropped`. No event.
+    Dropped {
+        /// Which row.
+        id: OutboxId,
+    },
+    /// An inode is back in the name space. Event `restored`.
+    Restored {
+        /// Which row.
+        id: OutboxId,
+        /// Where it is now.
+        path: Vec<u8>,
+    },
+    /// What a folder holds has changed. No event.
+    Delta(Delta),
+    /// A folder's own files were counted. No event.
+    Counted(Counted),
+    /// Folders were found that the journal may not know. No event.
+    Found {
+        /// Where.
+        folder: Vec<u8>,
+        /// Their names.
+        names: Vec<Vec<u8>>,
+    },
+    /// A folder and all below is to be counted again. No event.
+    Recount {
+        /// Which.
+        folder: Vec<u8>,
+    },
+    /// At most so many deltas are to be folded, and rows of folders that are gone deleted. No event.
+    Fold {
+        /// How many.
+        limit: usize,
     },
     /// A fact about this instance: `export`, `mountpoint`, `pid`, `rules`… No event.
     Meta {

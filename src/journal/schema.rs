@@ -10,7 +10,7 @@ use rusqlite::{Connection, TransactionBehavior};
 
 /// Schema `n` is what the first `n` entries produce; `PRAGMA user_version` says how many have run. Entries are only ever
 /// appended: a released one is part of somebody's file.
-const MIGRATIONS: &[&str] = &[FIRST];
+const MIGRATIONS: &[&str] = &[FIRST, SECOND];
 
 /// The newest schema this program knows.
 pub(super) const NEWEST: i64 = MIGRATIONS.len() as i64;
@@ -91,6 +91,79 @@ CREATE TABLE events (
 CREATE INDEX events_of_draft ON events (draft_id);
 ";
 
+/// What was taken out of the name space, and folder totals.
+///
+/// `outbox.id` is never used twice (AUTOINCREMENT): names in the trash folder hold it. `folders.parent` is 0 for the
+/// root, -1 for a folder that is gone and whose rows are being deleted. `counted_at` is 0 before the first count, and
+/// negative when another one is due. Numbers are signed: what was changed from outside may be taken away twice until the
+/// next count.
+const SECOND: &str = "
+CREATE TABLE outbox (
+    id           INTEGER PRIMARY KEY AUTOINCREMENT CHECK (id > 0),
+    kind         TEXT NOT NULL CHECK (kind IN ('unlink', 'replace', 'tree')),
+    state        TEXT NOT NULL CHECK (state IN ('pending', 'dead', 'dropped')),
+    path         BLOB NOT NULL,
+    staged       TEXT NOT NULL CHECK (staged <> ''),
+    ino          INTEGER NOT NULL,
+    uid          INTEGER NOT NULL,
+    gid          INTEGER NOT NULL,
+    bytes        INTEGER NOT NULL CHECK (bytes >= 0),
+    files        INTEGER NOT NULL CHECK (files >= 0),
+    deleted_at   INTEGER NOT NULL,
+    due_at       INTEGER NOT NULL,
+    begun        INTEGER NOT NULL DEFAULT 0 CHECK (begun IN (0, 1)),
+    reaped       INTEGER NOT NULL DEFAULT 0,
+    attempts     INTEGER NOT NULL DEFAULT 0,
+    next_attempt INTEGER NOT NULL,
+    last_error   TEXT,
+    CHECK (state = 'pending' OR last_error IS NOT NULL)
+) STRICT;
+
+CREATE INDEX outbox_staged ON outbox (staged);
+CREATE INDEX outbox_due ON outbox (next_attempt) WHERE state = 'pending';
+
+CREATE TRIGGER outbox_become BEFORE UPDATE OF state ON outbox
+WHEN NEW.state <> OLD.state AND NOT (
+       (OLD.state = 'pending' AND NEW.state = 'dead')
+    OR (OLD.state = 'dead'    AND NEW.state IN ('pending', 'dropped'))
+    OR (OLD.state = 'dropped' AND NEW.state = 'pending'))
+BEGIN
+    SELECT RAISE(ABORT, 'illegal change of state');
+END;
+
+CREATE TABLE folders (
+    id          INTEGER PRIMARY KEY,
+    parent      INTEGER NOT NULL,
+    name        BLOB NOT NULL,
+    bytes       INTEGER NOT NULL DEFAULT 0,
+    files       INTEGER NOT NULL DEFAULT 0,
+    folders     INTEGER NOT NULL DEFAULT 0,
+    rbytes      INTEGER NOT NULL DEFAULT 0,
+    rfiles      INTEGER NOT NULL DEFAULT 0,
+    rfolders    INTEGER NOT NULL DEFAULT 0,
+    rnewest     INTEGER NOT NULL DEFAULT 0,
+    counted_at  INTEGER NOT NULL,
+    drift_bytes INTEGER NOT NULL DEFAULT 0,
+    drift_files INTEGER NOT NULL DEFAULT 0
+) STRICT;
+
+CREATE UNIQUE INDEX folders_name ON folders (parent, name);
+CREATE INDEX folders_counted ON folders (counted_at);
+INSERT INTO folders (id, parent, name, counted_at) VALUES (1, 0, x'', 0);
+
+CREATE TABLE deltas (
+    id     INTEGER PRIMARY KEY,
+    at     INTEGER NOT NULL,
+    kind   TEXT NOT NULL CHECK (kind IN ('count', 'made', 'gone', 'moved')),
+    path   BLOB NOT NULL,
+    target BLOB,
+    bytes  INTEGER NOT NULL,
+    files  INTEGER NOT NULL,
+    newest INTEGER NOT NULL,
+    CHECK ((kind = 'moved') = (target IS NOT NULL))
+) STRICT;
+";
+
 /// The schema a file has: 0 for a new one.
 pub(super) fn version(conn: &Connection) -> rusqlite::Result<i64> {
     conn.query_row("PRAGMA user_version", [], |row| row.get(0))
@@ -110,7 +183,7 @@ pub(super) fn migrate(conn: &mut Connection) -> rusqlite::Result<()> {
 /// Settings of the one writing connection. The cache is small on purpose: the daemon's memory belongs to its users.
 pub(super) fn prepare_writer(conn: &Connection) -> rusqlite::Result<()> {
     conn.busy_timeout(Duration::from_secs(5))?;
-    conn.set_prepared_statement_cache_capacity(48);
+    conn.set_prepared_statement_cache_capacity(96);
     // Answers with the mode that is in force, which is not WAL where shared memory is impossible.
     let mode: String = conn.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
     if mode != "wal" {
@@ -184,6 +257,23 @@ mod tests {
         migrate(&mut conn).unwrap();
         migrate(&mut conn).unwrap();
         assert_eq!(version(&conn).unwrap(), NEWEST);
+    }
+
+    #[test]
+    fn a_file_of_the_first_schema_is_brought_up_to_date() {
+        let mut conn = Connection::open_in_memory().unwrap();
+        conn.execute_batch(FIRST).unwrap();
+        conn.pragma_update(None, "user_version", 1).unwrap();
+        conn.execute(
+            "INSERT INTO drafts VALUES (1, 'open', x'61', 's', 1, 'new', 0, 0, 0, '', 0, 0, 0, 1, NULL, 1)",
+            [],
+        )
+        .unwrap();
+        migrate(&mut conn).unwrap();
+        assert_eq!(version(&conn).unwrap(), 2);
+        let drafts: i64 = conn.query_row("SELECT count(*) FROM drafts", [], |row| row.get(0)).unwrap();
+        let folders: i64 = conn.query_row("SELECT count(*) FROM folders", [], |row| row.get(0)).unwrap();
+        assert_eq!((drafts, folders), (1, 1));
     }
 
     #[test]

@@ -70,6 +70,11 @@ pub fn link(fd: impl AsFd, dir: impl AsFd, name: &OsStr) -> Result<()> {
     rustix::fs::linkat(rustix::fs::CWD, proc_path(fd.as_fd()), dir, name, AtFlags::SYMLINK_FOLLOW)
 }
 
+/// A further name for what `name` in `dir` is, itself if it is a symlink.
+pub fn link_at(dir: impl AsFd, name: &OsStr, to: impl AsFd, new: &OsStr) -> Result<()> {
+    rustix::fs::linkat(dir, name, to, new, AtFlags::empty())
+}
+
 /// Removes a name that is not a folder.
 pub fn unlink(dir: impl AsFd, name: &OsStr) -> Result<()> {
     rustix::fs::unlinkat(dir, name, AtFlags::empty())
@@ -181,18 +186,21 @@ pub struct DirEntry {
     pub name: Box<OsStr>,
 }
 
-/// The whole listing of an open folder, without `.` and `..`.
-pub fn list(dir: impl AsFd) -> Result<Vec<DirEntry>> {
+/// The entries of an open folder, without `.` and `..`, as they are read.
+pub fn entries(dir: OwnedFd) -> Result<impl Iterator<Item = Result<DirEntry>>> {
     use super::Kind;
     use rustix::fs::FileType;
     use std::os::unix::ffi::OsStrExt;
 
-    let mut entries = Vec::new();
-    for entry in rustix::fs::Dir::read_from(dir)? {
-        let entry = entry?;
+    let entries = rustix::fs::Dir::new(dir)?;
+    Ok(entries.filter_map(|entry| {
+        let entry = match entry {
+            Ok(entry) => entry,
+            Err(errno) => return Some(Err(errno)),
+        };
         let name = entry.file_name().to_bytes();
         if name == b"." || name == b".." {
-            continue;
+            return None;
         }
         let kind = match entry.file_type() {
             FileType::RegularFile => Some(Kind::File),
@@ -204,7 +212,11 @@ pub fn list(dir: impl AsFd) -> Result<Vec<DirEntry>> {
             FileType::BlockDevice => Some(Kind::Block),
             FileType::Unknown => None,
         };
-        entries.push(DirEntry { ino: entry.ino(), kind, name: OsStr::from_bytes(name).into() });
-    }
-    Ok(entries)
+        Some(Ok(DirEntry { ino: entry.ino(), kind, name: OsStr::from_bytes(name).into() }))
+    }))
+}
+
+/// The whole listing of an open folder, without `.` and `..`.
+pub fn list(dir: impl AsFd) -> Result<Vec<DirEntry>> {
+    entries(open_dir(dir, OsStr::new("."))?)?.collect()
 }

@@ -96,6 +96,7 @@ fn look(m: &Mount) -> (Seen, Vec<String>) {
     });
     let rows: Vec<Row> = rows.unwrap().map(Result::unwrap).collect();
     let seen_quarantined = check_staging(m, &rows, &mut wrong);
+    check_trash(m, &db, &mut wrong);
 
     // The newest commit of each inode: what the file with that inode must be.
     let sql = "SELECT c.id, c.path, c.size, c.digest, c.ino, c.duration_us FROM commits c JOIN drafts d USING (id) ORDER BY d.event";
@@ -171,6 +172,29 @@ fn check_staging(m: &Mount, rows: &[Row], wrong: &mut Vec<String>) -> u64 {
     quarantined
 }
 
+/// The trash folder holds what the outbox has rows for and nothing else. Rows whose inode the reaper has just removed go
+/// a moment later.
+fn check_trash(m: &Mount, db: &Connection, wrong: &mut Vec<String>) {
+    let mut statement = db.prepare("SELECT staged, id FROM outbox").unwrap();
+    let rows = statement.query_map([], |r| Ok((r.get::<_, String>(0)?, r.get::<_, i64>(1)?)));
+    let mut rows: BTreeMap<String, i64> = rows.unwrap().map(Result::unwrap).collect();
+    for instance in std::fs::read_dir(m.raw(".commitfs/trash")).into_iter().flatten().flatten() {
+        for file in std::fs::read_dir(instance.path()).unwrap().flatten() {
+            let name = file.file_name().to_string_lossy().into_owned();
+            let Ok(found) = std::fs::symlink_metadata(file.path()) else { continue };
+            if rows.remove(&name).is_none() {
+                wrong.push(format!("{name} is in the trash folder and has no row"));
+            }
+            if found.is_file() && found.nlink() > 1 {
+                wrong.push(format!("{name} in the trash folder has {} names", found.nlink()));
+            }
+        }
+    }
+    for (name, id) in rows {
+        wrong.push(format!("outbox row {id} has no inode {name}"));
+    }
+}
+
 /// Every regular file below a folder of the raw export, staging left out.
 pub fn walk(folder: &Path, below: &Path, visit: &mut impl FnMut(&Path, &Path)) {
     for entry in std::fs::read_dir(folder).unwrap().flatten() {
@@ -214,4 +238,60 @@ pub fn broken_promises(m: &Mount, promises: &BTreeMap<String, Promise>) -> Vec<S
         wrong.push(format!("{name}: nobody wrote it"));
     }
     wrong
+}
+
+/// Bytes, files and folders of a folder and all below it.
+type Sums = BTreeMap<String, (u64, u64, u64)>;
+
+/// Waits until every folder is counted and every change folded, and compares all totals with a walk of the export.
+#[track_caller]
+pub fn totals(m: &Mount) {
+    let mut last = String::new();
+    let agreed = poll(LIMIT, || {
+        let shown = m.json(&["du", ".", "-d", "100000"]);
+        let counting = &shown["counting"];
+        if counting["uncounted"] != 0 || counting["unfolded"] != 0 {
+            last = format!("not done: {counting}");
+            return None;
+        }
+        let mut told = Sums::new();
+        for row in std::iter::once(&shown).chain(shown["list"].as_array().unwrap()) {
+            let n = |key: &str| row[key].as_u64().unwrap();
+            told.insert(row["path"].as_str().unwrap().to_owned(), (n("rbytes"), n("rfiles"), n("rsubdirs")));
+        }
+        let mut there = Sums::new();
+        sum(&m.raw(""), String::new(), &mut there);
+        let differ: Vec<_> = there
+            .keys()
+            .chain(told.keys())
+            .filter(|path| there.get(*path) != told.get(*path))
+            .map(|path| format!("{path:?}: du {:?}, walk {:?}", told.get(path), there.get(path)))
+            .collect();
+        last = differ.join("\n  ");
+        differ.is_empty().then_some(())
+    });
+    assert!(agreed.is_some(), "totals and a walk differ (bytes, files, folders):\n  {last}\n{}", m.log());
+}
+
+fn sum(folder: &Path, name: String, sums: &mut Sums) -> (u64, u64, u64) {
+    let mut mine = (0, 0, 0);
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let text = String::from_utf8_lossy(entry.file_name().as_bytes()).into_owned();
+        let below = if name.is_empty() { text } else { format!("{name}/{text}") };
+        if below == ".commitfs" {
+            continue;
+        }
+        let Ok(found) = entry.metadata() else { continue };
+        let more = match found.file_type() {
+            kind if kind.is_dir() => {
+                let (bytes, files, folders) = sum(&entry.path(), below, sums);
+                (bytes, files, folders + 1)
+            }
+            kind if kind.is_file() => (found.len(), 1, 0),
+            _ => (0, 1, 0),
+        };
+        mine = (mine.0 + more.0, mine.1 + more.1, mine.2 + more.2);
+    }
+    sums.insert(name, mine);
+    mine
 }

@@ -327,6 +327,11 @@ impl Mount {
         }
     }
 
+    /// `-o OPTIONS` for the next start of the daemon.
+    pub fn set_options(&mut self, options: &str) {
+        self.setup.options = Some(options.to_owned());
+    }
+
     pub fn daemon_pid(&self) -> u32 {
         self.daemon.as_ref().expect("a daemon").id()
     }

@@ -1,0 +1,180 @@
+//! `outbox` and `trash`: what was taken out of the name space, and what becomes of it.
+
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use comfy_table::Cell;
+use serde_json::{Map, Value, json};
+
+use super::quarantine::daemon;
+use super::rows::{self, path, right, since, size, span};
+use super::{CliError, Place, print, print_json, target};
+use crate::admin::control::add_path;
+use crate::journal::read::Reader;
+use crate::journal::{OutboxId, OutboxRow, OutboxState};
+
+/// Rows read at once.
+const PAGE: usize = 1000;
+
+/// Which rows a list shows.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Which {
+    /// All of them: `outbox ls`.
+    All,
+    /// What can still be restored: `trash ls`.
+    Restorable,
+}
+
+pub(super) fn list(place: Place<'_>, which: Which, limit: usize, json: bool) -> Result<(), CliError> {
+    let reader = Reader::open(&target::find(place)?)?;
+    let (mut found, mut after) = (Vec::new(), 0);
+    while found.len() < limit {
+        let page = reader.outbox_page(after, PAGE)?;
+        let Some(last) = page.last() else { break };
+        after = last.aside.id;
+        found.extend(page.into_iter().filter(|row| which == Which::All || is_restorable(row)));
+    }
+    let more = found.len() > limit;
+    found.truncate(limit);
+    if json {
+        return print_json(&found.iter().map(|row| Value::Object(row_json(row))).collect());
+    }
+    if found.is_empty() {
+        return print(if which == Which::All { "outbox is empty\n" } else { "trash is empty\n" });
+    }
+    print(&row_table(&found))?;
+    if more { print(&format!("… and more; -n shows more than {limit}\n")) } else { Ok(()) }
+}
+
+fn is_restorable(row: &OutboxRow) -> bool {
+    !row.begun && row.state == OutboxState::Pending
+}
+
+/// `id, path, kind, state, bytes, files, reaped, uid, age_seconds, due_seconds, attempts`, and `reason` where there is one.
+fn row_json(row: &OutboxRow) -> Map<String, Value> {
+    let aside = &row.aside;
+    let mut object = rows::path_json(&aside.path);
+    let Value::Object(rest) = json!({
+        "id": aside.id,
+        "kind": aside.kind.as_str(),
+        "state": row.state.as_str(),
+        "bytes": aside.bytes,
+        "files": aside.files,
+        "reaped": row.reaped,
+        "begun": row.begun,
+        "uid": aside.uid,
+        "gid": aside.gid,
+        "stage": aside.staged,
+        "age_seconds": since(row.deleted_at).as_secs_f64(),
+        "due_seconds": until(row.next_attempt).as_secs_f64(),
+        "attempts": row.attempts,
+    }) else {
+        return object;
+    };
+    object.extend(rest);
+    if let Some(reason) = &row.last_error {
+        object.insert("reason".to_owned(), reason.clone().into());
+    }
+    object
+}
+
+fn until(time: SystemTime) -> Duration {
+    time.duration_since(SystemTime::now()).unwrap_or_default()
+}
+
+fn row_table(found: &[OutboxRow]) -> String {
+    let with_reason = found.iter().any(|row| row.last_error.is_some());
+    let mut head = vec!["ID", "STATE", "KIND", "SIZE", "FILES", "AGE", "DUE", "TRIES", "UID", "PATH"];
+    if with_reason {
+        head.push("REASON");
+    }
+    let mut table = rows::plain_table(&head);
+    for row in found {
+        let due = match row.state {
+            OutboxState::Pending => span(until(row.next_attempt)),
+            OutboxState::Dead | OutboxState::Dropped => "never".to_owned(),
+        };
+        let mut cells = vec![
+            right(row.aside.id),
+            Cell::new(row.state.as_str()),
+            Cell::new(row.aside.kind.as_str()),
+            right(size(row.aside.bytes)),
+            right(row.aside.files),
+            right(span(since(row.deleted_at))),
+            right(due),
+            right(row.attempts),
+            right(row.aside.uid),
+            Cell::new(path(&row.aside.path)),
+        ];
+        if with_reason {
+            cells.push(Cell::new(rows::text(row.last_error.as_deref().unwrap_or_default().as_bytes())));
+        }
+        table.add_row(cells);
+    }
+    rows::lines(&mut table)
+}
+
+pub(super) fn retry(place: Place<'_>, ids: &[OutboxId], json: bool) -> Result<(), CliError> {
+    let state_dir = target::find(place)?;
+    let ids = if ids.is_empty() { dead(&Reader::open(&state_dir)?)? } else { ids.to_vec() };
+    daemon(&state_dir, "outbox retry")?.ask(&json!({ "verb": "outbox_retry", "ids": ids }))?;
+    said(json, &json!({ "ids": ids, "retried": true }), &format!("{} rows are tried again\n", ids.len()))
+}
+
+fn dead(reader: &Reader) -> Result<Vec<OutboxId>, CliError> {
+    let (mut found, mut after) = (Vec::new(), 0);
+    loop {
+        let page = reader.outbox_page(after, PAGE)?;
+        let Some(last) = page.last() else { return Ok(found) };
+        after = last.aside.id;
+        found.extend(page.iter().filter(|row| row.state == OutboxState::Dead).map(|row| row.aside.id));
+    }
+}
+
+pub(super) fn drop_row(place: Place<'_>, id: OutboxId, json: bool) -> Result<(), CliError> {
+    let state_dir = target::find(place)?;
+    daemon(&state_dir, "outbox drop")?.ask(&json!({ "verb": "outbox_drop", "id": id }))?;
+    said(
+        json,
+        &json!({ "id": id, "dropped": true }),
+        &format!("row {id} dropped: its inode stays in the trash folder\n"),
+    )
+}
+
+pub(super) fn restore(
+    place: Place<'_>,
+    id: OutboxId,
+    to: Option<&Path>,
+    replace: bool,
+    json: bool,
+) -> Result<(), CliError> {
+    let (state_dir, to) = match to {
+        Some(to) => {
+            let (state_dir, inside) = target::find_below(place, to)?;
+            (state_dir, Some(inside))
+        }
+        None => (target::find(place)?, None),
+    };
+    let mut request = json!({ "verb": "trash_restore", "id": id, "replace": replace });
+    if let Some(to) = to {
+        add_path(&mut request, &to);
+    }
+    let answer = daemon(&state_dir, "trash restore")?.ask(&request)?;
+    let shown = answer["restored"].as_str().unwrap_or_default().to_owned();
+    said(json, &json!({ "id": id, "path": shown }), &format!("row {id} restored as {}\n", rows::text(shown.as_bytes())))
+}
+
+pub(super) fn purge(place: Place<'_>, ids: &[OutboxId], json: bool) -> Result<(), CliError> {
+    let state_dir = target::find(place)?;
+    let mut request = json!({ "verb": "trash_purge" });
+    if !ids.is_empty() {
+        request["ids"] = json!(ids);
+    }
+    daemon(&state_dir, "trash purge")?.ask(&request)?;
+    said(json, &json!({ "ids": ids, "purged": true }), "what was kept is being removed\n")
+}
+
+/// The answer of a verb, for scripts or for people.
+pub(super) fn said(json: bool, value: &Value, text: &str) -> Result<(), CliError> {
+    if json { print_json(value) } else { print(text) }
+}

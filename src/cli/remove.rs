@@ -1,0 +1,123 @@
+//! `rm -r` and `fsck`.
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::outbox::said;
+use super::quarantine::daemon;
+use super::rows::{self, size};
+use super::{CliError, Place, print, print_json, target};
+use crate::admin::control::add_path;
+use crate::journal::read::Reader;
+use crate::journal::{OutboxId, OutboxState};
+
+/// Between two looks at the progress.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// What `rm` was given besides the path.
+#[derive(Clone, Copy)]
+pub(super) struct Wishes {
+    pub recursive: bool,
+    pub force: bool,
+    pub now: bool,
+    pub wait: bool,
+}
+
+pub(super) fn remove(place: Place<'_>, asked: &Path, wishes: Wishes, json: bool) -> Result<(), CliError> {
+    if !wishes.recursive {
+        return Err(CliError::Usage("rm removes whole folders: say rm -r".to_owned()));
+    }
+    let (state_dir, inside) = target::find_below(place, asked)?;
+    let mut request = json!({ "verb": "remove", "force": wishes.force, "now": wishes.now });
+    add_path(&mut request, &inside);
+    let answer = daemon(&state_dir, "rm")?.ask(&request)?;
+    let id = answer["id"].as_i64().unwrap_or_default();
+    if wishes.wait {
+        watch(&state_dir, id)?;
+    }
+    let text = match (wishes.wait, Reader::open(&state_dir)?.outbox_row(id)?) {
+        (false, Some(row)) => format!(
+            "{} removed: {} files and folders, {}, as row {id} of the outbox\n",
+            rows::path(&inside),
+            row.aside.files,
+            size(row.aside.bytes)
+        ),
+        _ => format!("{} removed\n", rows::path(&inside)),
+    };
+    said(json, &json!({ "id": id, "path": String::from_utf8_lossy(&inside) }), &text)
+}
+
+/// Until the row is gone, or dead. Survives the end of the daemon: the next one goes on.
+fn watch(state_dir: &Path, id: OutboxId) -> Result<(), CliError> {
+    let shown = io::stderr().is_terminal();
+    loop {
+        let row = Reader::open(state_dir)?.outbox_row(id)?;
+        let Some(row) = row else { break };
+        if row.state != OutboxState::Pending {
+            let why = row.last_error.unwrap_or_default();
+            return Err(CliError::Failure(format!("row {id} could not be removed: {why}; see commitfs outbox ls")));
+        }
+        if shown {
+            // If the terminal is gone, the work still counts.
+            io::stderr().write_all(format!("\r{}", bar(row.reaped, row.aside.files)).as_bytes()).unwrap_or_default();
+        }
+        std::thread::sleep(LOOK);
+    }
+    if shown {
+        io::stderr().write_all(b"\r\x1b[K").unwrap_or_default();
+    }
+    Ok(())
+}
+
+fn bar(done: u64, all: u64) -> String {
+    const WIDTH: u64 = 40;
+    let filled = (done.min(all) * WIDTH).checked_div(all).unwrap_or(0) as usize;
+    format!("[{}{}] {done} of {all}", "#".repeat(filled), " ".repeat(WIDTH as usize - filled))
+}
+
+pub(super) fn fsck(place: Place<'_>, repair: bool, json: bool) -> Result<(), CliError> {
+    let state_dir = target::find(place)?;
+    let mut answer = daemon(&state_dir, "fsck")?.ask(&json!({ "verb": "fsck", "repair": repair }))?;
+    if let Some(fields) = answer.as_object_mut() {
+        fields.remove("ok");
+    }
+    let clean = answer["clean"].as_bool().unwrap_or(false);
+    if json {
+        print_json(&answer)?;
+    } else {
+        let words = [
+            ("trash_without_row", "inodes in the trash folder without a row"),
+            ("trash_still_named", "names in the trash folder of files that are not removed"),
+            ("rows_without_trash", "outbox rows without an inode"),
+            ("staged_without_row", "staged files without a row"),
+            ("drafts_without_content", "drafts in quarantine without content"),
+            ("dead_instances", "dead instances whose staging nobody has adopted"),
+        ];
+        let found: Vec<_> = words
+            .iter()
+            .filter_map(|(key, word)| Some((*word, answer[*key].as_u64().filter(|&n| n > 0)?.to_string())))
+            .collect();
+        let verdict = match (clean, repair) {
+            (true, _) => "staging and journal agree\n",
+            (false, true) => "repaired\n",
+            (false, false) => "nothing was changed; fsck --repair puts it right\n",
+        };
+        print(&format!("{}{verdict}", rows::pairs(&found)))?;
+    }
+    // As fsck(8) has it: something is left to do.
+    if clean || repair { Ok(()) } else { Err(CliError::Told) }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_bar_of_any_numbers_has_its_width() {
+        for (done, all) in [(0, 0), (5, 0), (1, 3), (9, 3), (3, 3)] {
+            let bar = super::bar(done, all);
+            assert_eq!(bar.find(']'), Some(41), "{bar}");
+        }
+    }
+}

@@ -1,0 +1,351 @@
+//! Every change of names on the export: what it takes away is set aside, what it changes is counted.
+//!
+//! The names are claimed, the file system is changed, and one transaction then has the event, the outbox row and the
+//! deltas. It is not waited for; `docs/JOURNAL.md` says what a crash in between leaves.
+
+use std::ffi::OsStr;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::{Committer, Sealed};
+use crate::failpoint;
+use crate::folders::{Change, Claim, Holds};
+use crate::inode::{Key, Node};
+use crate::journal::{Delta, Entry, OutboxKind, SetAside};
+use crate::sys::at::{self, RenameFlags};
+use crate::sys::cred::Creds;
+use crate::sys::{Errno, Kind, Result, Stat, stat};
+
+/// What a rename has moved.
+#[derive(Clone, Copy, Debug)]
+pub struct Renamed {
+    /// The inode that was under the old name.
+    pub moved: Stat,
+    /// The one that was under the new name.
+    pub replaced: Option<Stat>,
+}
+
+/// A version under its final name, not yet written down: nobody else changes the name meanwhile.
+#[derive(Debug)]
+pub(super) struct Placed {
+    claim: Claim,
+    before: Holds,
+    aside: Option<SetAside>,
+}
+
+type Name<'a> = (&'a Arc<Node>, &'a OsStr);
+
+impl Committer {
+    /// Removes a name that is not a folder. The inode is kept for a while where the rules say so.
+    pub fn unlink(&self, creds: Option<&Creds>, folder: &Arc<Node>, name: &OsStr) -> Result<()> {
+        let dir = self.nodes.fd(folder)?;
+        let claim = self.totals.claim(&[(folder.key, name)]);
+        let old = stat::stat_at(&dir, name)?;
+        let before = self.totals.weigh(&old);
+        let above = folder.path();
+        let path = folder.path_of(name);
+        let aside = self.aside(OutboxKind::Unlink, &old, &path).filter(|aside| {
+            let trash = OsStr::new(&aside.staged);
+            let keep = || at::rename(&dir, name, self.staging.trash(), trash, RenameFlags::empty());
+            // Whatever the reason, without the right to remove it the next call fails too.
+            self.staging.acting(creds, keep).is_ok()
+        });
+        if aside.is_some() {
+            failpoint!("unlink_after_move");
+            self.nodes.retire(Key::of(&old));
+        } else if let Err(errno) = self.staging.acting(creds, || at::unlink(&dir, name)) {
+            claim.end(&[(before, before)], |changes| self.submit(vec![], &[(&above, changes[0])]));
+            return Err(errno);
+        }
+        claim.end(&[(before, Holds::Nothing)], |changes| {
+            let first = aside.map_or(Entry::Unlinked { path }, Entry::SetAside);
+            self.submit(vec![first], &[(&above, changes[0])]);
+        });
+        Ok(())
+    }
+
+    /// Removes an empty folder.
+    pub fn rmdir(&self, creds: Option<&Creds>, folder: &Arc<Node>, name: &OsStr) -> Result<()> {
+        let dir = self.nodes.fd(folder)?;
+        let claim = self.totals.claim(&[(folder.key, name)]);
+        let removed = self.staging.acting(creds, || at::rmdir(&dir, name));
+        let held = if removed.is_ok() { Holds::Folder } else { self.held(&dir, name) };
+        let after = if removed.is_ok() { Holds::Nothing } else { held };
+        claim.end(&[(held, after)], |changes| {
+            let gone = removed.is_ok().then(|| self.totals.entry(Delta::Gone(folder.path_of(name)))).flatten();
+            self.submit(gone.into_iter().collect(), &[(&folder.path(), changes[0])]);
+        });
+        removed
+    }
+
+    /// Makes a name that was not there by `call`.
+    pub fn make<T>(
+        &self,
+        folder: &Arc<Node>,
+        name: &OsStr,
+        call: impl FnOnce(std::os::fd::BorrowedFd<'_>) -> Result<T>,
+    ) -> Result<T> {
+        use std::os::fd::AsFd;
+        let dir = self.nodes.fd(folder)?;
+        let claim = self.totals.claim(&[(folder.key, name)]);
+        let made = call(dir.as_fd());
+        let after = self.held(&dir, name);
+        let before = if made.is_ok() { Holds::Nothing } else { after };
+        claim.end(&[(before, after)], |changes| {
+            let new = made.is_ok() && after == Holds::Folder;
+            let folder_made = new.then(|| self.totals.entry(Delta::Made(folder.path_of(name)))).flatten();
+            self.submit(folder_made.into_iter().collect(), &[(&folder.path(), changes[0])]);
+        });
+        made
+    }
+
+    /// Changes a name by `call`, which may leave it as it is; nothing of it is kept.
+    pub(super) fn change<T>(
+        &self,
+        folder: &Node,
+        name: &OsStr,
+        call: impl FnOnce(std::os::fd::BorrowedFd<'_>) -> Result<T>,
+    ) -> Result<T> {
+        use std::os::fd::AsFd;
+        let dir = self.nodes.fd(folder)?;
+        let claim = self.totals.claim(&[(folder.key, name)]);
+        let before = self.held(&dir, name);
+        let changed = call(dir.as_fd());
+        let after = if changed.is_ok() { self.held(&dir, name) } else { before };
+        claim.end(&[(before, after)], |changes| self.submit(vec![], &[(&folder.path(), changes[0])]));
+        changed
+    }
+
+    /// Changes the size of a file that is written in place, by `call`.
+    pub fn resize<T>(&self, node: &Arc<Node>, call: impl FnOnce() -> Result<T>) -> Result<T> {
+        let link = node.link();
+        let Some(parent) = link.parent else { return call() };
+        let claim = self.totals.claim(&[(parent.key, &link.name)]);
+        let before = self.held(self.nodes.fd(&parent)?, &link.name);
+        let result = call();
+        let after = self.held(self.nodes.fd(&parent)?, &link.name);
+        claim.end(&[(before, after)], |changes| self.submit(vec![], &[(&parent.path(), changes[0])]));
+        result
+    }
+
+    /// A descriptor through which a file was written in place is gone: its size counts if its name is still there.
+    pub fn written_in_place(&self, node: &Arc<Node>) {
+        let link = node.link();
+        let Some(parent) = link.parent else {
+            self.nodes.end_in_place(node, 0);
+            return;
+        };
+        let claim = self.totals.claim(&[(parent.key, &link.name)]);
+        let there = self.nodes.fd(&parent).and_then(|dir| stat::stat_at(dir, &link.name));
+        match there {
+            Ok(there) if Key::of(&there) == node.key => {
+                let before = Holds::File(self.nodes.end_in_place(node, there.size));
+                let outcome = [(before, Holds::File(there.size))];
+                claim.end(&outcome, |changes| self.submit(vec![], &[(&parent.path(), changes[0])]));
+            }
+            Ok(other) => {
+                self.nodes.end_in_place(node, 0);
+                let held = self.totals.weigh(&other);
+                claim.end(&[(held, held)], |changes| self.submit(vec![], &[(&parent.path(), changes[0])]));
+            }
+            Err(_) => {
+                self.nodes.end_in_place(node, 0);
+                claim.end(&[(Holds::Nothing, Holds::Nothing)], |_| ());
+            }
+        }
+    }
+
+    /// Renames versions and folders. `check` sees both sides first and may refuse.
+    pub fn rename(
+        &self,
+        creds: Option<&Creds>,
+        from: Name<'_>,
+        to: Name<'_>,
+        flags: RenameFlags,
+        check: impl FnOnce(&Stat, Option<&Stat>) -> Result<()>,
+    ) -> Result<Renamed> {
+        let (old_dir, new_dir) = (self.nodes.fd(from.0)?, self.nodes.fd(to.0)?);
+        let claim = self.totals.claim(&[(from.0.key, from.1), (to.0.key, to.1)]);
+        let moved = stat::stat_at(&old_dir, from.1)?;
+        let replaced = stat::stat_at(&new_dir, to.1).ok();
+        let (mine, theirs) = (self.totals.weigh(&moved), replaced.map_or(Holds::Nothing, |s| self.totals.weigh(&s)));
+        let (old_above, new_above, old_path, new_path) =
+            (from.0.path(), to.0.path(), from.0.path_of(from.1), to.0.path_of(to.1));
+        let exchange = flags.contains(RenameFlags::EXCHANGE);
+        // Two names of one inode: nothing happens.
+        let same = replaced.is_some_and(|there| Key::of(&there) == Key::of(&moved));
+        let renamed = check(&moved, replaced.as_ref()).and_then(|()| {
+            let old = replaced.filter(|_| flags.is_empty() && !same && moved.kind != Kind::Dir);
+            let aside = old.and_then(|old| self.link_aside(creds, &new_dir, to.1, &old, &new_path));
+            let rename = || at::rename(&old_dir, from.1, &new_dir, to.1, flags);
+            self.staging.acting(creds, rename).inspect_err(|_| self.unlink_aside(aside.as_ref()))?;
+            failpoint!("replace_after_rename");
+            Ok(aside)
+        });
+        let unchanged = [(mine, mine), (theirs, theirs)];
+        let outcome = match (&renamed, exchange) {
+            (Err(_), _) => unchanged,
+            (Ok(_), _) if same => unchanged,
+            (Ok(_), true) => [(mine, theirs), (theirs, mine)],
+            (Ok(_), false) => [(mine, Holds::Nothing), (theirs, mine)],
+        };
+        let changed = renamed.is_ok() && !same;
+        claim.end(&outcome, |changes| {
+            let mut entries = Vec::new();
+            if let Ok(Some(aside)) = &renamed {
+                entries.push(Entry::SetAside(aside.clone()));
+            }
+            if changed {
+                let moves = moves(mine, if exchange { theirs } else { Holds::Nothing }, &old_path, &new_path);
+                entries.extend(moves.into_iter().filter_map(|delta| self.totals.entry(delta)));
+            }
+            self.submit(entries, &[(&old_above, changes[0]), (&new_above, changes[1])]);
+        });
+        if let Ok(Some(_)) = &renamed
+            && let Some(old) = replaced
+        {
+            self.nodes.retire(Key::of(&old));
+        }
+        renamed.map(|_| Renamed { moved, replaced })
+    }
+
+    /// Renames a sealed draft over its final name. The old version has a second name by then, so that the name is never
+    /// without a version.
+    pub(super) fn place(&self, sealed: &Sealed) -> Result<Placed> {
+        let (parent, name) = (&sealed.target.parent, sealed.target.name.as_os_str());
+        if self.nodes.is_gone(parent) {
+            return Err(Errno::NOENT);
+        }
+        let dir = self.nodes.fd(parent)?;
+        let stage = OsStr::new(&sealed.staged.name);
+        let claim = self.totals.claim(&[(parent.key, name)]);
+        let old = match stat::stat_at(&dir, name) {
+            Ok(old) => Some(old),
+            Err(Errno::NOENT) => None,
+            Err(other) => return Err(other),
+        };
+        let before = old.as_ref().map_or(Holds::Nothing, |old| self.totals.weigh(old));
+        let aside = old
+            .filter(|old| old.ino != sealed.staged.ino)
+            .and_then(|old| self.link_aside(sealed.writer.as_ref(), &dir, name, &old, &sealed.target.path()));
+        let rename = || at::rename(self.staging.dir(), stage, &dir, name, RenameFlags::empty());
+        if let Err(errno) = self.staging.acting_for(sealed.writer.as_ref(), rename) {
+            // A reply that was lost on the way: the server renamed, the repeated request found nothing to rename.
+            match stat::stat_at(&dir, name) {
+                Ok(there) if there.ino == sealed.staged.ino && errno == Errno::NOENT => {
+                    tracing::warn!(draft = sealed.id, "rename said ENOENT but had happened");
+                }
+                _ => {
+                    self.unlink_aside(aside.as_ref());
+                    claim.end(&[(before, before)], |changes| self.submit(vec![], &[(&parent.path(), changes[0])]));
+                    return Err(errno);
+                }
+            }
+        }
+        failpoint!("replace_after_rename");
+        if let (Some(old), Some(_)) = (old, &aside) {
+            self.nodes.retire(Key::of(&old));
+        }
+        Ok(Placed { claim, before, aside })
+    }
+
+    /// Writes a commit down, with what it replaced and what it changed. Not waited for.
+    pub(super) fn write_down(&self, placed: Placed, target: &super::Target, committed: Entry, size: u64) {
+        placed.claim.end(&[(placed.before, Holds::File(size))], |changes| {
+            let newest = Some(SystemTime::now());
+            let Change { bytes, files } = changes[0];
+            let count = Delta::Count { folder: target.parent.path(), bytes, files, newest };
+            let entries = [Some(committed), placed.aside.map(Entry::SetAside), self.totals.entry(count)];
+            self.journal.submit(together(entries.into_iter().flatten().collect()));
+        });
+    }
+
+    /// The outbox row for an inode that is about to lose its only name; `None` if it is not to be kept.
+    fn aside(&self, kind: OutboxKind, old: &Stat, path: &[u8]) -> Option<SetAside> {
+        if old.kind != Kind::File || old.nlink != 1 {
+            return None;
+        }
+        let retain = self.rules.decide(path).retain;
+        if retain.is_zero() {
+            return None;
+        }
+        let id = self.journal.next_outbox_id();
+        Some(SetAside {
+            id,
+            kind,
+            path: path.to_vec(),
+            staged: self.staging.name_of(id),
+            ino: old.ino,
+            uid: old.uid,
+            gid: old.gid,
+            bytes: old.size,
+            files: 1,
+            due: SystemTime::now() + retain,
+        })
+    }
+
+    /// Gives the version that is about to be replaced a second name. Without (no room, no right, no links on that file
+    /// system) it goes as it would have gone without retention.
+    fn link_aside(
+        &self,
+        creds: Option<&Creds>,
+        dir: impl std::os::fd::AsFd,
+        name: &OsStr,
+        old: &Stat,
+        path: &[u8],
+    ) -> Option<SetAside> {
+        let aside = self.aside(OutboxKind::Replace, old, path)?;
+        let trash = OsStr::new(&aside.staged);
+        match self.staging.acting_for(creds, || at::link_at(dir, name, self.staging.trash(), trash)) {
+            Ok(()) => {
+                failpoint!("replace_after_link");
+                Some(aside)
+            }
+            Err(errno) => {
+                tracing::debug!(path = crate::inode::display_path(path), %errno, "the old version cannot be kept");
+                None
+            }
+        }
+    }
+
+    fn unlink_aside(&self, aside: Option<&SetAside>) {
+        let Some(aside) = aside else { return };
+        if let Err(errno) = at::unlink(self.staging.trash(), OsStr::new(&aside.staged)) {
+            // A further name of a living version: the next sweep removes it.
+            tracing::warn!(%errno, staged = aside.staged, "cannot take a name in the trash folder back");
+        }
+    }
+
+    fn held(&self, dir: impl std::os::fd::AsFd, name: &OsStr) -> Holds {
+        stat::stat_at(dir, name).map_or(Holds::Nothing, |there| self.totals.weigh(&there))
+    }
+
+    fn submit(&self, mut entries: Vec<Entry>, changes: &[(&Vec<u8>, Change)]) {
+        for (folder, Change { bytes, files }) in changes {
+            let count = Delta::Count { folder: (*folder).clone(), bytes: *bytes, files: *files, newest: None };
+            entries.extend(self.totals.entry(count));
+        }
+        if !entries.is_empty() {
+            self.journal.submit(together(entries));
+        }
+    }
+}
+
+fn together(mut entries: Vec<Entry>) -> Entry {
+    if entries.len() == 1 { entries.remove(0) } else { Entry::Together(entries) }
+}
+
+/// What becomes of folders when two names hold something else.
+fn moves(moved: Holds, back: Holds, old: &[u8], new: &[u8]) -> Vec<Delta> {
+    let step = |from: &[u8], to: &[u8]| Delta::Moved { from: from.to_vec(), to: to.to_vec() };
+    match (moved, back) {
+        (Holds::Folder, Holds::Folder) => {
+            // No folder is called that.
+            let aside = [new, b"\0"].concat();
+            vec![step(new, &aside), step(old, new), step(&aside, old)]
+        }
+        (Holds::Folder, _) => vec![step(old, new)],
+        (_, Holds::Folder) => vec![step(new, old)],
+        _ => Vec::new(),
+    }
+}

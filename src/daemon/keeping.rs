@@ -1,0 +1,78 @@
+//! What the daemon does when asked about things taken out of the name space, and about totals.
+
+use serde_json::{Value, json};
+
+use super::Daemon;
+use crate::admin::control::path_in;
+use crate::commit::VerbError;
+use crate::inode::display_path;
+use crate::journal::OutboxId;
+use crate::sys::Errno;
+
+impl Daemon {
+    /// `None` for a verb that is not known here.
+    pub(super) fn keep(&self, verb: &str, request: &Value) -> Option<Result<Value, VerbError>> {
+        Some(match verb {
+            "outbox_retry" => ids(request).and_then(|ids| self.fs.reaper().retry(ids)).map(|()| json!({})),
+            "outbox_drop" => one(request).and_then(|id| self.fs.reaper().drop_row(id)).map(|()| json!({})),
+            "trash_purge" => self.purge(request),
+            "trash_restore" => self.restore(request),
+            "remove" => self.remove(request),
+            "refresh" => self.refresh(request),
+            "fsck" => self.fsck(request),
+            _ => return None,
+        })
+    }
+
+    fn purge(&self, request: &Value) -> Result<Value, VerbError> {
+        let some = request.get("ids").map(|_| ids(request)).transpose()?;
+        self.fs.reaper().purge(some).map(|()| json!({}))
+    }
+
+    fn restore(&self, request: &Value) -> Result<Value, VerbError> {
+        let to = path_in(request);
+        let replace = request["replace"].as_bool().unwrap_or(false);
+        let path = self.fs.restore(one(request)?, to.as_deref(), replace)?;
+        Ok(json!({ "restored": display_path(&path) }))
+    }
+
+    fn remove(&self, request: &Value) -> Result<Value, VerbError> {
+        let path = path_in(request).ok_or_else(|| invalid("request has no path"))?;
+        let flag = |name: &str| request[name].as_bool().unwrap_or(false);
+        let id = self.fs.remove_tree(&path, flag("force"), flag("now"))?;
+        Ok(json!({ "id": id }))
+    }
+
+    fn refresh(&self, request: &Value) -> Result<Value, VerbError> {
+        let path = path_in(request).ok_or_else(|| invalid("request has no path"))?;
+        let totals = &self.fs.committer().totals;
+        if !totals.is_on() {
+            return Err(VerbError::new(Errno::OPNOTSUPP, "this mount keeps no folder totals (totals = false)"));
+        }
+        let (bytes, files) =
+            totals.refresh(&path).map_err(|error| VerbError { errno: error.errno(), message: error.to_string() })?;
+        Ok(json!({ "drift_bytes": bytes, "drift_files": files }))
+    }
+
+    fn fsck(&self, request: &Value) -> Result<Value, VerbError> {
+        let repair = request["repair"].as_bool().unwrap_or(false);
+        let swept = self.fs.reaper().sweep(repair).map_err(|error| VerbError::new(Errno::IO, error.to_string()))?;
+        let mut found = serde_json::to_value(swept).unwrap_or_default();
+        found["clean"] = swept.is_clean().into();
+        found["repaired"] = repair.into();
+        Ok(found)
+    }
+}
+
+fn ids(request: &Value) -> Result<Vec<OutboxId>, VerbError> {
+    let ids = request["ids"].as_array().and_then(|ids| ids.iter().map(Value::as_i64).collect::<Option<Vec<_>>>());
+    ids.ok_or_else(|| invalid("request has no ids"))
+}
+
+fn one(request: &Value) -> Result<OutboxId, VerbError> {
+    request["id"].as_i64().ok_or_else(|| invalid("request has no id"))
+}
+
+fn invalid(message: &str) -> VerbError {
+    VerbError::new(Errno::INVAL, message)
+}

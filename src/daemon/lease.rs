@@ -1,0 +1,105 @@
+//! The lease: a file in `.commitfs/hosts` that says who uses the export from where, and that it lives. With it goes the
+//! comparison of staging and journal, each time its period is over.
+
+use std::ffi::OsStr;
+use std::io::Write as _;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+
+use crate::commit::Committer;
+use crate::config::Config;
+use crate::retention::Reaper;
+use crate::sys::{Errno, at};
+
+/// Signs of life per lease.
+const BEATS: u32 = 5;
+
+/// A lease that is kept alive until it is withdrawn.
+pub(super) struct Lease {
+    committer: Arc<Committer>,
+    stop: Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+/// What the file says.
+#[derive(Clone)]
+struct Card {
+    committer: Arc<Committer>,
+    text: String,
+}
+
+impl Card {
+    fn write(&self) -> std::io::Result<()> {
+        let staging = &self.committer.staging;
+        let (name, temporary) = (staging.lease(), format!("{}.new", staging.instance()));
+        let flags = rustix::fs::OFlags::CREATE | rustix::fs::OFlags::TRUNC | rustix::fs::OFlags::WRONLY;
+        let hosts = staging.hosts();
+        let mut file = at::open_file(hosts, OsStr::new(&temporary), flags, 0o600)?;
+        file.write_all(self.text.as_bytes())?;
+        file.sync_all()?;
+        at::rename(hosts, OsStr::new(&temporary), hosts, OsStr::new(&name), at::RenameFlags::empty())?;
+        Ok(())
+    }
+}
+
+impl Lease {
+    /// Writes the lease and keeps it alive.
+    pub(super) fn announce(committer: &Arc<Committer>, reaper: &Arc<Reaper>, config: &Config) -> std::io::Result<Self> {
+        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let text = serde_json::json!({
+            "instance": committer.staging.instance(),
+            "host": host,
+            "state_dir": config.state_dir.to_string_lossy(),
+            "mountpoint": config.mountpoint.to_string_lossy(),
+            "pid": std::process::id(),
+        });
+        let card = Card { committer: committer.clone(), text: text.to_string() };
+        card.write()?;
+        let (stop, stopped) = bounded(0);
+        let (reaper, beat, sweep) = (reaper.clone(), config.reaper.lease / BEATS, config.sweep);
+        let thread = std::thread::Builder::new()
+            .name("lease".to_owned())
+            .spawn(move || live(&card, &reaper, beat, sweep, &stopped))?;
+        Ok(Lease { committer: committer.clone(), stop, thread })
+    }
+
+    /// This instance goes, and will come back.
+    pub(super) fn withdraw(self) {
+        drop(self.stop);
+        if self.thread.join().is_err() {
+            tracing::error!("the thread for the lease has panicked");
+        }
+        let staging = &self.committer.staging;
+        if let Err(errno) = at::unlink(staging.hosts(), OsStr::new(&staging.lease())) {
+            tracing::warn!(%errno, "cannot withdraw the lease");
+        }
+    }
+}
+
+fn live(card: &Card, reaper: &Reaper, beat: Duration, sweep: Duration, stopped: &Receiver<()>) {
+    let mut swept = Instant::now();
+    let pause = beat.min(sweep).max(Duration::from_millis(50));
+    while stopped.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
+        match card.committer.staging.beat() {
+            Ok(_) => {}
+            Err(Errno::NOENT) => {
+                tracing::error!("another instance has taken this one for dead and has adopted what it was writing");
+                if let Err(error) = card.write() {
+                    tracing::error!(%error, "cannot renew the lease");
+                }
+            }
+            Err(errno) => tracing::warn!(%errno, "cannot keep the lease alive"),
+        }
+        if swept.elapsed() >= sweep {
+            match reaper.sweep(true) {
+                Ok(found) if found.is_clean() => {}
+                Ok(found) => tracing::warn!(?found, "staging and journal did not agree"),
+                Err(error) => tracing::error!(%error, "cannot compare staging and journal"),
+            }
+            swept = Instant::now();
+        }
+    }
+}

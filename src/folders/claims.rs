@@ -1,0 +1,211 @@
+//! Names that are being changed.
+//!
+//! Whoever changes a name claims it first: two changes of one name come one after the other, so what a name held before
+//! and after each is known exactly. A count of a folder runs beside them without stopping any: what ends while it looks
+//! is corrected, and what is still in flight at its end is left out of the count and then adds itself as a whole.
+//!
+//! One lock, held for a few instructions and never across I/O; the journal's queue is the only lock taken under it.
+
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::sync::Arc;
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::inode::Key;
+
+/// What a name stands for in the totals.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Holds {
+    /// Nothing is there.
+    #[default]
+    Nothing,
+    /// Anything but a folder, with the bytes it counts for.
+    File(u64),
+    /// A folder.
+    Folder,
+}
+
+impl Holds {
+    /// Bytes and files that it adds to its folder.
+    fn weight(self) -> (i64, i64) {
+        match self {
+            Holds::Nothing | Holds::Folder => (0, 0),
+            Holds::File(bytes) => (i64::try_from(bytes).unwrap_or(i64::MAX), 1),
+        }
+    }
+}
+
+/// Bytes and files by which a folder changed through one name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Change {
+    /// More, or less.
+    pub bytes: i64,
+    /// More, or less.
+    pub files: i64,
+}
+
+/// All names that are being changed.
+#[derive(Debug, Default)]
+pub struct Claims {
+    state: Mutex<State>,
+    freed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// True when a count has left the name out.
+    claimed: HashMap<(Key, OsString), bool>,
+    /// Folders that are being counted, with what became of names meanwhile.
+    watched: HashMap<Key, HashMap<OsString, Holds>>,
+}
+
+/// A claim on one name, or two. Ended by [`Claim::end`]; dropped without, it says that nothing has changed.
+#[must_use]
+#[derive(Debug)]
+pub struct Claim {
+    claims: Arc<Claims>,
+    names: Vec<(Key, OsString)>,
+}
+
+impl Claims {
+    /// Waits until nobody else changes any of these names.
+    pub fn claim(self: &Arc<Self>, names: &[(Key, &OsStr)]) -> Claim {
+        let mut wanted: Vec<(Key, OsString)> = Vec::with_capacity(names.len());
+        for (folder, name) in names {
+            if !wanted.iter().any(|(other, there)| other == folder && there == name) {
+                wanted.push((*folder, (*name).to_owned()));
+            }
+        }
+        let mut state = self.state.lock();
+        // All at once or none, so that two who want the same two names cannot wait for each other.
+        while wanted.iter().any(|name| state.claimed.contains_key(name)) {
+            self.freed.wait(&mut state);
+        }
+        for name in &wanted {
+            state.claimed.insert(name.clone(), false);
+        }
+        drop(state);
+        Claim { claims: self.clone(), names: wanted }
+    }
+
+    /// Begins to watch a folder that is about to be looked at. False if somebody counts it already.
+    pub(super) fn watch(&self, folder: Key) -> bool {
+        let mut state = self.state.lock();
+        if state.watched.contains_key(&folder) {
+            return false;
+        }
+        state.watched.insert(folder, HashMap::new());
+        true
+    }
+
+    /// Ends a watch. `conclude` gets what became of names meanwhile and the names that are still being changed, which
+    /// it must leave out of its count; it submits the count before it returns.
+    pub(super) fn conclude(&self, folder: Key, conclude: impl FnOnce(&HashMap<OsString, Holds>, &[OsString])) {
+        let mut state = self.state.lock();
+        let ended = state.watched.remove(&folder).unwrap_or_default();
+        let mut in_flight = Vec::new();
+        for ((there, name), left_out) in &mut state.claimed {
+            if *there == folder {
+                *left_out = true;
+                in_flight.push(name.clone());
+            }
+        }
+        conclude(&ended, &in_flight);
+    }
+
+    /// Ends a watch without a count.
+    pub(super) fn abandon(&self, folder: Key) {
+        self.state.lock().watched.remove(&folder);
+    }
+}
+
+impl Claim {
+    /// The names hold something else now, or the same: what they held before and hold after, in the order in which they
+    /// were claimed. `submit` writes the changes down; it must not wait.
+    pub fn end(mut self, outcome: &[(Holds, Holds)], submit: impl FnOnce(&[Change])) {
+        let claims = self.claims.clone();
+        let mut state = claims.state.lock();
+        let mut changes = Vec::with_capacity(outcome.len());
+        for ((folder, name), (before, after)) in self.names.drain(..).zip(outcome) {
+            if let Some(ended) = state.watched.get_mut(&folder) {
+                ended.insert(name.clone(), *after);
+            }
+            let left_out = state.claimed.remove(&(folder, name)).unwrap_or(false);
+            let (old, new) = (if left_out { (0, 0) } else { before.weight() }, after.weight());
+            changes.push(Change { bytes: new.0 - old.0, files: new.1 - old.1 });
+        }
+        submit(&changes);
+        drop(state);
+        claims.freed.notify_all();
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        if self.names.is_empty() {
+            return;
+        }
+        let mut state = self.claims.state.lock();
+        for name in self.names.drain(..) {
+            state.claimed.remove(&name);
+        }
+        drop(state);
+        self.claims.freed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicI64, Ordering};
+
+    const FOLDER: Key = Key { dev: 1, ino: 2 };
+
+    #[test]
+    fn one_name_changes_once_at_a_time_and_two_names_do_not_deadlock() {
+        let claims = Arc::new(Claims::default());
+        let (size, total) = (Mutex::new([0u64; 3]), AtomicI64::new(0));
+        std::thread::scope(|scope| {
+            for worker in 0..8u64 {
+                let (claims, size, total) = (&claims, &size, &total);
+                scope.spawn(move || {
+                    for round in 0..500 {
+                        let pair = [(worker + round) as usize % 3, (worker * round) as usize % 3];
+                        let names = pair.map(|n| OsString::from(n.to_string()));
+                        let wanted: Vec<_> = names.iter().map(|name| (FOLDER, name.as_os_str())).collect();
+                        let claim = claims.claim(&wanted);
+                        let mut outcome = Vec::new();
+                        for n in if pair[0] == pair[1] { &pair[..1] } else { &pair[..] } {
+                            let old = size.lock()[*n];
+                            std::thread::yield_now();
+                            size.lock()[*n] = old + 1;
+                            outcome.push((Holds::File(old), Holds::File(old + 1)));
+                        }
+                        claim.end(&outcome, |changes| {
+                            total.fetch_add(changes.iter().map(|change| change.bytes).sum(), Ordering::Relaxed);
+                        });
+                    }
+                });
+            }
+        });
+        assert_eq!(total.into_inner(), size.into_inner().iter().sum::<u64>() as i64);
+    }
+
+    #[test]
+    fn a_count_and_a_change_in_flight_add_up() {
+        let claims = Arc::new(Claims::default());
+        assert!(claims.watch(FOLDER) && !claims.watch(FOLDER));
+        let ended = claims.claim(&[(FOLDER, OsStr::new("ended"))]);
+        ended.end(&[(Holds::File(5), Holds::File(7))], |changes| assert_eq!(changes[0].bytes, 2));
+        let open = claims.claim(&[(FOLDER, OsStr::new("open"))]);
+        claims.conclude(FOLDER, |ended, in_flight| {
+            assert_eq!(ended.get(OsStr::new("ended")), Some(&Holds::File(7)));
+            assert_eq!(in_flight, ["open"]);
+        });
+        open.end(&[(Holds::File(5), Holds::File(8))], |changes| {
+            assert_eq!(changes, [Change { bytes: 8, files: 1 }], "the count left it out");
+        });
+        drop(claims.claim(&[(FOLDER, OsStr::new("open"))]));
+    }
+}

@@ -1,0 +1,107 @@
+//! Whole trees, as an admin removes and restores them. Nobody's request is answered here: the kernel is told.
+
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Fs;
+use crate::commit::{Reason, Target, VerbError};
+use crate::draft::Ending;
+use crate::inode::{Node, display_path};
+use crate::journal::OutboxId;
+use crate::sys::{Errno, Kind};
+
+/// How long an admin waits for the kernel.
+const TELL_LIMIT: Duration = Duration::from_secs(10);
+
+impl Fs {
+    /// Removes a folder with all that is in it by one rename; the reaper does the rest. Refuses while drafts are
+    /// written in it, naming them, unless `force` sends them to quarantine. `now` skips the retention.
+    pub fn remove_tree(self: &Arc<Self>, path: &[u8], force: bool, now: bool) -> Result<OutboxId, VerbError> {
+        let shown = display_path(path);
+        let failed = |errno: Errno| VerbError::new(errno, format!("{shown}: {errno}"));
+        if path.is_empty() {
+            return Err(VerbError::new(Errno::BUSY, "the root of a mount cannot be removed"));
+        }
+        let target = self.committer.folder_of(path).map_err(failed)?;
+        if self.is_hidden(target.parent.id, &target.name) {
+            return Err(failed(Errno::NOENT));
+        }
+        let (node, _) = self.nodes().lookup(&target.parent, &target.name).map_err(failed)?;
+        let removed = self.remove_folder(&node, &target, force, now, &shown);
+        self.nodes().forget(node.id, 1);
+        removed
+    }
+
+    fn remove_folder(
+        self: &Arc<Self>,
+        node: &Arc<Node>,
+        target: &Target,
+        force: bool,
+        now: bool,
+        shown: &str,
+    ) -> Result<OutboxId, VerbError> {
+        let failed = |errno: Errno| VerbError::new(errno, format!("{shown}: {errno}"));
+        if node.kind != Kind::Dir {
+            return Err(failed(Errno::NOTDIR));
+        }
+        let pending: Vec<_> = self.drafts.below(node).into_iter().filter(|draft| draft.is_pending()).collect();
+        if !force && !pending.is_empty() {
+            let mut message = format!("{shown}: files are being written in it; --force sends them to quarantine");
+            let mut paths: Vec<_> = pending.iter().filter_map(|draft| Some(draft.target()?.path())).collect();
+            paths.sort();
+            for path in paths {
+                message.push_str(&format!("\n  being written: {}", display_path(&path)));
+            }
+            return Err(VerbError::new(Errno::BUSY, message));
+        }
+        let id = self.reaper.take_out(&target.parent, &target.name, now).map_err(failed)?;
+        // Those that began meanwhile find their folder gone when they end.
+        for draft in pending {
+            if let Some(ending) = draft.seal() {
+                let ending = match ending {
+                    Ending::Commit(sealed) => {
+                        Ending::Refused { id: sealed.id, staged: sealed.staged, reason: Reason::Removed }
+                    }
+                    other => other,
+                };
+                let node = draft.node;
+                self.end(&draft, ending, move |ended| {
+                    if let Err(errno) = ended {
+                        tracing::debug!(node, %errno, "a draft ended with its folder");
+                    }
+                });
+            }
+        }
+        self.tell(target.clone());
+        Ok(id)
+    }
+
+    /// Puts a file or tree back; returns where it is now.
+    pub fn restore(self: &Arc<Self>, id: OutboxId, to: Option<&[u8]>, replace: bool) -> Result<Vec<u8>, VerbError> {
+        if let Some(to) = to
+            && self.is_reserved(to)
+        {
+            return Err(VerbError::new(Errno::PERM, format!("{}: is reserved", display_path(to))));
+        }
+        let target = self.reaper.restore(id, to, replace)?;
+        let path = target.path();
+        self.tell(target);
+        Ok(path)
+    }
+
+    fn is_reserved(&self, path: &[u8]) -> bool {
+        let first = path.split(|&byte| byte == b'/').find(|name| !name.is_empty()).unwrap_or_default();
+        self.is_hidden(crate::inode::ROOT_ID, std::ffi::OsStr::from_bytes(first))
+    }
+
+    /// Returns when the kernel has forgotten what it knew of a name, or does not answer.
+    fn tell(self: &Arc<Self>, target: Target) {
+        let (told, wait) = crossbeam_channel::bounded(1);
+        // Nobody listens any more after the limit.
+        self.announce(target, true, move || told.send(()).unwrap_or_default());
+        if wait.recv_timeout(TELL_LIMIT).is_err() {
+            tracing::warn!("the kernel does not take the news of a name");
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! Instances that died and did not come back: what they left is adopted by one that lives.
+//!
+//! Whoever renames the dead one's lease has it, and no other. Its folders are then renamed, so that it finds fresh ones
+//! should it come back, and what is in them moves to the adopter, row by row: content that was never published to
+//! quarantine, what was removed to the outbox. The renamed lease tells the dead one, if it comes back, that it was adopted.
+//! Every step can be interrupted: the adopter goes on at its next sweep, or whoever adopts the adopter.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use super::Reaper;
+use super::sweeper::{SweepError, Swept};
+use crate::journal::Entry;
+use crate::sys::at::{self, RenameFlags};
+use crate::sys::{Errno, Kind, Result, stat};
+
+/// Entries per transaction.
+const PAGE: usize = 1000;
+
+impl Reaper {
+    pub(super) fn sweep_instances(&self, repair: bool, swept: &mut Swept) -> std::result::Result<(), SweepError> {
+        let failed = |errno| SweepError::Export { what: "leases of instances", errno };
+        let staging = &self.by.staging;
+        // Both times are the server's.
+        let now = match staging.beat() {
+            Ok(lease) => lease.mtime.to_system(),
+            // Without a lease of one's own there is nothing to compare with.
+            Err(Errno::NOENT | Errno::ROFS) => return Ok(()),
+            Err(other) => return Err(failed(other)),
+        };
+        let is_dead = |name: &str| -> Result<bool> {
+            let lease = stat::stat_at(staging.hosts(), name)?;
+            Ok(now.duration_since(lease.mtime.to_system()).unwrap_or(Duration::ZERO) > self.options.lease)
+        };
+        for entry in at::list(staging.hosts()).map_err(failed)? {
+            let name = entry.name.to_string_lossy().into_owned();
+            let Some(instance) = name.strip_suffix(".json").filter(|instance| *instance != staging.instance()) else {
+                continue;
+            };
+            match is_dead(&name) {
+                Ok(true) => swept.dead_instances += 1,
+                Ok(false) | Err(Errno::NOENT) => continue,
+                Err(other) => return Err(failed(other)),
+            }
+            if !repair {
+                continue;
+            }
+            let mark = format!("{instance}.adopted");
+            match rename(staging.hosts(), &name, &mark) {
+                Ok(()) => {}
+                // Somebody else was faster.
+                Err(Errno::NOENT) => continue,
+                Err(other) => return Err(failed(other)),
+            }
+            if !is_dead(&mark).map_err(failed)? {
+                // It has come back in this moment.
+                rename(staging.hosts(), &mark, &name).map_err(failed)?;
+                continue;
+            }
+            tracing::warn!(instance, "an instance is dead: what it left is adopted");
+            self.take_folders(instance).map_err(failed)?;
+        }
+        if repair { self.absorb() } else { Ok(()) }
+    }
+
+    /// `stage` and `trash`, with the folders of all instances.
+    fn folders(&self) -> Result<[OwnedFd; 2]> {
+        let above = OsStr::new("..");
+        Ok([at::open_dir(self.by.staging.dir(), above)?, at::open_dir(self.by.staging.trash(), above)?])
+    }
+
+    /// Renames the folders of a dead instance, and those that it had adopted itself.
+    fn take_folders(&self, dead: &str) -> Result<()> {
+        let by = |instance: &str| format!(".by-{instance}");
+        for folder in self.folders()? {
+            for entry in at::list(&folder)? {
+                let name = entry.name.to_string_lossy().into_owned();
+                let of = if name == dead { Some(dead) } else { name.strip_suffix(&by(dead)) };
+                if let Some(of) = of {
+                    rename(&folder, &name, &format!("{of}{}", by(self.by.staging.instance())))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves what lies in adopted folders to this instance's own.
+    fn absorb(&self) -> std::result::Result<(), SweepError> {
+        let failed = |errno| SweepError::Export { what: "folder of a dead instance", errno };
+        let mine = format!(".by-{}", self.by.staging.instance());
+        let [stage, trash] = self.folders().map_err(failed)?;
+        for (folder, published) in [(&stage, false), (&trash, true)] {
+            for entry in at::list(folder).map_err(failed)? {
+                let name = entry.name.to_string_lossy().into_owned();
+                let Some(dead) = name.strip_suffix(&mine) else { continue };
+                let from = at::open_dir(folder, &entry.name).map_err(failed)?;
+                while self.absorb_some(&from, dead, published)? > 0 {}
+                at::rmdir(folder, &entry.name).map_err(failed)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// One page; returns how many there were.
+    fn absorb_some(&self, from: &OwnedFd, dead: &str, published: bool) -> std::result::Result<usize, SweepError> {
+        let failed = |errno| SweepError::Export { what: "file of a dead instance", errno };
+        let (staging, journal) = (&self.by.staging, &self.by.journal);
+        let (mut entries, mut seen) = (Vec::new(), 0);
+        for entry in at::entries(at::open_dir(from, OsStr::new(".")).map_err(failed)?).map_err(failed)?.take(PAGE) {
+            let entry = entry.map_err(failed)?;
+            seen += 1;
+            let stat = stat::stat_at(from, &*entry.name).map_err(failed)?;
+            let id = if published { journal.next_outbox_id() } else { journal.next_draft_id() };
+            let name = staging.name_of(id);
+            let to = if published { staging.trash() } else { staging.dir() };
+            at::rename(from, &entry.name, to, OsStr::new(&name), RenameFlags::empty()).map_err(failed)?;
+            if !published {
+                entries.push(self.adopted_draft(name, &stat, format!("left by instance {dead}, which is dead")));
+            } else if stat.kind == Kind::Dir || stat.nlink == 1 {
+                entries.push(self.adopted(name, &stat, &HashMap::new()));
+            }
+            // What is left is a further name of a file that lives: the sweep of the trash folder removes it.
+        }
+        if !entries.is_empty() {
+            journal.wait(journal.submit(Entry::Together(entries)))?;
+        }
+        Ok(seen)
+    }
+}
+
+fn rename(folder: impl std::os::fd::AsFd, from: &str, to: &str) -> Result<()> {
+    at::rename(folder.as_fd(), OsStr::new(from), folder.as_fd(), OsStr::new(to), RenameFlags::empty())
+}

@@ -1,0 +1,81 @@
+//! Space pressure: what waits for the end of its retention does not wait when room is needed.
+
+use std::sync::atomic::Ordering;
+
+use super::Reaper;
+use crate::journal::JournalError;
+use crate::sys::at;
+
+/// As much is given back at once when a write found no room.
+const ENOUGH: u64 = 256 << 20;
+
+impl Reaper {
+    /// How often room was made so far.
+    pub fn purges(&self) -> u64 {
+        self.purges.load(Ordering::Acquire)
+    }
+
+    /// Removes what was kept for later, the oldest first, because a write found no room. True if that gave anything
+    /// back since `seen`, which is [`Reaper::purges`] before the write: then it is worth one more attempt.
+    pub fn make_room(&self, seen: u64) -> bool {
+        let _room = self.room.lock();
+        if self.purges() != seen {
+            // Somebody else has just done it.
+            return true;
+        }
+        match self.purge_until(|freed| freed >= ENOUGH) {
+            Ok(0) => false,
+            Ok(freed) => {
+                tracing::warn!(freed, "no space left: removed what was kept for later");
+                self.purges.fetch_add(1, Ordering::AcqRel);
+                true
+            }
+            Err(error) => {
+                tracing::error!(%error, "no space left, and the outbox cannot be read");
+                false
+            }
+        }
+    }
+
+    /// Purges ahead of time while less than the watermark is free.
+    pub(super) fn keep_watermark(&self) -> Result<(), JournalError> {
+        if self.is_roomy() {
+            return Ok(());
+        }
+        let _room = self.room.lock();
+        let freed = self.purge_until(|_| self.is_roomy())?;
+        if freed > 0 {
+            tracing::warn!(
+                freed,
+                watermark = self.options.watermark,
+                "space runs low: removed what was kept for later"
+            );
+        }
+        Ok(())
+    }
+
+    fn is_roomy(&self) -> bool {
+        match at::statvfs(self.by.staging.trash()) {
+            Ok(fs) => u128::from(fs.f_bavail) * 100 >= u128::from(fs.f_blocks) * u128::from(self.options.watermark),
+            Err(errno) => {
+                tracing::debug!(%errno, "the export does not tell its free space");
+                true
+            }
+        }
+    }
+
+    /// Removes waiting rows segment by segment until `enough` says so of the bytes given back, or none is left.
+    fn purge_until(&self, enough: impl Fn(u64) -> bool) -> Result<u64, JournalError> {
+        let (mut after, mut freed) = (0, 0);
+        while !enough(freed) {
+            let rows = self.by.journal.read(|reader| reader.outbox_waiting(after, self.options.segment))?;
+            let Some(last) = rows.last() else { break };
+            after = last.aside.id;
+            freed += self.reap(&rows)?.bytes;
+            if self.is_stopped() {
+                break;
+            }
+        }
+        Ok(freed)
+    }
+}

@@ -1,0 +1,228 @@
+//! The sweeper compares the trash and staging folders with the journal, in pages, both ways: an inode without a row, a
+//! row without an inode.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::time::SystemTime;
+
+use super::Reaper;
+use crate::commit::STAGED_MARKER;
+use crate::journal::{Entry, JournalError, OutboxId, OutboxKind, SetAside};
+use crate::sys::{Errno, Kind, Stat, at, stat};
+
+/// Names and rows per page.
+const PAGE: usize = 1000;
+
+/// What a sweep has found, and, unless it was a dry run, put right.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Swept {
+    /// Inodes in the trash folder without a row: they get one.
+    pub trash_without_row: u64,
+    /// Names in the trash folder of inodes that have another name: removed.
+    pub trash_still_named: u64,
+    /// Outbox rows without an inode: removed.
+    pub rows_without_trash: u64,
+    /// Staged files without a row: to quarantine.
+    pub staged_without_row: u64,
+    /// Drafts in quarantine whose content is not there: noted.
+    pub drafts_without_content: u64,
+    /// Staging and trash folders of dead instances: adopted.
+    pub dead_instances: u64,
+}
+
+impl Swept {
+    /// True if nothing was wrong.
+    pub fn is_clean(&self) -> bool {
+        *self == Swept::default()
+    }
+}
+
+/// Why a sweep ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum SweepError {
+    /// The export.
+    #[error("{what}: {errno}")]
+    Export {
+        /// What was looked at.
+        what: &'static str,
+        /// What the system said.
+        errno: Errno,
+    },
+    /// The journal.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+}
+
+impl Reaper {
+    /// Compares both sides, and puts right what is wrong if `repair` says so.
+    pub fn sweep(&self, repair: bool) -> Result<Swept, SweepError> {
+        let mut swept = Swept::default();
+        self.sweep_trash(repair, &mut swept)?;
+        self.sweep_rows(repair, &mut swept)?;
+        self.sweep_staged(repair, &mut swept)?;
+        self.sweep_drafts(repair, &mut swept)?;
+        self.sweep_instances(repair, &mut swept)?;
+        Ok(swept)
+    }
+
+    fn sweep_trash(&self, repair: bool, swept: &mut Swept) -> Result<(), SweepError> {
+        let failed = |errno| SweepError::Export { what: "trash folder", errno };
+        let folder = at::open_dir(self.by.staging.trash(), OsStr::new(".")).map_err(failed)?;
+        let mut page = Vec::with_capacity(PAGE);
+        for entry in at::entries(folder).map_err(failed)? {
+            let name = entry.map_err(failed)?.name.to_string_lossy().into_owned();
+            if !name.starts_with(".nfs") {
+                page.push(name);
+            }
+            if page.len() == PAGE {
+                self.sweep_names(&page, repair, swept)?;
+                page.clear();
+            }
+        }
+        self.sweep_names(&page, repair, swept)
+    }
+
+    /// A name of this daemon's own whose row is not there yet may be on its way: it is looked at twice.
+    fn sweep_names(&self, names: &[String], repair: bool, swept: &mut Swept) -> Result<(), SweepError> {
+        let own = format!(".{:x}", self.by.staging.started());
+        let mut orphans = self.unknown(names)?;
+        if orphans.iter().any(|name| name.ends_with(&own)) {
+            std::thread::sleep(std::time::Duration::from_millis(100));
+            orphans = self.unknown(&orphans)?;
+        }
+        let mut found: Vec<(String, Stat)> = Vec::new();
+        for name in orphans {
+            match stat::stat_at(self.by.staging.trash(), OsStr::new(&name)) {
+                Ok(stat) if stat.kind != Kind::Dir && stat.nlink > 1 => {
+                    swept.trash_still_named += 1;
+                    if repair && let Err(errno) = at::unlink(self.by.staging.trash(), OsStr::new(&name)) {
+                        tracing::warn!(name, %errno, "cannot remove a second name");
+                    }
+                }
+                Ok(stat) => found.push((name, stat)),
+                Err(Errno::NOENT) => {}
+                Err(errno) => return Err(SweepError::Export { what: "name in the trash folder", errno }),
+            }
+        }
+        swept.trash_without_row += found.len() as u64;
+        if !repair || found.is_empty() {
+            return Ok(());
+        }
+        let inos: Vec<u64> = found.iter().map(|(_, stat)| stat.ino).collect();
+        let paths = self.by.journal.read(|reader| reader.published_paths(&inos))?;
+        let entries = found.into_iter().map(|(name, stat)| self.adopted(name, &stat, &paths)).collect();
+        self.by.journal.wait(self.by.journal.submit(Entry::Together(entries)))?;
+        Ok(())
+    }
+
+    /// A row for an inode that was taken out by a daemon that died before it could write one.
+    pub(super) fn adopted(&self, staged: String, stat: &Stat, paths: &HashMap<u64, Vec<u8>>) -> Entry {
+        let tree = stat.kind == Kind::Dir;
+        // The name's own number where nobody else has it; numbers given out before a crash are not in use again.
+        let id = self.by.journal.next_outbox_id();
+        Entry::SetAside(SetAside {
+            id,
+            kind: if tree { OutboxKind::Tree } else { OutboxKind::Unlink },
+            path: paths.get(&stat.ino).cloned().unwrap_or_default(),
+            staged,
+            ino: stat.ino,
+            uid: stat.uid,
+            gid: stat.gid,
+            bytes: if tree { 0 } else { stat.size },
+            files: 1,
+            due: SystemTime::now() + self.options.retain,
+        })
+    }
+
+    fn unknown(&self, names: &[String]) -> Result<Vec<String>, JournalError> {
+        let known = self.by.journal.read(|reader| reader.outbox_staged(names))?;
+        Ok(names.iter().filter(|name| !known.contains(*name)).cloned().collect())
+    }
+
+    fn sweep_rows(&self, repair: bool, swept: &mut Swept) -> Result<(), SweepError> {
+        let mut after: OutboxId = 0;
+        loop {
+            let rows = self.by.journal.read(|reader| reader.outbox_page(after, PAGE))?;
+            let Some(last) = rows.last() else { return Ok(()) };
+            after = last.aside.id;
+            let mut gone = Vec::new();
+            for row in &rows {
+                match stat::stat_at(self.by.staging.trash(), OsStr::new(&row.aside.staged)) {
+                    Err(Errno::NOENT) => gone.push(row.aside.id),
+                    Ok(_) => {}
+                    Err(errno) => return Err(SweepError::Export { what: "inode of an outbox row", errno }),
+                }
+            }
+            swept.rows_without_trash += gone.len() as u64;
+            if repair && !gone.is_empty() {
+                self.by.journal.wait(self.by.journal.submit(Entry::Reaped { ids: gone }))?;
+            }
+        }
+    }
+
+    /// Staged files of earlier daemons of this instance; those of this one may have their row still to come.
+    fn sweep_staged(&self, repair: bool, swept: &mut Swept) -> Result<(), SweepError> {
+        let failed = |errno| SweepError::Export { what: "staging folder", errno };
+        let own = format!(".{:x}", self.by.staging.started());
+        let folder = at::open_dir(self.by.staging.dir(), OsStr::new(".")).map_err(failed)?;
+        let mut page = Vec::with_capacity(PAGE);
+        for entry in at::entries(folder).map_err(failed)? {
+            let name = entry.map_err(failed)?.name.to_string_lossy().into_owned();
+            // Markers on their way have no row, and what an NFS client makes of open files goes by itself.
+            if !name.ends_with(&own) && !name.starts_with(STAGED_MARKER) && !name.starts_with(".nfs") {
+                page.push(name);
+            }
+            if page.len() == PAGE {
+                self.sweep_staged_names(&page, repair, swept)?;
+                page.clear();
+            }
+        }
+        self.sweep_staged_names(&page, repair, swept)
+    }
+
+    fn sweep_staged_names(&self, names: &[String], repair: bool, swept: &mut Swept) -> Result<(), SweepError> {
+        let known = self.by.journal.read(|reader| reader.staged(names))?;
+        let mut adopted = Vec::new();
+        for name in names.iter().filter(|name| !known.contains(*name)) {
+            match stat::stat_at(self.by.staging.dir(), OsStr::new(name)) {
+                Ok(stat) => {
+                    adopted.push(self.adopted_draft(name.clone(), &stat, "staged file without a row".to_owned()))
+                }
+                Err(Errno::NOENT) => {}
+                Err(errno) => return Err(SweepError::Export { what: "staged file", errno }),
+            }
+        }
+        swept.staged_without_row += adopted.len() as u64;
+        if repair && !adopted.is_empty() {
+            self.by.journal.wait(self.by.journal.submit(Entry::Together(adopted)))?;
+        }
+        Ok(())
+    }
+
+    /// A row in quarantine for content that nobody knows of: it was never published.
+    pub(super) fn adopted_draft(&self, stage: String, stat: &Stat, reason: String) -> Entry {
+        let id = self.by.journal.next_draft_id();
+        Entry::Adopted { id, stage, ino: stat.ino, uid: stat.uid, bytes: stat.size, reason }
+    }
+
+    fn sweep_drafts(&self, repair: bool, swept: &mut Swept) -> Result<(), SweepError> {
+        let mut after = 0;
+        loop {
+            let rows = self.by.journal.read(|reader| reader.kept(after, PAGE))?;
+            let Some(last) = rows.last() else { return Ok(()) };
+            after = last.id;
+            let mut lost = Vec::new();
+            for row in &rows {
+                match self.by.staging.stat(&row.stage) {
+                    Err(Errno::NOENT) => lost.push(row.id),
+                    Ok(_) => {}
+                    Err(errno) => return Err(SweepError::Export { what: "content in quarantine", errno }),
+                }
+            }
+            swept.drafts_without_content += lost.len() as u64;
+            if repair && !lost.is_empty() {
+                self.by.journal.wait(self.by.journal.submit(Entry::ContentLost { ids: lost }))?;
+            }
+        }
+    }
+}

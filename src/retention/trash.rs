@@ -1,0 +1,213 @@
+//! What an admin does with rows of the outbox: restore, purge, retry, drop.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+
+use super::Reaper;
+use crate::commit::{Target, VerbError};
+use crate::failpoint;
+use crate::folders::Holds;
+use crate::inode::{Key, Node, display_path};
+use crate::journal::{Delta, Entry, JournalError, OutboxId, OutboxKind, OutboxRow};
+use crate::sys::at::{self, RenameFlags};
+use crate::sys::{Errno, Kind, Result, stat};
+
+impl Reaper {
+    /// Puts a file or a tree back: under its old path, or under `to`. Folders above that are missing are made. A name
+    /// that is taken stays as it is, unless `replace` says otherwise (and never a folder).
+    pub fn restore(&self, id: OutboxId, to: Option<&[u8]>, replace: bool) -> std::result::Result<Target, VerbError> {
+        self.whole_row(id)?;
+        let Some(_busy) = self.work_on(id) else {
+            return Err(VerbError::new(Errno::BUSY, format!("row {id} is being removed right now")));
+        };
+        let row = self.whole_row(id)?;
+        let path = to.unwrap_or(&row.aside.path);
+        if path.is_empty() {
+            return Err(VerbError::new(Errno::NOENT, format!("row {id} has no known path: say where with --to PATH")));
+        }
+        let shown = display_path(path);
+        let failed = |errno: Errno| VerbError::new(errno, format!("restoring {shown}: {errno}"));
+        let target = self.by.folder_for(path).map_err(failed)?;
+        self.restore_to(&row, &target, replace).map_err(failed)?;
+        let written = self.by.journal.submit(Entry::Restored { id, path: path.to_vec() });
+        self.by.journal.wait(written).map_err(of_journal)?;
+        Ok(target)
+    }
+
+    fn restore_to(&self, row: &OutboxRow, target: &Target, replace: bool) -> Result<()> {
+        let (trash, staged) = (self.by.staging.trash(), OsStr::new(&row.aside.staged));
+        let stat = stat::stat_at(trash, staged)?;
+        let tree = row.aside.kind == OutboxKind::Tree;
+        if replace
+            && !tree
+            && let Ok(there) = self.by.nodes.fd(&target.parent).and_then(|d| stat::stat_at(d, &target.name))
+        {
+            if there.kind == Kind::Dir {
+                return Err(Errno::ISDIR);
+            }
+            // It may be restored in its turn.
+            self.by.unlink(None, &target.parent, &target.name)?;
+        }
+        let dir = self.by.nodes.fd(&target.parent)?;
+        let claim = self.by.totals.claim(&[(target.parent.key, &target.name)]);
+        let moved = move_back(trash, staged, &dir, &target.name, tree);
+        let after = match (&moved, tree) {
+            (Ok(()), true) => Holds::Folder,
+            (Ok(()), false) => self.by.totals.weigh(&stat),
+            (Err(_), _) => {
+                stat::stat_at(&dir, &target.name).map_or(Holds::Nothing, |there| self.by.totals.weigh(&there))
+            }
+        };
+        let before = if moved.is_ok() { Holds::Nothing } else { after };
+        failpoint!("restore_after_move");
+        claim.end(&[(before, after)], |changes| {
+            let (folder, path) = (target.parent.path(), target.path());
+            let count =
+                Delta::Count { folder: folder.clone(), bytes: changes[0].bytes, files: changes[0].files, newest: None };
+            let mut entries: Vec<Entry> = self.by.totals.entry(count).into_iter().collect();
+            if moved.is_ok() && tree && self.by.totals.is_on() {
+                // Its folders are not known any more: they are counted.
+                let name = target.name.as_bytes().to_vec();
+                entries.push(Entry::Found { folder, names: vec![name] });
+                tracing::debug!(path = display_path(&path), "a restored tree is counted in the background");
+            }
+            if !entries.is_empty() {
+                self.by.journal.submit(Entry::Together(entries));
+            }
+        });
+        moved?;
+        self.by.nodes.reinstate(Key::of(&stat));
+        self.by.nodes.moved(&stat, &target.parent, &target.name);
+        self.by.sync_folder(&target.parent)
+    }
+
+    /// Rows that wait for the end of their retention are removed now; `None`: all of them.
+    pub fn purge(&self, ids: Option<Vec<OutboxId>>) -> std::result::Result<(), VerbError> {
+        self.check_ids(ids.as_deref().unwrap_or_default())?;
+        self.by.journal.wait(self.by.journal.submit(Entry::Purged { ids })).map_err(of_journal)?;
+        self.poke();
+        Ok(())
+    }
+
+    /// Dead and dropped rows get all their attempts again, now.
+    pub fn retry(&self, ids: Vec<OutboxId>) -> std::result::Result<(), VerbError> {
+        self.check_ids(&ids)?;
+        self.by.journal.wait(self.by.journal.submit(Entry::Retry { ids })).map_err(of_journal)?;
+        self.poke();
+        Ok(())
+    }
+
+    /// Gives a dead row up: nobody tries to remove its inode any more.
+    pub fn drop_row(&self, id: OutboxId) -> std::result::Result<(), VerbError> {
+        self.check_ids(&[id])?;
+        match self.by.journal.wait(self.by.journal.submit(Entry::Dropped { id })) {
+            Err(JournalError::Refused { .. }) => Err(VerbError::new(
+                Errno::INVAL,
+                format!("row {id} is not dead: only what was given up can be dropped"),
+            )),
+            other => other.map_err(of_journal),
+        }
+    }
+
+    fn whole_row(&self, id: OutboxId) -> std::result::Result<OutboxRow, VerbError> {
+        let row = self.row(id)?;
+        if row.begun {
+            let message = format!("row {id}: its removal has begun, it is not whole any more");
+            return Err(VerbError::new(Errno::NODATA, message));
+        }
+        Ok(row)
+    }
+
+    pub(super) fn row(&self, id: OutboxId) -> std::result::Result<OutboxRow, VerbError> {
+        let row = self.by.journal.read(|reader| reader.outbox_row(id)).map_err(of_journal)?;
+        row.ok_or_else(|| VerbError::new(Errno::NOENT, format!("no outbox row {id}")))
+    }
+
+    fn check_ids(&self, ids: &[OutboxId]) -> std::result::Result<(), VerbError> {
+        let known = self.by.journal.read(|reader| reader.outbox_known(ids)).map_err(of_journal)?;
+        match ids.iter().find(|id| !known.contains(id)) {
+            Some(id) => Err(VerbError::new(Errno::NOENT, format!("no outbox row {id}"))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Never over a name that is there, also where the file system cannot promise that by itself.
+fn move_back(
+    trash: impl std::os::fd::AsFd,
+    staged: &OsStr,
+    dir: impl std::os::fd::AsFd,
+    name: &OsStr,
+    tree: bool,
+) -> Result<()> {
+    match at::rename(trash.as_fd(), staged, dir.as_fd(), name, RenameFlags::NOREPLACE) {
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {}
+        other => return other,
+    }
+    if !tree {
+        at::link_at(trash.as_fd(), staged, dir, name)?;
+        return at::unlink(trash, staged);
+    }
+    match stat::stat_at(dir.as_fd(), name) {
+        Ok(_) => Err(Errno::EXIST),
+        // A rename over an empty folder that appears right now would replace it; over anything else it fails.
+        Err(Errno::NOENT) => at::rename(trash, staged, dir, name, RenameFlags::empty()),
+        Err(other) => Err(other),
+    }
+}
+
+fn of_journal(error: JournalError) -> VerbError {
+    VerbError { errno: error.errno(), message: error.to_string() }
+}
+
+/// A folder that is being removed whole.
+impl Reaper {
+    /// Takes a folder out of the name space by one rename. `folder` and everything below it are marked first, so that
+    /// nothing that is still on its way is published into the trash.
+    pub fn take_out(&self, parent: &Arc<Node>, name: &OsStr, now: bool) -> Result<OutboxId> {
+        let by = &self.by;
+        let dir = by.nodes.fd(parent)?;
+        let old = stat::stat_at(&dir, name)?;
+        if old.kind != Kind::Dir {
+            return Err(Errno::NOTDIR);
+        }
+        let path = parent.path_of(name);
+        let known = by.journal.read(|reader| reader.folder(&path)).ok().flatten();
+        let retain = if now { std::time::Duration::ZERO } else { by.rules.decide(&path).retain };
+        let id = by.journal.next_outbox_id();
+        let aside = crate::journal::SetAside {
+            id,
+            kind: OutboxKind::Tree,
+            path: path.clone(),
+            staged: by.staging.name_of(id),
+            ino: old.ino,
+            uid: old.uid,
+            gid: old.gid,
+            bytes: known.as_ref().map_or(0, |row| row.rbytes),
+            files: known.as_ref().map_or(0, |row| row.rfiles + row.rfolders),
+            due: std::time::SystemTime::now() + retain,
+        };
+        let claim = by.totals.claim(&[(parent.key, name)]);
+        by.nodes.retire(Key::of(&old));
+        failpoint!("remove_before_move");
+        let trash = OsStr::new(&aside.staged);
+        let moved = at::rename(&dir, name, by.staging.trash(), trash, RenameFlags::empty());
+        failpoint!("remove_after_move");
+        let after = if moved.is_ok() { Holds::Nothing } else { Holds::Folder };
+        claim.end(&[(Holds::Folder, after)], |_| {
+            if moved.is_ok() {
+                let gone = by.totals.entry(Delta::Gone(path));
+                let entries = [Some(Entry::SetAside(aside)), gone].into_iter().flatten().collect();
+                by.journal.submit(Entry::Together(entries));
+            }
+        });
+        if moved.is_err() {
+            by.nodes.reinstate(Key::of(&old));
+        }
+        moved?;
+        self.poke();
+        by.sync_folder(parent)?;
+        Ok(id)
+    }
+}

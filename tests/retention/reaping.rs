@@ -1,0 +1,114 @@
+//! The reaper: retries, dead letters, space.
+
+use std::path::Path;
+use std::process::Command;
+
+use crate::common::mount::show;
+use crate::common::{Mount, SmallFs, checker, eventually};
+use crate::{eventually_empty, id, outbox, row_of, trash};
+
+fn chattr(flag: &str, path: &Path) {
+    let out = Command::new("chattr").arg(flag).arg(path).output().unwrap();
+    assert!(out.status.success(), "chattr {flag} {}: {}", path.display(), show(&out));
+}
+
+/// Takes the flag off again, whatever happens.
+struct Immutable(std::path::PathBuf);
+
+impl Drop for Immutable {
+    fn drop(&mut self) {
+        if self.0.symlink_metadata().is_ok() {
+            chattr("-i", &self.0);
+        }
+    }
+}
+
+#[test]
+fn a_row_that_cannot_be_removed_ends_as_a_dead_letter_and_holds_nobody_up() {
+    let m = Mount::setup().config("retain = '1h'\nreap_backoff = '2ms'\nreap_segment = 4\n").mount();
+    let w = m.agent("W");
+    for n in 0..20 {
+        w.put(&format!("f{n}"), "x").unwrap();
+        w.unlink(&format!("f{n}")).unwrap();
+    }
+    let stuck = row_of(&m, "f3");
+    let path = trash(&m).into_iter().find(|path| path.ends_with(stuck["stage"].as_str().unwrap())).unwrap();
+    chattr("+i", &path);
+    let guard = Immutable(path.clone());
+    m.cli_ok(&["trash", "purge"]);
+    eventually("the stuck row alone is left, dead", || {
+        let rows = outbox(&m);
+        rows.len() == 1 && rows[0]["state"] == "dead"
+    });
+    let row = &outbox(&m)[0];
+    assert_eq!((&row["id"], &row["attempts"]), (&stuck["id"], &8.into()));
+    assert!(row["reason"].as_str().unwrap().contains("not permitted"), "{row}");
+    assert_eq!(m.json(&["status"])["outbox_dead"], 1);
+    assert!(m.cli_ok(&["outbox", "ls"]).contains("dead"));
+    let refused = m.cli(&["outbox", "drop", "999999"]);
+    assert!(!refused.status.success());
+    m.cli_ok(&["outbox", "drop", &id(row)]);
+    assert_eq!(outbox(&m)[0]["state"], "dropped");
+    m.cli_ok(&["outbox", "retry", &id(row)]);
+    eventually("dead again", || outbox(&m)[0]["state"] == "dead");
+    drop(guard);
+    m.cli_ok(&["outbox", "retry"]);
+    eventually_empty(&m);
+    checker::check(&m);
+}
+
+#[test]
+fn what_is_gone_already_counts_as_removed() {
+    let m = Mount::setup().config("retain = '1h'\n").mount();
+    let w = m.agent("W");
+    w.put("f", "x").unwrap();
+    w.unlink("f").unwrap();
+    row_of(&m, "f");
+    std::fs::remove_file(&trash(&m)[0]).unwrap();
+    m.cli_ok(&["trash", "purge"]);
+    eventually_empty(&m);
+}
+
+#[test]
+fn a_write_without_room_has_what_is_kept_removed_and_goes_on() {
+    let small = SmallFs::new(24);
+    let m = Mount::setup().backing(small.path()).options("retain=1h,watermark=0").mount();
+    let w = m.agent("W");
+    for name in ["a", "b"] {
+        let fd = w.open(name, "w|creat").unwrap();
+        w.fill(fd, 0, 7 << 20, 1).unwrap();
+        w.close(fd).unwrap();
+        w.unlink(name).unwrap();
+    }
+    row_of(&m, "b");
+    assert!(small.free() < 10 << 20, "{} bytes free: the kept files take no room?", small.free());
+    let fd = w.open("c", "w|creat").unwrap();
+    w.fill(fd, 0, 15 << 20, 2).unwrap();
+    w.close(fd).unwrap();
+    assert_eq!(w.stat("c").unwrap().size, 15 << 20);
+    m.nothing_quarantined();
+    assert!(m.log().contains("no space left: removed what was kept for later"), "{}", m.log());
+    eventually("their rows are gone", || outbox(&m).iter().all(|row| row["bytes"].as_u64().unwrap() < 1 << 20));
+    // Without anything to remove it fails as it always did.
+    let fd = w.open("d", "w|creat").unwrap();
+    let written = w.fill(fd, 0, 20 << 20, 3);
+    let closed = w.close(fd);
+    assert!(written.is_err() || closed.is_err());
+    m.quarantined("d");
+}
+
+#[test]
+fn below_the_watermark_nothing_is_kept() {
+    let small = SmallFs::new(24);
+    let m = Mount::setup().backing(small.path()).options("retain=1h,watermark=60").mount();
+    let w = m.agent("W");
+    w.put("small", "x").unwrap();
+    w.unlink("small").unwrap();
+    row_of(&m, "small");
+    let fd = w.open("large", "w|creat").unwrap();
+    w.fill(fd, 0, 12 << 20, 1).unwrap();
+    w.close(fd).unwrap();
+    w.unlink("large").unwrap();
+    eventually("what was kept is removed ahead of time", || trash(&m).is_empty());
+    eventually_empty(&m);
+}

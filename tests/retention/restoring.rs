@@ -1,0 +1,119 @@
+//! Keeping and restoring.
+
+use crate::common::mount::show;
+use crate::common::{Mount, checker, eventually};
+use crate::{eventually_empty, id, outbox, row_of, trash};
+
+#[test]
+fn an_unlinked_file_is_kept_and_comes_back_whole() {
+    let m = Mount::new();
+    let (w, r) = m.pair();
+    w.mkdir("d").unwrap();
+    w.put("d/f", "content").unwrap();
+    let ino = r.stat("d/f").unwrap().ino;
+    w.unlink("d/f").unwrap();
+    r.sees_nothing("d/f");
+    let row = row_of(&m, "d/f");
+    assert_eq!((&row["kind"], &row["state"], &row["bytes"]), (&"unlink".into(), &"pending".into(), &7.into()));
+    assert_eq!(trash(&m).len(), 1);
+    w.rmdir("d").unwrap();
+    // The folder above is made again.
+    m.cli_ok(&["trash", "restore", &id(&row)]);
+    assert_eq!(r.cat("d/f").unwrap(), b"content");
+    let back = r.stat("d/f").unwrap();
+    assert_eq!((back.ino, back.nlink), (ino, 1));
+    assert_eq!(m.json(&["trash", "ls"]).as_array().unwrap().len(), 0);
+    let again = m.cli(&["trash", "restore", &id(&row)]);
+    assert!(!again.status.success() && show(&again).contains("no outbox row"), "{}", show(&again));
+    checker::check(&m);
+    checker::totals(&m);
+}
+
+#[test]
+fn each_replaced_version_is_kept_and_a_reader_elsewhere_keeps_what_it_has() {
+    let m = Mount::new();
+    let other = Mount::setup().export_of(&m).mount();
+    let (w, r) = (m.agent("W"), other.agent("R"));
+    w.put("f", "first").unwrap();
+    let fd = r.open("f", "r").unwrap();
+    let ino = r.fstat(fd).unwrap().ino;
+    w.put("f", "second").unwrap();
+    w.put("g", "third").unwrap();
+    w.rename("g", "f").unwrap();
+    w.unlink("f").unwrap();
+    eventually("three rows", || outbox(&m).len() == 3);
+    let kinds: Vec<_> = outbox(&m).iter().map(|row| row["kind"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(kinds, ["replace", "replace", "unlink"]);
+    assert_eq!(r.read(fd, 100).unwrap(), b"first");
+    // The inode itself is still there: no server would call its handle stale.
+    use std::os::unix::fs::MetadataExt;
+    let kept: Vec<_> = trash(&m).iter().map(|path| path.metadata().unwrap()).collect();
+    assert!(kept.iter().any(|there| there.ino() == ino && there.nlink() == 1));
+    let row = &outbox(&m)[0];
+    m.cli_ok(&["trash", "restore", &id(row), "--to", "old"]);
+    assert_eq!(w.cat("old").unwrap(), b"first");
+    checker::check(&m);
+    checker::totals(&m);
+}
+
+#[test]
+fn nothing_is_restored_over_a_name_unless_told() {
+    let m = Mount::new();
+    let (w, r) = m.pair();
+    w.put("f", "old").unwrap();
+    w.put("f", "new").unwrap();
+    let row = row_of(&m, "f");
+    let refused = m.cli(&["trash", "restore", &id(&row)]);
+    assert!(!refused.status.success(), "{}", show(&refused));
+    assert_eq!(r.cat("f").unwrap(), b"new");
+    m.cli_ok(&["trash", "restore", &id(&row), "--replace"]);
+    eventually("the old version is back", || r.cat("f").unwrap() == b"old");
+    let rows = outbox(&m);
+    assert_eq!(rows.len(), 1, "what it replaced is kept in its turn: {rows:?}");
+    assert_eq!(rows[0]["bytes"], 3);
+    checker::check(&m);
+    checker::totals(&m);
+}
+
+#[test]
+fn purge_does_not_wait_and_retain_of_zero_keeps_nothing() {
+    let m = Mount::setup().config("retain = '1h'\n[[rule]]\nglob = '*.tmp'\nretain = 0\n").mount();
+    let w = m.agent("W");
+    for name in ["a", "b", "c.tmp", "d.tmp", "e.log"] {
+        w.put(name, "x").unwrap();
+        w.put(name, "xx").unwrap();
+        w.unlink(name).unwrap();
+    }
+    m.recorded();
+    let mut kept: Vec<_> = outbox(&m).iter().map(|row| row["path"].as_str().unwrap().to_owned()).collect();
+    kept.retain(|path| path != ".barrier");
+    assert_eq!(kept, ["a", "a", "b", "b"]);
+    let first = row_of(&m, "a");
+    m.cli_ok(&["trash", "purge", &id(&first)]);
+    eventually("one row is gone", || outbox(&m).iter().all(|row| row["id"] != first["id"]));
+    assert!(outbox(&m).len() >= 3);
+    m.cli_ok(&["trash", "purge"]);
+    eventually_empty(&m);
+    checker::check(&m);
+}
+
+#[test]
+fn link_counts_are_those_of_names_that_can_be_seen() {
+    let m = Mount::new();
+    let (w, r) = m.pair();
+    w.put("a", "x").unwrap();
+    w.link("a", "b").unwrap();
+    let fd = r.open("a", "r").unwrap();
+    w.unlink("a").unwrap();
+    assert_eq!(r.fstat(fd).unwrap().nlink, 1);
+    assert_eq!(trash(&m).len(), 0, "the content lives on under its other name");
+    w.unlink("b").unwrap();
+    assert_eq!(trash(&m).len(), 1);
+    r.close(fd).unwrap();
+    w.put("c", "x").unwrap();
+    let fd = r.open("c", "r").unwrap();
+    w.put("c", "y").unwrap();
+    eventually("a version without a name has no link", || r.fstat(fd).unwrap().nlink == 0);
+    assert_eq!(r.read(fd, 10).unwrap(), b"x");
+    checker::check(&m);
+}

@@ -1,0 +1,122 @@
+//! `rm -r`.
+
+use std::path::Path;
+
+use crate::common::mount::show;
+use crate::common::{Mount, checker, eventually};
+use crate::{eventually_empty, id, outbox, row_of, trash};
+
+/// A chain of folders, deeper than any path can name, with a file at each level.
+fn chain(root: &Path, depth: usize) {
+    use rustix::fs::{Mode, OFlags};
+    let mut dir = rustix::fs::open(root, OFlags::DIRECTORY, Mode::empty()).unwrap();
+    for _ in 0..depth {
+        rustix::fs::mkdirat(&dir, "d", Mode::from_raw_mode(0o755)).unwrap();
+        dir = rustix::fs::openat(&dir, "d", OFlags::DIRECTORY, Mode::empty()).unwrap();
+        drop(rustix::fs::openat(&dir, "f", OFlags::CREATE | OFlags::WRONLY, Mode::from_raw_mode(0o644)).unwrap());
+    }
+}
+
+#[test]
+fn a_folder_goes_by_one_rename_and_comes_back_whole() {
+    let m = Mount::new();
+    let (w, r) = m.pair();
+    w.mkdir("t").unwrap();
+    w.mkdir("t/in").unwrap();
+    w.put("t/in/f", "content").unwrap();
+    checker::totals(&m);
+    let plain = m.cli(&["rm", "t"]);
+    assert_eq!(plain.status.code(), Some(2), "{}", show(&plain));
+    assert!(m.cli_ok(&["rm", "-r", "t"]).contains("t removed"));
+    eventually("it is gone", || r.stat("t").is_err());
+    r.sees_nothing("t");
+    let row = row_of(&m, "t");
+    assert_eq!((&row["kind"], &row["bytes"], &row["files"]), (&"tree".into(), &7.into(), &2.into()));
+    checker::totals(&m);
+    m.cli_ok(&["trash", "restore", &id(&row)]);
+    eventually("it is back", || r.cat("t/in/f").is_ok_and(|data| data == b"content"));
+    w.put("t/in/g", "more").unwrap();
+    checker::totals(&m);
+    checker::check(&m);
+}
+
+#[test]
+fn drafts_inside_are_named_and_go_to_quarantine_when_forced() {
+    let m = Mount::new();
+    let (w, r) = m.pair();
+    w.mkdir("t").unwrap();
+    w.mkdir("t/in").unwrap();
+    w.put("t/old", "x").unwrap();
+    let fd = w.open("t/in/new", "w|creat").unwrap();
+    w.write(fd, "half").unwrap();
+    let busy = m.cli(&["rm", "-r", "t"]);
+    assert!(!busy.status.success() && show(&busy).contains("t/in/new"), "{}", show(&busy));
+    assert_eq!(r.cat("t/old").unwrap(), b"x");
+    m.cli_ok(&["rm", "-r", "t", "--force"]);
+    let row = m.quarantined("t/in/new");
+    assert!(row.reason.unwrap().contains("its folder was removed"));
+    w.close(fd).unwrap_or_default();
+    eventually("it is gone", || r.stat("t").is_err());
+    checker::check(&m);
+    checker::totals(&m);
+}
+
+#[test]
+fn nothing_is_published_into_a_folder_that_was_removed() {
+    let m = Mount::new();
+    let w = m.agent("W");
+    w.mkdir("t").unwrap();
+    // It stands in the folder while that is removed.
+    let inside = crate::common::Agent::start("I", &m.mnt().join("t"));
+    inside.put("before", "x").unwrap();
+    m.cli_ok(&["rm", "-r", "t"]);
+    assert_eq!(inside.open("after", "w|creat").unwrap_err(), "ENOENT");
+    assert_eq!(inside.mkdir("folder").unwrap_err(), "ENOENT");
+    w.mkdir("t").unwrap();
+    w.put("t/other", "y").unwrap();
+    assert_eq!(w.list("t").unwrap(), [b"other"]);
+    checker::check(&m);
+    checker::totals(&m);
+}
+
+#[test]
+fn deep_and_wide_trees_go_in_the_background() {
+    let m = Mount::new();
+    std::fs::create_dir_all(m.raw("t/wide")).unwrap();
+    chain(&m.raw("t"), 5000);
+    for n in 0..20_000 {
+        std::fs::File::create(m.raw("t/wide").join(format!("f{n}"))).unwrap();
+    }
+    m.cli_ok(&["rm", "-r", "t", "--now", "--wait"]);
+    assert!(!m.raw("t").exists());
+    eventually_empty(&m);
+    checker::totals(&m);
+}
+
+#[test]
+fn a_removal_that_was_interrupted_goes_on_after_kill_9() {
+    let mut m = Mount::setup().options("reap_rate=3000").mount();
+    std::fs::create_dir_all(m.raw("t/a/b")).unwrap();
+    for n in 0..12_000 {
+        let folder = ["t", "t/a", "t/a/b"][n % 3];
+        std::fs::File::create(m.raw(folder).join(format!("f{n}"))).unwrap();
+    }
+    std::fs::write(m.raw("stays"), "x").unwrap();
+    m.cli_ok(&["rm", "-r", "t", "--now"]);
+    eventually("it is under way", || {
+        outbox(&m).iter().any(|row| row["begun"] == true && row["reaped"].as_u64().unwrap() > 0)
+    });
+    m.kill9();
+    let left = trash(&m);
+    assert_eq!(left.len(), 1, "{left:?}");
+    m.remount();
+    let row = row_of(&m, "t");
+    // Asked until there is somebody to answer.
+    eventually("it cannot be restored", || {
+        show(&m.cli(&["trash", "restore", &id(&row)])).contains("not whole any more") || outbox(&m).is_empty()
+    });
+    eventually_empty(&m);
+    assert_eq!(m.raw_content("stays").unwrap(), b"x");
+    checker::check(&m);
+    checker::totals(&m);
+}
