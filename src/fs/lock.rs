@@ -198,7 +198,8 @@ impl Fs {
         if self.locks.handles.load(Ordering::Acquire) == 0 {
             return;
         }
-        if let Some(domain) = self.locks.by_handle.get(&fh) {
+        let locked = self.locks.by_handle.get(&fh).map(|domain| domain.clone());
+        if let Some(domain) = locked {
             domain.expect_release(fh);
         }
         if let Err(errno) = self.unlock(Sort::Process, fh, owner, Span::WHOLE) {
