@@ -496,7 +496,7 @@ impl Filesystem for Adapter {
 
     fn fallocate(
         &self,
-        _req: &Request,
+        req: &Request,
         _ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -505,7 +505,7 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         metrics::request(Op::Fallocate);
-        self.fs.fallocate(fh.0, offset, length, mode as u32, |result| reply_empty(Op::Fallocate, reply, result));
+        self.fs.fallocate(caller(req), fh.0, offset, length, mode as u32, |result| reply_empty(Op::Fallocate, reply, result));
     }
 
     fn lseek(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
@@ -521,7 +521,7 @@ impl Filesystem for Adapter {
 
     fn copy_file_range(
         &self,
-        _req: &Request,
+        req: &Request,
         _ino_in: INodeNo,
         fh_in: FileHandle,
         offset_in: u64,
@@ -533,7 +533,7 @@ impl Filesystem for Adapter {
         reply: ReplyWrite,
     ) {
         metrics::request(Op::CopyFileRange);
-        self.fs.copy_range(fh_in.0, offset_in, fh_out.0, offset_out, len, |copied| match copied {
+        self.fs.copy_range(caller(req), fh_in.0, offset_in, fh_out.0, offset_out, len, |copied| match copied {
             Ok(copied) => reply.written(copied),
             Err(errno) => reply.error(code(Op::CopyFileRange, errno)),
         });

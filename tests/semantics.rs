@@ -18,6 +18,8 @@ mod data;
 mod failures;
 #[path = "semantics/hiding.rs"]
 mod hiding;
+#[path = "semantics/hostile.rs"]
+mod hostile;
 #[path = "semantics/hosts.rs"]
 mod hosts;
 #[path = "semantics/killed.rs"]

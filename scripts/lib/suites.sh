@@ -116,3 +116,79 @@ suite_stress() {
   done
   umount_it
 }
+
+# --- bounds
+
+# check WHAT COMMAND...: counts one check.
+check() {
+  local what=$1
+  shift
+  if "$@"; then
+    passed=$((passed + 1))
+    say "ok: $what"
+  else
+    failed=$((failed + 1))
+    say "FAILED: $what"
+  fi
+}
+
+suite_bounds() {
+  need python3=python3
+  local files=${COMMITFS_TEST_CASES:-1000000} pid visited peak
+  heading "bounds: $files files in folders of 100,000"
+  python3 - "$export" "$files" <<'EOF'
+import os, sys
+for i in range(int(sys.argv[2])):
+    if i % 100000 == 0:
+        folder = f"{sys.argv[1]}/d{i // 100000}"
+        os.mkdir(folder)
+        at = os.open(folder, os.O_RDONLY)
+    os.mknod(f"file-{i}", dir_fd=at)
+EOF
+  mount_it
+  pid=$("$target/release/commitfs" status --json --state-dir "$state" | sed -n 's/.*"pid":\([0-9]*\).*/\1/p')
+  visited=$(find "$mnt" -type f -size -10 | wc -l)
+  check "find visits $visited" [ "$visited" -eq "$files" ]
+  peak=$(awk '/^VmHWM/ { print $2 }' "/proc/$pid/status")
+  check "the daemon needed $peak kB at most" [ "$peak" -lt $((400 * 1024)) ]
+  check 'few descriptors' [ "$(find "/proc/$pid/fd" -mindepth 1 | wc -l)" -lt 1000 ]
+  echo 2 >/proc/sys/vm/drop_caches
+  returned() { [ "$(awk '/^VmRSS/ { print $2 }' "/proc/$pid/status")" -lt $((peak / 2 + 20000)) ]; }
+  for _ in $(seq 60); do
+    if returned; then break; fi
+    sleep 1
+  done
+  check 'memory returns when the kernel forgets' returned
+  heading 'bounds: a listing of 100,000 names while they come and go'
+  check 'each name that stayed is listed once' python3 - "$mnt/d0" <<'EOF'
+import os, sys
+os.chdir(sys.argv[1])
+before, seen = set(os.listdir(".")), []
+with os.scandir(".") as listing:
+    for n, entry in enumerate(listing):
+        seen.append(entry.name)
+        if n % 100 == 0:
+            os.unlink(entry.name)
+            os.mknod(f"new-{n}")
+assert len(seen) == len(set(seen)), "a name came twice"
+assert not (before & set(os.listdir("."))) - set(seen), "a name was missed"
+EOF
+  heading 'bounds: 10,000 drafts at once'
+  check 'each has its own content afterwards' python3 - "$mnt" <<'EOF'
+import os, resource, sys
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+os.mkdir(sys.argv[1] + "/drafts")
+os.chdir(sys.argv[1] + "/drafts")
+many = min(10000, hard - 100)
+drafts = [os.open(f"f{i}", os.O_RDWR | os.O_CREAT) for i in range(many)]
+for i, draft in enumerate(drafts):
+    os.write(draft, b"%d" % i)
+for draft in drafts:
+    os.close(draft)
+for i in range(many):
+    with open(f"f{i}", "rb") as f:
+        assert f.read() == b"%d" % i, i
+EOF
+  umount_it
+}

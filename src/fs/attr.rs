@@ -180,6 +180,7 @@ impl Fs {
                     self.committer.resize(&node, || at::truncate(&file, size))?;
                     self.strip_set_ids(caller, &file)?;
                 }
+                None if self.refuse_other_file_system(node.key).is_err() => return Err(Errno::XDEV),
                 // The kernel repeats the call with a fresh look-up, which is answered with a draft's node.
                 None if self.drafts.begin_switch(caller.tid, id, true) => return Err(Errno::STALE),
                 None => return Err(Errno::TXTBSY),

@@ -114,6 +114,7 @@ impl Fs {
         if direct || reads_only {
             return self.create_at_once(caller, folder, name, mode, flags, direct);
         }
+        self.refuse_other_file_system(folder.key)?;
         let task = procfs::task(caller.tid);
         let draft = Draft::new(NewDraft {
             node: self.nodes().fresh_id(),

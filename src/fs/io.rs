@@ -159,8 +159,12 @@ impl Fs {
     }
 
     /// Allocates, punches or zeroes a range.
-    pub fn fallocate(self: &Arc<Self>, fh: u64, offset: u64, len: u64, mode: u32, done: impl Done<()>) {
-        let call = move |file: &std::fs::File| at::fallocate(file, mode, offset, len);
+    pub fn fallocate(self: &Arc<Self>, caller: Caller, fh: u64, offset: u64, len: u64, mode: u32, done: impl Done<()>) {
+        let fs = self.clone();
+        let call = move |file: &std::fs::File| {
+            at::fallocate(file, mode, offset, len)?;
+            fs.strip_set_ids(caller, file)
+        };
         match self.handles.get(fh).as_deref() {
             Ok(Handle::Draft { draft, writes: true }) => {
                 self.alter(draft.clone(), Keep::All, "fallocate", call, done);
@@ -173,7 +177,16 @@ impl Fs {
 
     /// Copies between two open files inside the export's file system where it can; returns the bytes copied.
     #[allow(clippy::too_many_arguments)]
-    pub fn copy_range(self: &Arc<Self>, from: u64, src: u64, to: u64, dst: u64, len: u64, done: impl Done<u32>) {
+    pub fn copy_range(
+        self: &Arc<Self>,
+        caller: Caller,
+        from: u64,
+        src: u64,
+        to: u64,
+        dst: u64,
+        len: u64,
+        done: impl Done<u32>,
+    ) {
         let source = self.handles.get(from).and_then(|handle| match &*handle {
             Handle::Version { file, .. } | Handle::Direct { file, .. } => Ok(file.clone()),
             Handle::Draft { draft, .. } => draft.content(),
@@ -185,8 +198,11 @@ impl Fs {
         };
         // The answer is a 32-bit number; a caller asks again for the rest.
         let len = len.min(1 << 30);
-        let call = move |file: &std::fs::File| copy::copy_range(&*source, src, file, dst, len).map(|n| n as u32);
-        let fs = self.clone();
+        let (fs, stripper) = (self.clone(), self.clone());
+        let call = move |file: &std::fs::File| {
+            let copied = copy::copy_range(&*source, src, file, dst, len)?;
+            stripper.strip_set_ids(caller, file).map(|()| copied as u32)
+        };
         self.slow.run(move || match &*target {
             Handle::Draft { draft, writes: true } => fs.alter(draft.clone(), Keep::All, "copy", call, done),
             Handle::Direct { file, writes: true, .. } => done(call(file)),

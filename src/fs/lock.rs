@@ -27,7 +27,7 @@ use crate::draft::Caller;
 use crate::inode::Key;
 use crate::sys::cred::Creds;
 use crate::sys::lock::{Mode, Span};
-use crate::sys::procfs::{self, LockCall};
+use crate::sys::procfs::{self, Interruption, LockCall};
 use crate::sys::{Errno, Result, at, stat};
 
 use domain::{Attempt, Blocked, Domain, Identity, Names};
@@ -35,6 +35,9 @@ use held::{Lock, Sort};
 
 /// How often a lock that cannot be had is asked for again, and its caller looked at.
 const POLL: Duration = Duration::from_millis(20);
+
+/// Rounds for which a signal of the whole process is left to its other threads.
+const PATIENCE: u32 = 5;
 
 /// A lock as the kernel asks for it.
 #[derive(Clone, Copy, Debug)]
@@ -97,7 +100,21 @@ struct Waiter {
     on: OnExport,
     /// Answered `EAGAIN` then.
     until: Option<Instant>,
+    /// Rounds in a row that found a signal which another thread of the process might have taken.
+    signalled: u32,
     done: Box<dyn FnOnce(Result<()>) + Send>,
+}
+
+impl Waiter {
+    /// True if a signal ends the wait. One that nobody else took for some rounds is this thread's.
+    fn is_interrupted(&mut self) -> bool {
+        match procfs::interruption(self.tid) {
+            Interruption::Yes => return true,
+            Interruption::Perhaps => self.signalled += 1,
+            Interruption::No => self.signalled = 0,
+        }
+        self.signalled > PATIENCE
+    }
 }
 
 /// The file on the export that a lock is taken on too.
@@ -136,7 +153,7 @@ impl Fs {
         let mut queue = self.locks.queue.lock();
         if queue.stopped {
             drop(queue);
-            return done(Err(Errno::INTR));
+            return done(Err(Errno::NOTCONN));
         }
         if sort == Sort::Process && wait && queue.closes_a_circle(owner, &blockers) {
             drop(queue);
@@ -148,7 +165,16 @@ impl Fs {
         if sort == Sort::Process && wait {
             queue.edges.push(Edge { waiter: number, owner, blockers });
         }
-        queue.waiters.push(Waiter { number, tid: caller.tid, lock, domain, on, until, done: Box::new(done) });
+        queue.waiters.push(Waiter {
+            number,
+            tid: caller.tid,
+            lock,
+            domain,
+            on,
+            until,
+            signalled: 0,
+            done: Box::new(done),
+        });
         queue.poked = true;
         self.locks.changed.notify_one();
     }
@@ -172,7 +198,8 @@ impl Fs {
         if self.locks.handles.load(Ordering::Acquire) == 0 {
             return;
         }
-        if let Some(domain) = self.locks.by_handle.get(&fh) {
+        let locked = self.locks.by_handle.get(&fh).map(|domain| domain.clone());
+        if let Some(domain) = locked {
             domain.expect_release(fh);
         }
         if let Err(errno) = self.unlock(Sort::Process, fh, owner, Span::WHOLE) {
@@ -328,10 +355,11 @@ fn run(fs: &Fs) {
         // Asking the export takes time; nobody who only looks is held up.
         drop(queue);
         let mut kept = Vec::new();
-        for waiter in waiters {
+        for mut waiter in waiters {
             let answer = match locks.attempt(&waiter.domain, &waiter.lock, &waiter.on, fs) {
                 Ok(Attempt::Granted) => Ok(()),
-                Ok(Attempt::Blocked(_)) if stopped || procfs::is_interrupted(waiter.tid) => Err(Errno::INTR),
+                Ok(Attempt::Blocked(_)) if stopped => Err(Errno::NOTCONN),
+                Ok(Attempt::Blocked(_)) if waiter.is_interrupted() => Err(Errno::INTR),
                 Ok(Attempt::Blocked(_)) if waiter.until.is_some_and(|until| until <= Instant::now()) => {
                     Err(Errno::AGAIN)
                 }

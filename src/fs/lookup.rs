@@ -196,6 +196,11 @@ impl Fs {
         }
     }
 
+    /// `EXDEV` where no rename from the staging folder could publish.
+    pub(super) fn refuse_other_file_system(&self, key: Key) -> Result<()> {
+        if key.dev == self.nodes().root().key.dev { Ok(()) } else { Err(Errno::XDEV) }
+    }
+
     /// True if files under this path are written in place.
     pub(super) fn is_direct(&self, path: &[u8]) -> bool {
         self.rules.decide(path).mode == Mode::Direct

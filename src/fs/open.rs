@@ -68,6 +68,7 @@ impl Fs {
             return Err(Errno::TXTBSY);
         }
         if writes && !direct {
+            self.refuse_other_file_system(node.key)?;
             // The kernel repeats the open with a fresh look-up, which is answered with a draft's node. A thread that
             // comes again without a look-up opened through a descriptor: a version has no name to be replaced under.
             return Err(if self.drafts.begin_switch(caller.tid, id, true) { Errno::STALE } else { Errno::TXTBSY });

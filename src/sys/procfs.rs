@@ -17,7 +17,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, PidfdFlags};
 use rustix::time::ClockId;
 
-pub use calls::{LockCall, is_interrupted, lock_call};
+pub use calls::{Interruption, LockCall, interruption, lock_call};
 pub use tables::{Holds, MountId, OpenFile, cached_sizes, holds};
 
 /// Clock ticks per second in `/proc` (USER_HZ, the same on every Linux architecture that has FUSE).

@@ -113,6 +113,11 @@ pub fn set_id_bits_go_with_a_strangers_write(p: &Place) {
         user.put("f", "all new").unwrap();
         assert_eq!(a.stat("f").unwrap().perm(), left, "{mode:o} overwritten");
     }
+    reset(0o6777);
+    let fd = user.open("f", "rw").unwrap();
+    user.fallocate(fd, "plain", 0, 100).unwrap();
+    user.close(fd).unwrap();
+    assert_eq!(a.stat("f").unwrap().perm(), 0o777, "reserved space for");
     reset(0o6755);
     a.append("f", "x").unwrap();
     assert_eq!(a.stat("f").unwrap().perm(), 0o6755, "root's writing leaves them");

@@ -50,15 +50,34 @@ pub fn lock_call(tid: u32) -> Option<LockCall> {
     })
 }
 
-/// True if a signal waits for the thread that would end a system call, or if the thread is gone.
-pub fn is_interrupted(tid: u32) -> bool {
+/// Whether a signal waits for a thread that would end its system call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interruption {
+    /// None.
+    No,
+    /// One for the process, which another of its threads may be about to take.
+    Perhaps,
+    /// One that the thread will find, or it is gone.
+    Yes,
+}
+
+/// Looks for a signal that waits for the thread. To be told `Yes` wrongly would do harm: the kernel turns the answer that
+/// follows into a restart of the call, which happens only with a signal.
+pub fn interruption(tid: u32) -> Interruption {
     if tid == 0 {
-        return false;
+        return Interruption::No;
     }
-    let Ok(status) = fs::read_to_string(format!("/proc/{tid}/status")) else { return true };
-    let set = |key: &str| {
-        let value = status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
-        value.and_then(|value| u64::from_str_radix(value.trim(), 16).ok()).unwrap_or(0)
-    };
-    (set("SigPnd") | set("ShdPnd")) & !set("SigBlk") != 0
+    let Ok(status) = fs::read_to_string(format!("/proc/{tid}/status")) else { return Interruption::Yes };
+    let field = |key: &str| status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':')).map(str::trim);
+    let set = |key: &str| field(key).and_then(|value| u64::from_str_radix(value, 16).ok()).unwrap_or(0);
+    let heeded = !set("SigBlk");
+    // The kernel gives a process's signal to its first thread if that does not block it.
+    let first = field("Tgid") == field("Pid") || field("Threads") == Some("1");
+    if set("SigPnd") & heeded != 0 || (first && set("ShdPnd") & heeded != 0) {
+        Interruption::Yes
+    } else if set("ShdPnd") & heeded != 0 {
+        Interruption::Perhaps
+    } else {
+        Interruption::No
+    }
 }

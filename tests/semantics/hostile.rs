@@ -1,0 +1,116 @@
+//! What a mount must not be confused by.
+
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+
+use crate::common::Mount;
+use crate::common::mount::bare;
+
+#[test]
+fn s47_a_version_is_not_opened_for_writing_without_a_name() {
+    let m = Mount::new();
+    let (w, r) = m.pair();
+    w.put("f", "published").unwrap();
+    let fd = r.open("f", "r").unwrap();
+    let link = format!("/proc/self/fd/{fd}");
+    for how in ["w", "rw", "w|append", "w|trunc", "r|trunc"] {
+        assert_eq!(r.open(&*link, how).unwrap_err(), "ETXTBSY", "{how}");
+    }
+    assert_eq!(r.cat(&*link).unwrap(), b"published");
+    // A draft has its writer's descriptor for a name.
+    let fd = w.open("g", "rw|creat").unwrap();
+    let again = w.open(&*format!("/proc/self/fd/{fd}"), "w|append").unwrap();
+    w.write(again, "through the second").unwrap();
+    w.close(fd).unwrap();
+    r.sees_nothing("g");
+    w.close(again).unwrap();
+    assert_eq!(r.cat("g").unwrap(), b"through the second");
+}
+
+#[test]
+fn s47_another_file_system_inside_the_export_is_not_written_to() {
+    if bare() {
+        return;
+    }
+    let mut m = Mount::new();
+    m.umount();
+    let inside = m.raw("inside");
+    std::fs::create_dir(&inside).unwrap();
+    mount("tmpfs", &inside, "tmpfs", MountFlags::empty(), None).unwrap();
+    std::fs::write(m.raw("inside/there"), "content").unwrap();
+    m.remount();
+    let w = m.agent("W");
+    let tried = [
+        w.open("inside/new", "w|creat").map(drop),
+        w.open("inside/there", "w").map(drop),
+        w.put("inside/there", "x"),
+        w.truncate("inside/there", 0),
+    ];
+    let read = w.cat("inside/there");
+    let moved = w.rename("inside/there", "out");
+    let named = (w.mkdir("inside/folder"), w.rename("inside/there", "inside/folder/same"));
+    unmount(&inside, UnmountFlags::DETACH).unwrap();
+    for outcome in tried {
+        assert_eq!(outcome.unwrap_err(), "EXDEV");
+    }
+    assert_eq!(moved.unwrap_err(), "EXDEV");
+    assert_eq!(read.unwrap(), b"content");
+    assert_eq!(named, (Ok(()), Ok(())));
+    drop(w);
+    m.umount();
+    m.remount();
+    m.agent("W").put("inside/new", "the folder is the export's again").unwrap();
+}
+
+#[test]
+fn s47_descriptors_of_a_daemon_that_is_gone_fail_and_do_not_hang() {
+    let mut m = Mount::new();
+    let (w, r) = m.pair();
+    w.put("f", "content").unwrap();
+    let (fr, fw) = (r.open("f", "r").unwrap(), w.open("g", "rw|creat").unwrap());
+    let locked = w.open("f", "r").unwrap();
+    w.flock(locked).unwrap();
+    m.kill9();
+    m.remount();
+    assert_eq!(r.fsync(fr).unwrap_err(), "ENOTCONN");
+    assert_eq!(r.flock(fr).unwrap_err(), "ENOTCONN");
+    assert_eq!(w.pwrite(fw, 0, "x").and_then(|_| w.fsync(fw)).unwrap_err(), "ENOTCONN");
+    assert_eq!(r.stat("never asked for").unwrap_err(), "ENOTCONN", "its working folder is of the old mount, too");
+    let other = m.agent("other");
+    let again = other.open("f", "r").unwrap();
+    other.flock(again).unwrap();
+    assert_eq!(other.cat("f").unwrap(), b"content");
+}
+
+#[test]
+fn s20_nothing_is_reached_by_climbing_or_by_swapping_links() {
+    let m = Mount::new();
+    let (w, r) = m.pair();
+    w.mkdir("a").unwrap();
+    w.put("a/f", "inside").unwrap();
+    let outside = m.home().join("outside");
+    std::fs::create_dir(&outside).unwrap();
+    std::fs::write(outside.join("f"), "outside").unwrap();
+    let script = format!(
+        "import os\nfor i in range(400):\n os.rename('a', 'b'); os.symlink({:?}, 'a'); os.unlink('a'); os.rename('b', 'a')\n",
+        outside.to_str().unwrap()
+    );
+    w.send(&["run", "python3", &script]);
+    for _ in 0..400 {
+        match r.cat("a/f") {
+            Ok(data) => assert!(data == b"inside" || data == b"outside"),
+            Err(errno) => assert!(errno == "ENOENT" || errno == "ESTALE", "{errno:?}"),
+        }
+        // The kernel follows the link; the daemon never does: nothing is written outside through the mount's names.
+        if let Err(errno) = r.open("a/new", "w|creat|excl|nofollow").and_then(|fd| r.close(fd)) {
+            assert!(["ENOENT", "EEXIST", "ESTALE"].contains(&errno.0.as_str()), "{errno:?}");
+        }
+        for path in ["a/new", "b/new"] {
+            if let Err(errno) = r.unlink(path) {
+                assert!(errno == "ENOENT" || errno == "ESTALE", "{errno:?}");
+            }
+        }
+    }
+    w.answer().unwrap();
+    assert_eq!(w.cat("a/f").unwrap(), b"inside");
+    assert_eq!(std::fs::read(outside.join("f")).unwrap(), b"outside");
+}
