@@ -40,5 +40,7 @@ mod readers;
 mod rules;
 #[path = "semantics/visibility.rs"]
 mod visibility;
+#[path = "semantics/watching.rs"]
+mod watching;
 #[path = "semantics/writers.rs"]
 mod writers;

@@ -1,5 +1,6 @@
 //! Commands that wait for what happens: `wait`, `events`.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::ffi::OsStrExt as _;
@@ -37,8 +38,8 @@ struct Watched {
     state_dir: PathBuf,
     /// Relative to the mount.
     inside: Vec<u8>,
-    /// Where it appears.
-    file: PathBuf,
+    /// Where it appears: on the mount, and on the export, which shows nobody a draft.
+    files: Vec<PathBuf>,
     condition: Condition,
 }
 
@@ -51,16 +52,20 @@ pub(super) fn wait(
 ) -> Result<(), CliError> {
     let deadline = timeout.map(|timeout| Instant::now() + timeout);
     let (state_dir, inside) = target::find_below(place, path)?;
-    let file = match Reader::open(&state_dir) {
+    let files = match Reader::open(&state_dir) {
         Ok(reader) => {
-            let mountpoint = reader.meta()?.remove("mountpoint").map(PathBuf::from);
-            mountpoint.map(|root| root.join(std::ffi::OsStr::from_bytes(&inside)))
+            let mut meta = reader.meta()?;
+            let roots = ["mountpoint", "export"].map(|key| meta.remove(key).map(PathBuf::from));
+            let mut files: Vec<PathBuf> =
+                roots.into_iter().flatten().map(|root| root.join(OsStr::from_bytes(&inside))).collect();
+            files.dedup();
+            files
         }
         // Another user's mount: its files can be looked at all the same.
-        Err(_) if condition.newer_than.is_none() => None,
+        Err(_) if condition.newer_than.is_none() => vec![target::resolve(path)],
         Err(error) => return Err(error.into()),
     };
-    let watched = Watched { state_dir, inside, file: file.unwrap_or_else(|| target::resolve(path)), condition };
+    let watched = Watched { state_dir, inside, files, condition };
     let found = watched.wait(deadline)?;
     if json { print_json(&found) } else { Ok(()) }
 }
@@ -101,12 +106,16 @@ impl Watched {
 
     /// What is there now, if it is what is waited for.
     fn look(&self) -> Result<Option<Value>, CliError> {
-        let Ok(metadata) = fs::symlink_metadata(&self.file) else { return Ok(None) };
-        if self.condition.size.is_some_and(|size| size != metadata.len()) {
+        let mut size = 0;
+        for file in &self.files {
+            let Ok(metadata) = fs::symlink_metadata(file) else { return Ok(None) };
+            size = metadata.len();
+        }
+        if self.condition.size.is_some_and(|wanted| wanted != size) {
             return Ok(None);
         }
         let mut object = rows::path_json(&self.inside);
-        object.insert("size".to_owned(), metadata.len().into());
+        object.insert("size".to_owned(), size.into());
         let newest = match Reader::open(&self.state_dir) {
             Ok(reader) => {
                 let newest = reader.newest_commit_of(&self.inside)?;
@@ -275,8 +284,8 @@ fn run(root: &Path, command: &str, data: &Value) -> Result<(), CliError> {
         .env("COMMITFS_DRAFT", word("draft"))
         .env("COMMITFS_SIZE", word("size"))
         .env("COMMITFS_DETAIL", word("detail"))
-        .env("COMMITFS_PATH", std::ffi::OsStr::from_bytes(&inside))
-        .env("COMMITFS_FILE", root.join(std::ffi::OsStr::from_bytes(&inside)));
+        .env("COMMITFS_PATH", OsStr::from_bytes(&inside))
+        .env("COMMITFS_FILE", root.join(OsStr::from_bytes(&inside)));
     let failed = |error: std::io::Error| CliError::Failure(format!("/bin/sh: {error}"));
     let mut child = shell.spawn().map_err(failed)?;
     if let Some(mut input) = child.stdin.take()
