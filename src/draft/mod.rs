@@ -74,6 +74,8 @@ pub struct Base {
     pub file: Arc<File>,
     /// Its inode.
     pub key: Key,
+    /// Names that the inode had.
+    pub links: u32,
 }
 
 /// A draft's content.
@@ -149,9 +151,14 @@ impl Draft {
     pub fn stat(&self) -> Result<Stat> {
         let body = self.body.read();
         let stat = stat::fstat(&*body.content()?)?;
-        // The staged file still has its hidden name when the family has taken the draft's away.
-        let unnamed = body.target.is_none() && matches!(body.phase, Phase::Open(_));
-        Ok(if unnamed { Stat { nlink: 0, ..stat } } else { stat })
+        // When the family has taken the draft's name away, a hidden one may be left: the staged file's, or that under
+        // which the version is kept for a while.
+        let links = match (&body.target, &body.phase, &body.base) {
+            (None, Phase::Open(_), _) => 0,
+            (None, Phase::Clean, Some(base)) => stat.nlink.min(base.links.saturating_sub(1)),
+            _ => stat.nlink,
+        };
+        Ok(Stat { nlink: links, ..stat })
     }
 
     /// Where the draft will appear, unless its name was taken away.

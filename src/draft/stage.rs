@@ -179,7 +179,8 @@ impl Draft {
     fn begin_again(&self, by: &Committer, keep: Keep) -> Result<()> {
         let mut body = self.body.write();
         let Phase::Published(file) = &body.phase else { return Ok(()) };
-        let base = Base { file: file.clone(), key: crate::inode::Key::of(&stat::fstat(&**file)?) };
+        let there = stat::fstat(&**file)?;
+        let base = Base { file: file.clone(), key: crate::inode::Key::of(&there), links: there.nlink };
         tracing::info!(node = self.node, "write after the last close: a fresh draft");
         self.only_resizes.store(true, Ordering::Relaxed);
         let work = self.fork(by, body.path(), &base, keep).inspect_err(|&errno| self.taint_by_copy(errno))?;
