@@ -36,6 +36,8 @@ mod paragraphs;
 mod programs;
 #[path = "semantics/readers.rs"]
 mod readers;
+#[path = "semantics/removal.rs"]
+mod removal;
 #[path = "semantics/rules.rs"]
 mod rules;
 #[path = "semantics/visibility.rs"]
