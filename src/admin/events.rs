@@ -48,8 +48,20 @@ const STUCK: Duration = Duration::from_secs(30);
 const RETRY: u32 = 2000;
 
 /// Kinds of events that a subscriber may ask for; what else the journal knows passes when none is asked for.
-pub(super) const KINDS: &[&str] =
-    &["begun", "retargeted", "sealed", "reopened", "committed", "quarantined", "discarded", "mismatch"];
+pub(super) const KINDS: &[&str] = &[
+    "begun",
+    "retargeted",
+    "sealed",
+    "reopened",
+    "committed",
+    "quarantined",
+    "discarded",
+    "mismatch",
+    "unlinked",
+    "removed",
+    "dead",
+    "restored",
+];
 
 /// All subscribers.
 pub(super) struct Hub {

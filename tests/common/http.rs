@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::mount::Mount;
-use super::wait::LIMIT;
+use super::wait::{LIMIT, poll};
 
 /// Where to ask.
 #[derive(Clone, Debug)]
@@ -64,11 +64,12 @@ impl Mount {
         Server::Unix(self.state().join("http.sock"))
     }
 
-    /// The TCP address of a mount with `admin = "127.0.0.1:0"`.
+    /// The TCP address of a mount with `admin = "127.0.0.1:0"`. A daemon says it once its control socket is there, which is
+    /// soon after the mount.
     #[track_caller]
     pub fn tcp(&self) -> Server {
-        let status = self.json(&["status"]);
-        Server::Tcp(status["admin"].as_str().unwrap_or_else(|| panic!("no address in {status}")).to_owned())
+        let address = || self.json(&["status"])["admin"].as_str().map(str::to_owned);
+        Server::Tcp(poll(LIMIT, address).unwrap_or_else(|| panic!("the daemon says no address:\n{}", self.log())))
     }
 }
 
