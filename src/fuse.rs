@@ -505,7 +505,9 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         metrics::request(Op::Fallocate);
-        self.fs.fallocate(caller(req), fh.0, offset, length, mode as u32, |result| reply_empty(Op::Fallocate, reply, result));
+        self.fs.fallocate(caller(req), fh.0, offset, length, mode as u32, |result| {
+            reply_empty(Op::Fallocate, reply, result)
+        });
     }
 
     fn lseek(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
