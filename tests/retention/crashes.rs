@@ -1,7 +1,9 @@
 //! kill -9 in the middle: no orphan, no loss.
 
 use crate::common::{Mount, checker, eventually};
-use crate::{eventually_empty, outbox, trash};
+#[cfg(feature = "failpoints")]
+use crate::outbox;
+use crate::{eventually_empty, trash};
 
 #[test]
 fn kill_9_in_a_mass_deletion_leaves_no_orphan_and_no_loss() {
