@@ -337,32 +337,3 @@ proptest! {
         journal.health().unwrap();
     }
 }
-
-/// Not a promise, a number to look at: `cargo test --release -- --ignored --nocapture throughput`.
-#[test]
-#[ignore = "a measurement"]
-fn throughput() {
-    let dir = tempfile::tempdir().unwrap();
-    let journal = Journal::open(dir.path()).unwrap();
-    let begin = std::time::Instant::now();
-    for _ in 0..50_000 {
-        let id = journal.next_draft_id();
-        journal.submit(begun(id, b"some/folder/with/a/name"));
-        journal.submit(committed(id, b"some/folder/with/a/name"));
-    }
-    let queued = begin.elapsed();
-    journal.close();
-    eprintln!("50000 drafts queued in {queued:?}, written in {:?}", begin.elapsed());
-
-    let journal = Journal::open(dir.path()).unwrap();
-    let begin = std::time::Instant::now();
-    for _ in 0..2000 {
-        journal.wait(journal.submit(begun(journal.next_draft_id(), b"x"))).unwrap();
-    }
-    eprintln!("one by one: {:?} each", begin.elapsed() / 2000);
-    let begin = std::time::Instant::now();
-    for _ in 0..200 {
-        journal.submit_durable(begun(journal.next_draft_id(), b"x")).unwrap();
-    }
-    eprintln!("one by one, durable: {:?} each", begin.elapsed() / 200);
-}
