@@ -241,7 +241,8 @@ impl Writer {
 
     fn take_entry(&mut self, queued: Queued) {
         self.taken = queued.ticket;
-        self.hurry |= queued.durable;
+        // A commit waits for the row of its draft's beginning: written now, it is there when the data is on the disk.
+        self.hurry |= queued.durable || matches!(queued.entry, Entry::Begun(_));
         if self.failing {
             if let Entry::Grown { id, bytes: newer } = &queued.entry {
                 let at = *self.grown.entry(*id).or_insert(self.backlog.len());
