@@ -83,7 +83,7 @@ pub struct Counts {
     pub pending_bytes: u64,
     /// When the oldest of them began.
     pub oldest_pending: Option<SystemTime>,
-    /// Versions published.
+    /// Versions published, also those that are not remembered any more.
     pub committed: u64,
     /// Drafts in quarantine.
     pub quarantined: u64,
@@ -209,9 +209,7 @@ impl Reader {
 
     /// Numbers for `status`.
     pub fn counts(&self) -> Result<Counts, JournalError> {
-        let counts = self.counts_now()?;
-        let committed = self.read(|conn| conn.query_row("SELECT count(*) FROM commits", [], |row| unsigned(row, 0)))?;
-        Ok(Counts { committed, ..counts })
+        Ok(Counts { committed: self.commits_ever()?, ..self.counts_now()? })
     }
 
     /// The same without `committed`: what a scrape every few seconds may cost.

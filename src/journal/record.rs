@@ -299,6 +299,13 @@ pub enum Entry {
         /// How many.
         limit: usize,
     },
+    /// History is kept within its bounds: the oldest events go, and the ended drafts they told of. No event.
+    Prune {
+        /// Events to keep.
+        keep: i64,
+        /// Events, and drafts, to delete at most.
+        limit: i64,
+    },
     /// A fact about this instance: `export`, `mountpoint`, `pid`, `rules`… No event.
     Meta {
         /// Which fact.
