@@ -52,6 +52,23 @@ pub struct EventRow {
     pub commit: Option<Brief>,
 }
 
+impl EventRow {
+    /// One for tests.
+    #[cfg(test)]
+    pub(crate) fn sample(id: i64) -> EventRow {
+        let kind = "begun".to_owned();
+        EventRow {
+            id,
+            at: SystemTime::UNIX_EPOCH,
+            kind,
+            draft: Some(1),
+            path: Some(b"f".to_vec()),
+            detail: None,
+            commit: None,
+        }
+    }
+}
+
 /// The little of a commit that its event carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Brief {

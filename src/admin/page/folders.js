@@ -41,8 +41,8 @@ const folders = {
     this.load(focus).catch((error) => say(error.message));
   },
 
-  async page(cursor) {
-    return ask(`v1/folders?${this.place({ path: this.path, path_hex: this.hex })}&limit=200${cursor && "&cursor=" + encodeURIComponent(cursor)}`);
+  async page(cursor, limit = 200) {
+    return ask(`v1/folders?${this.place({ path: this.path, path_hex: this.hex })}&limit=${limit}${cursor && "&cursor=" + encodeURIComponent(cursor)}`);
   },
 
   async load(focus) {
@@ -63,7 +63,7 @@ const folders = {
     const items = found.items;
     let next = found.next;
     while (next && items.length < seen && number === this.asked) {
-      const page = await this.page(next);
+      const page = await this.page(next, 1000);
       items.push(...page.items);
       next = page.next;
     }
@@ -71,6 +71,8 @@ const folders = {
     this.shown = found;
     this.next = next;
     this.set(items);
+    // Rows that did not change are not painted again, and their end may be in sight.
+    this.rows.draw();
     this.tell(focus);
     // Counting has no events.
     if (found.uncounted) setTimeout(() => look.soon("folders"), 1000);

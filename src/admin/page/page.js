@@ -249,6 +249,7 @@ async function search(more) {
   if (number !== asked) return;
   next = page.next;
   commits.set(more ? commits.rows.concat(page.items.map(dated)) : page.items.map(dated));
+  commits.draw();
 }
 commits.onEnd = () => { if (next) search(true).catch((error) => console.info(error.message)); };
 let typing;
