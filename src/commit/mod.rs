@@ -17,7 +17,7 @@ use std::time::Instant;
 use crate::failpoint;
 use crate::folders::Totals;
 use crate::inode::{Node, NodeTable, display_path};
-use crate::journal::{Commit, CommitKind, DraftId, Entry, Journal, Ticket};
+use crate::journal::{Commit, CommitKind, DraftId, Journal, Ticket};
 use crate::metrics::{self, Phase};
 use crate::rules::Rules;
 use crate::sys::at;
@@ -179,8 +179,9 @@ impl Published {
                     uid: stat.uid,
                     duration,
                     kind,
+                    change: None,
                 };
-                by.write_down(self.placed, &target, Entry::Committed(commit), stat.size);
+                by.write_down(self.placed, &target, commit);
             }
             // The row stays `open`; the next recovery finds the inode under its name and records it then.
             Err(errno) => tracing::error!(draft = id, %errno, "cannot read the attributes of a published version"),

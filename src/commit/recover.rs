@@ -127,6 +127,7 @@ impl Committer {
             uid: there.map_or(row.owner.uid, |there| there.uid),
             duration: std::time::Duration::ZERO,
             kind: row.kind,
+            change: None,
         }));
     }
 

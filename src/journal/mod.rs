@@ -34,7 +34,7 @@ use rusqlite::Connection;
 use rustix::fs::FlockOperation;
 
 pub use error::JournalError;
-pub use folders::{Counted, Delta};
+pub use folders::{Change, Counted, Delta};
 pub use outbox::{Attempt, OutboxId, OutboxKind, OutboxRow, OutboxState, SetAside};
 pub use record::{Begun, Commit, CommitKind, DraftId, DraftRow, DraftState, Entry, Owner};
 
@@ -223,6 +223,11 @@ impl Journal {
         }
         self.submit_durable(Entry::Meta { key: folders::CLEAN, value: "0".to_owned() })?;
         Ok(!clean)
+    }
+
+    /// Says that changes are not told of from now on.
+    pub fn forgo_totals(&self) {
+        self.submit(Entry::Meta { key: folders::CLEAN, value: "0".to_owned() });
     }
 
     /// Says that nothing changes any more, and that all that did is in the journal.

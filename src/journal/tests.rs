@@ -36,6 +36,7 @@ fn committed(id: DraftId, path: &[u8]) -> Entry {
         uid: 1000,
         duration: Duration::from_millis(3),
         kind: CommitKind::New,
+        change: None,
     })
 }
 
