@@ -17,7 +17,7 @@ use std::time::Instant;
 use crate::failpoint;
 use crate::folders::Totals;
 use crate::inode::{Node, NodeTable, display_path};
-use crate::journal::{Commit, CommitKind, DraftId, Entry, Journal, Ticket};
+use crate::journal::{Commit, CommitKind, DraftId, Journal, Ticket};
 use crate::metrics::{self, Phase};
 use crate::rules::Rules;
 use crate::sys::at;
@@ -113,8 +113,10 @@ pub struct Failed {
 
 impl Sealed {
     /// Makes the data durable.
-    pub fn make_durable(self) -> std::result::Result<Durable, Failed> {
+    pub fn make_durable(self, by: &Committer) -> std::result::Result<Durable, Failed> {
         failpoint!("commit_before_fsync");
+        // The rename will wait for the row of the draft's beginning; it is written while the disk works.
+        by.journal.hurry(self.begun);
         let began = Instant::now();
         if let Err(errno) = at::fsync(&self.staged.file) {
             return Err(Failed { step: "fsync", errno });
@@ -177,8 +179,9 @@ impl Published {
                     uid: stat.uid,
                     duration,
                     kind,
+                    change: None,
                 };
-                by.write_down(self.placed, &target, Entry::Committed(commit), stat.size);
+                by.write_down(self.placed, &target, commit);
             }
             // The row stays `open`; the next recovery finds the inode under its name and records it then.
             Err(errno) => tracing::error!(draft = id, %errno, "cannot read the attributes of a published version"),

@@ -9,9 +9,9 @@ use std::time::SystemTime;
 
 use super::{Committer, Sealed};
 use crate::failpoint;
-use crate::folders::{Change, Claim, Holds};
+use crate::folders::{Claim, Holds};
 use crate::inode::{Key, Node};
-use crate::journal::{Delta, Entry, OutboxKind, SetAside};
+use crate::journal::{Change, Commit, Delta, Entry, OutboxKind, SetAside};
 use crate::sys::at::{self, RenameFlags};
 use crate::sys::cred::Creds;
 use crate::sys::{Errno, Kind, Result, Stat, stat};
@@ -42,9 +42,7 @@ impl Committer {
         let claim = self.totals.claim(&[(folder.key, name)]);
         let old = stat::stat_at(&dir, name)?;
         let before = self.totals.weigh(&old);
-        let above = folder.path();
-        let path = folder.path_of(name);
-        let aside = self.aside(OutboxKind::Unlink, &old, &path).filter(|aside| {
+        let aside = self.aside(OutboxKind::Unlink, &old, &folder.path_of(name)).filter(|aside| {
             let trash = OsStr::new(&aside.staged);
             let keep = || at::rename(&dir, name, self.staging.trash(), trash, RenameFlags::empty());
             // Whatever the reason, without the right to remove it the next call fails too.
@@ -54,12 +52,15 @@ impl Committer {
             failpoint!("unlink_after_move");
             self.nodes.retire(Key::of(&old));
         } else if let Err(errno) = self.staging.acting(creds, || at::unlink(&dir, name)) {
-            claim.end(&[(before, before)], |changes| self.submit(vec![], &[(&above, changes[0])]));
+            claim.end(&[(before, before)], |changes| self.submit(vec![], &[(&folder.path(), changes[0])]));
             return Err(errno);
         }
         claim.end(&[(before, Holds::Nothing)], |changes| {
-            let first = aside.map_or(Entry::Unlinked { path }, Entry::SetAside);
-            self.submit(vec![first], &[(&above, changes[0])]);
+            let (path, change) = (folder.path_of(name), self.totals.change(changes[0], false));
+            self.journal.submit(match aside {
+                Some(aside) => Entry::SetAside(SetAside { path, change, ..aside }),
+                None => Entry::Unlinked { path, change },
+            });
         });
         Ok(())
     }
@@ -71,9 +72,11 @@ impl Committer {
         let removed = self.staging.acting(creds, || at::rmdir(&dir, name));
         let held = if removed.is_ok() { Holds::Folder } else { self.held(&dir, name) };
         let after = if removed.is_ok() { Holds::Nothing } else { held };
-        claim.end(&[(held, after)], |changes| {
-            let gone = removed.is_ok().then(|| self.totals.entry(Delta::Gone(folder.path_of(name)))).flatten();
+        claim.end_moving(&[(held, after)], |changes| {
+            let path = folder.path_of(name);
+            let gone = removed.is_ok().then(|| self.totals.entry(Delta::Gone(path.clone()))).flatten();
             self.submit(gone.into_iter().collect(), &[(&folder.path(), changes[0])]);
+            if removed.is_ok() { vec![path] } else { Vec::new() }
         });
         removed
     }
@@ -169,14 +172,12 @@ impl Committer {
         let moved = stat::stat_at(&old_dir, from.1)?;
         let replaced = stat::stat_at(&new_dir, to.1).ok();
         let (mine, theirs) = (self.totals.weigh(&moved), replaced.map_or(Holds::Nothing, |s| self.totals.weigh(&s)));
-        let (old_above, new_above, old_path, new_path) =
-            (from.0.path(), to.0.path(), from.0.path_of(from.1), to.0.path_of(to.1));
         let exchange = flags.contains(RenameFlags::EXCHANGE);
         // Two names of one inode: nothing happens.
         let same = replaced.is_some_and(|there| Key::of(&there) == Key::of(&moved));
         let renamed = check(&moved, replaced.as_ref()).and_then(|()| {
             let old = replaced.filter(|_| flags.is_empty() && !same && moved.kind != Kind::Dir);
-            let aside = old.and_then(|old| self.link_aside(creds, &new_dir, to.1, &old, &new_path));
+            let aside = old.and_then(|old| self.link_aside(creds, &new_dir, to.1, &old, &to.0.path_of(to.1)));
             let rename = || at::rename(&old_dir, from.1, &new_dir, to.1, flags);
             self.staging.acting(creds, rename).inspect_err(|_| self.unlink_aside(aside.as_ref()))?;
             failpoint!("replace_after_rename");
@@ -190,7 +191,8 @@ impl Committer {
             (Ok(_), false) => [(mine, Holds::Nothing), (theirs, mine)],
         };
         let changed = renamed.is_ok() && !same;
-        claim.end(&outcome, |changes| {
+        claim.end_moving(&outcome, |changes| {
+            let (old_path, new_path) = (from.0.path_of(from.1), to.0.path_of(to.1));
             let mut entries = Vec::new();
             if let Ok(Some(aside)) = &renamed {
                 entries.push(Entry::SetAside(aside.clone()));
@@ -199,7 +201,17 @@ impl Committer {
                 let moves = moves(mine, if exchange { theirs } else { Holds::Nothing }, &old_path, &new_path);
                 entries.extend(moves.into_iter().filter_map(|delta| self.totals.entry(delta)));
             }
-            self.submit(entries, &[(&old_above, changes[0]), (&new_above, changes[1])]);
+            self.submit(entries, &[(&from.0.path(), changes[0]), (&to.0.path(), changes[1])]);
+            if !changed {
+                return Vec::new();
+            }
+            // Whoever writes down a change below from now on does so under the new path.
+            self.nodes.moved(&moved, to.0, to.1);
+            if let Some(there) = replaced.filter(|_| exchange) {
+                self.nodes.moved(&there, from.0, from.1);
+            }
+            let folders = mine == Holds::Folder || (exchange && theirs == Holds::Folder);
+            if folders { vec![old_path, new_path] } else { Vec::new() }
         });
         if let Ok(Some(_)) = &renamed
             && let Some(old) = replaced
@@ -250,12 +262,11 @@ impl Committer {
     }
 
     /// Writes a commit down, with what it replaced and what it changed. Not waited for.
-    pub(super) fn write_down(&self, placed: Placed, target: &super::Target, committed: Entry, size: u64) {
-        placed.claim.end(&[(placed.before, Holds::File(size))], |changes| {
-            let newest = Some(SystemTime::now());
-            let Change { bytes, files } = changes[0];
-            let count = Delta::Count { folder: target.parent.path(), bytes, files, newest };
-            let entries = [Some(committed), placed.aside.map(Entry::SetAside), self.totals.entry(count)];
+    pub(super) fn write_down(&self, placed: Placed, target: &super::Target, commit: Commit) {
+        placed.claim.end(&[(placed.before, Holds::File(commit.size))], |changes| {
+            // The folder may have moved since it was looked at.
+            let commit = Commit { path: target.path(), change: self.totals.change(changes[0], true), ..commit };
+            let entries = [Some(Entry::Committed(commit)), placed.aside.map(Entry::SetAside)];
             self.journal.submit(together(entries.into_iter().flatten().collect()));
         });
     }
@@ -281,6 +292,7 @@ impl Committer {
             bytes: old.size,
             files: 1,
             due: SystemTime::now() + retain,
+            change: None,
         })
     }
 

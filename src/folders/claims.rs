@@ -4,7 +4,12 @@
 //! and after each is known exactly. A count of a folder runs beside them without stopping any: what ends while it looks
 //! is corrected, and what is still in flight at its end is left out of the count and then adds itself as a whole.
 //!
-//! One lock, held for a few instructions and never across I/O; the journal's queue is the only lock taken under it.
+//! Paths are those at the moment of writing down: who moves a folder gives its node the new place in the same instant
+//! in which the move takes its place among the entries, and a count of a folder whose path stands for another one by its
+//! end is not taken.
+//!
+//! One lock, held for a few instructions and never across I/O; the journal's queue and the places of nodes are the only
+//! locks taken under it.
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
@@ -13,6 +18,7 @@ use std::sync::Arc;
 use parking_lot::{Condvar, Mutex};
 
 use crate::inode::Key;
+use crate::journal::Change;
 
 /// What a name stands for in the totals.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,15 +42,6 @@ impl Holds {
     }
 }
 
-/// Bytes and files by which a folder changed through one name.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Change {
-    /// More, or less.
-    pub bytes: i64,
-    /// More, or less.
-    pub files: i64,
-}
-
 /// All names that are being changed.
 #[derive(Debug, Default)]
 pub struct Claims {
@@ -58,6 +55,13 @@ struct State {
     claimed: HashMap<(Key, OsString), bool>,
     /// Folders that are being counted, with what became of names meanwhile.
     watched: HashMap<Key, HashMap<OsString, Holds>>,
+    /// Paths that are being looked at, and whether one stands for another folder by now.
+    looks: Vec<(Vec<u8>, bool)>,
+}
+
+/// Whether `path` is `above`, or below it.
+fn is_within(path: &[u8], above: &[u8]) -> bool {
+    above.is_empty() || path.strip_prefix(above).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
 }
 
 /// A claim on one name, or two. Ended by [`Claim::end`]; dropped without, it says that nothing has changed.
@@ -89,6 +93,19 @@ impl Claims {
         Claim { claims: self.clone(), names: wanted }
     }
 
+    /// Begins to watch a path that is about to be opened: whether it goes on standing for the same folder.
+    pub(super) fn look_at(&self, path: &[u8]) {
+        self.state.lock().looks.push((path.to_vec(), false));
+    }
+
+    /// Ends what [`Claims::look_at`] began.
+    pub(super) fn look_away(&self, path: &[u8]) {
+        let mut state = self.state.lock();
+        if let Some(at) = state.looks.iter().position(|(there, _)| there == path) {
+            state.looks.swap_remove(at);
+        }
+    }
+
     /// Begins to watch a folder that is about to be looked at. False if somebody counts it already.
     pub(super) fn watch(&self, folder: Key) -> bool {
         let mut state = self.state.lock();
@@ -100,10 +117,19 @@ impl Claims {
     }
 
     /// Ends a watch. `conclude` gets what became of names meanwhile and the names that are still being changed, which
-    /// it must leave out of its count; it submits the count before it returns.
-    pub(super) fn conclude(&self, folder: Key, conclude: impl FnOnce(&HashMap<OsString, Holds>, &[OsString])) {
+    /// it must leave out of its count; it submits the count before it returns. False, and it is not called, if `path`
+    /// may stand for another folder by now.
+    pub(super) fn conclude(
+        &self,
+        folder: Key,
+        path: &[u8],
+        conclude: impl FnOnce(&HashMap<OsString, Holds>, &[OsString]),
+    ) -> bool {
         let mut state = self.state.lock();
         let ended = state.watched.remove(&folder).unwrap_or_default();
+        if state.looks.iter().any(|(there, moved)| *moved && there == path) {
+            return false;
+        }
         let mut in_flight = Vec::new();
         for ((there, name), left_out) in &mut state.claimed {
             if *there == folder {
@@ -112,6 +138,7 @@ impl Claims {
             }
         }
         conclude(&ended, &in_flight);
+        true
     }
 
     /// Ends a watch without a count.
@@ -123,7 +150,16 @@ impl Claims {
 impl Claim {
     /// The names hold something else now, or the same: what they held before and hold after, in the order in which they
     /// were claimed. `submit` writes the changes down; it must not wait.
-    pub fn end(mut self, outcome: &[(Holds, Holds)], submit: impl FnOnce(&[Change])) {
+    pub fn end(self, outcome: &[(Holds, Holds)], submit: impl FnOnce(&[Change])) {
+        self.end_moving(outcome, |changes| {
+            submit(changes);
+            Vec::new()
+        });
+    }
+
+    /// As [`Claim::end`], where folders have moved, gone or come: `submit` returns the paths that stand for another
+    /// folder now, or for none.
+    pub fn end_moving(mut self, outcome: &[(Holds, Holds)], submit: impl FnOnce(&[Change]) -> Vec<Vec<u8>>) {
         let claims = self.claims.clone();
         let mut state = claims.state.lock();
         let mut changes = Vec::with_capacity(outcome.len());
@@ -135,7 +171,11 @@ impl Claim {
             let (old, new) = (if left_out { (0, 0) } else { before.weight() }, after.weight());
             changes.push(Change { bytes: new.0 - old.0, files: new.1 - old.1 });
         }
-        submit(&changes);
+        for changed in submit(&changes) {
+            for (_, moved) in state.looks.iter_mut().filter(|(path, _)| is_within(path, &changed)) {
+                *moved = true;
+            }
+        }
         drop(state);
         claims.freed.notify_all();
     }
@@ -199,13 +239,32 @@ mod tests {
         let ended = claims.claim(&[(FOLDER, OsStr::new("ended"))]);
         ended.end(&[(Holds::File(5), Holds::File(7))], |changes| assert_eq!(changes[0].bytes, 2));
         let open = claims.claim(&[(FOLDER, OsStr::new("open"))]);
-        claims.conclude(FOLDER, |ended, in_flight| {
+        let counted = claims.conclude(FOLDER, b"d", |ended, in_flight| {
             assert_eq!(ended.get(OsStr::new("ended")), Some(&Holds::File(7)));
             assert_eq!(in_flight, ["open"]);
         });
+        assert!(counted);
         open.end(&[(Holds::File(5), Holds::File(8))], |changes| {
             assert_eq!(changes, [Change { bytes: 8, files: 1 }], "the count left it out");
         });
         drop(claims.claim(&[(FOLDER, OsStr::new("open"))]));
+    }
+
+    #[test]
+    fn a_count_of_a_path_that_stands_for_another_folder_is_not_taken() {
+        let claims = Arc::new(Claims::default());
+        let moves = |changed: &'static [u8]| {
+            let claim = claims.claim(&[(FOLDER, OsStr::new("n"))]);
+            claim.end_moving(&[(Holds::Folder, Holds::Nothing)], |_| vec![changed.to_vec()]);
+        };
+        for (changed, taken) in [(&b"a/b"[..], false), (b"a", false), (b"", false), (b"a/b/c", true), (b"a/bb", true)] {
+            claims.look_at(b"a/b");
+            assert!(claims.watch(FOLDER));
+            moves(changed);
+            assert_eq!(claims.conclude(FOLDER, b"a/b", |_, _| ()), taken, "{}", changed.escape_ascii());
+            claims.look_away(b"a/b");
+        }
+        claims.look_at(b"a/b");
+        assert!(claims.watch(FOLDER) && claims.conclude(FOLDER, b"a/b", |_, _| ()));
     }
 }

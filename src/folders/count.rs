@@ -26,6 +26,9 @@ pub(super) struct Waiting {
 pub(super) enum CountError {
     #[error(transparent)]
     Export(#[from] Errno),
+    /// The path stood for another folder by the end.
+    #[error("the folder was moved meanwhile")]
+    Moved,
     #[error(transparent)]
     Journal(#[from] JournalError),
 }
@@ -60,21 +63,24 @@ impl Look {
 /// Ends a watch on every way out.
 struct Watching<'a> {
     totals: &'a Totals,
-    folder: Key,
-    on: bool,
+    path: &'a [u8],
+    folder: Option<Key>,
 }
 
 impl Drop for Watching<'_> {
     fn drop(&mut self) {
-        if self.on {
-            self.totals.claims.abandon(self.folder);
+        if let Some(folder) = self.folder {
+            self.totals.claims.abandon(folder);
         }
+        self.totals.claims.look_away(self.path);
     }
 }
 
 impl Totals {
     /// Counts a folder; returns it open, with the paths of the folders in it.
     pub(super) fn count(&self, waiting: &Waiting) -> std::result::Result<(Arc<OwnedFd>, Vec<Vec<u8>>), CountError> {
+        self.claims.look_at(&waiting.path);
+        let mut watching = Watching { totals: self, path: &waiting.path, folder: None };
         let dir = match self.open(waiting) {
             Ok(dir) => Arc::new(dir),
             Err(errno @ (Errno::NOENT | Errno::NOTDIR | Errno::LOOP)) => {
@@ -87,13 +93,13 @@ impl Totals {
         if !self.claims.watch(key) {
             return Err(Errno::BUSY.into());
         }
-        let mut watching = Watching { totals: self, folder: key, on: true };
+        watching.folder = Some(key);
         let mut look = self.look(&waiting.path, &dir)?;
         let known: HashSet<Vec<u8>> =
             self.journal.read(|reader| reader.folder_names(&waiting.path))?.into_iter().collect();
         let mut below = Vec::new();
-        watching.on = false;
-        self.claims.conclude(key, |ended, in_flight| {
+        watching.folder = None;
+        let taken = self.claims.conclude(key, &waiting.path, |ended, in_flight| {
             for (name, holds) in ended {
                 look.put(name.clone(), *holds);
             }
@@ -122,7 +128,7 @@ impl Totals {
             }
             below.extend(new.into_iter().map(|name| join(&waiting.path, name)));
         });
-        Ok((dir, below))
+        if taken { Ok((dir, below)) } else { Err(CountError::Moved) }
     }
 
     /// Opens a folder by the one above, or name by name from the root, and never through a symlink.

@@ -7,5 +7,5 @@ mod claims;
 mod count;
 mod worker;
 
-pub use claims::{Change, Claim, Claims, Holds};
+pub use claims::{Claim, Claims, Holds};
 pub use worker::{Totals, TotalsOptions};

@@ -13,7 +13,7 @@ use super::claims::{Claim, Claims, Holds};
 use super::count::{CountError, Waiting};
 use crate::inode::{Key, NodeTable};
 use crate::journal::folders::Freshness;
-use crate::journal::{Delta, Entry, Journal, JournalError};
+use crate::journal::{Change, Delta, Entry, Journal, JournalError};
 use crate::sys::{Errno, Kind, Stat};
 
 /// Deltas per transaction: few enough that nobody waits long behind them.
@@ -104,10 +104,24 @@ impl Totals {
         if !self.options.on || matches!(delta, Delta::Count { bytes: 0, files: 0, newest: None, .. }) {
             return None;
         }
+        self.note();
+        Some(Entry::Delta(delta))
+    }
+
+    /// What a commit or an unlink changed in its folder, for its own row; `None` if that is nothing or no totals are kept.
+    pub fn change(&self, change: Change, is_commit: bool) -> Option<Change> {
+        if !self.options.on || (!is_commit && change == Change::default()) {
+            return None;
+        }
+        self.note();
+        Some(change)
+    }
+
+    /// One more change waits to be folded.
+    fn note(&self) {
         if self.waiting.fetch_add(1, Ordering::Relaxed) == 0 {
             self.poke();
         }
-        Some(Entry::Delta(delta))
     }
 
     pub(super) fn submit(&self, delta: Delta) {
@@ -124,6 +138,8 @@ impl Totals {
     /// Starts the worker. What an earlier daemon may have lost is counted again.
     pub fn start(self: &Arc<Self>) -> Result<(), JournalError> {
         if !self.options.on {
+            // What changes from now on is missing when they are kept again.
+            self.journal.forgo_totals();
             return Ok(());
         }
         if self.journal.keep_totals()? {
@@ -185,6 +201,9 @@ impl Totals {
 
     /// How fresh the totals are.
     pub fn freshness(&self) -> Result<Freshness, JournalError> {
+        if !self.options.on {
+            return Ok(Freshness::default());
+        }
         self.journal.glance(|reader| reader.freshness())
     }
 
@@ -288,7 +307,8 @@ impl Totals {
     fn count_one(&self, waiting: &Waiting) -> Option<(Arc<std::os::fd::OwnedFd>, Vec<Vec<u8>>)> {
         match self.count(waiting) {
             Ok(found) => Some(found),
-            Err(CountError::Export(Errno::NOENT | Errno::NOTDIR)) => None,
+            // In the first case the one above tells; in the second it still waits to be counted.
+            Err(CountError::Export(Errno::NOENT | Errno::NOTDIR) | CountError::Moved) => None,
             Err(error) => {
                 tracing::warn!(%error, path = crate::inode::display_path(&waiting.path), "cannot count a folder now");
                 // Tried again in the next round, not at once.

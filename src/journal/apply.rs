@@ -76,7 +76,7 @@ pub(super) fn apply(conn: &Connection, entry: &Entry, now: i64) -> rusqlite::Res
         Entry::Unsealed { id } => Change::to(DraftState::Open).write(conn, *id, "reopened", now),
         Entry::Committed(commit) => {
             let change = Change::to(DraftState::Committed).bytes(commit.size).path(&commit.path);
-            if !change.write(conn, commit.id, "committed", now)? {
+            if !change.of_folder(commit.change).write(conn, commit.id, "committed", now)? {
                 return Ok(false);
             }
             conn.prepare_cached(
@@ -136,8 +136,10 @@ pub(super) fn apply(conn: &Connection, entry: &Entry, now: i64) -> rusqlite::Res
             Ok(true)
         }
         Entry::SetAside(new) => outbox::set_aside(conn, new, now).map(|()| true),
-        Entry::Unlinked { path } => {
-            event(conn, next_event(conn)?, now, "unlinked", None, path, None)?;
+        Entry::Unlinked { path, change } => {
+            let told_by = next_event(conn)?;
+            event(conn, told_by, now, "unlinked", None, path, None)?;
+            changed(conn, told_by, *change)?;
             Ok(true)
         }
         Entry::Reaped { ids } => outbox::reaped(conn, ids).map(|()| true),
@@ -212,11 +214,12 @@ struct Change<'a> {
     path: Option<&'a [u8]>,
     reason: Option<&'a str>,
     kept: Option<bool>,
+    folder: Option<folders::Change>,
 }
 
 impl<'a> Change<'a> {
     fn to(state: DraftState) -> Self {
-        Change { state, bytes: None, path: None, reason: None, kept: None }
+        Change { state, bytes: None, path: None, reason: None, kept: None, folder: None }
     }
 
     fn bytes(self, bytes: u64) -> Self {
@@ -233,6 +236,10 @@ impl<'a> Change<'a> {
 
     fn kept(self, kept: bool) -> Self {
         Change { kept: Some(kept), ..self }
+    }
+
+    fn of_folder(self, folder: Option<folders::Change>) -> Self {
+        Change { folder, ..self }
     }
 
     /// False when there is no such draft; the trigger refuses what [`DraftState::can_become`] refuses.
@@ -257,10 +264,18 @@ impl<'a> Change<'a> {
                 told_by
             ])?;
         conn.prepare_cached(
-            "INSERT INTO events (id, at, kind, draft_id, path, detail)
-             SELECT ?1, ?2, ?3, id, path, ?5 FROM drafts WHERE id = ?4",
+            "INSERT INTO events (id, at, kind, draft_id, path, detail, bytes, files)
+             SELECT ?1, ?2, ?3, id, path, ?5, ?6, ?7 FROM drafts WHERE id = ?4",
         )?
-        .execute(params![told_by, now, kind, id, self.reason])?;
+        .execute(params![
+            told_by,
+            now,
+            kind,
+            id,
+            self.reason,
+            self.folder.map(|change| change.bytes),
+            self.folder.map(|change| change.files)
+        ])?;
         Ok(changed > 0)
     }
 }
@@ -281,6 +296,17 @@ pub(super) fn event(
 ) -> rusqlite::Result<()> {
     conn.prepare_cached("INSERT INTO events (id, at, kind, draft_id, path, detail) VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?
         .execute(params![id, now, kind, draft, path, detail])?;
+    Ok(())
+}
+
+/// What an event, just written, changed in the folder of its path.
+pub(super) fn changed(conn: &Connection, event: i64, change: Option<folders::Change>) -> rusqlite::Result<()> {
+    let Some(change) = change else { return Ok(()) };
+    conn.prepare_cached("UPDATE events SET bytes = ?2, files = ?3 WHERE id = ?1")?.execute(params![
+        event,
+        change.bytes,
+        change.files
+    ])?;
     Ok(())
 }
 

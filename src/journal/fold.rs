@@ -4,7 +4,9 @@ use std::collections::HashMap;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::folders::{Counted, join};
+use super::apply::apply;
+use super::folders::{self, Counted, join};
+use super::record::Entry;
 use super::schema;
 
 /// Row of the export's root.
@@ -43,7 +45,7 @@ pub(super) struct Tree<'c> {
     own: HashMap<i64, Sum>,
 }
 
-/// One row of `deltas`.
+/// One row of `deltas`, or what an event says of its folder.
 struct Row {
     id: i64,
     kind: String,
@@ -51,6 +53,43 @@ struct Row {
     target: Option<Vec<u8>>,
     sum: Sum,
     at: i64,
+    /// The newest event when it was written.
+    after: i64,
+}
+
+impl Row {
+    fn of_delta(row: &rusqlite::Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Row {
+            id: row.get(0)?,
+            kind: row.get(1)?,
+            path: row.get(2)?,
+            target: row.get(3)?,
+            sum: Sum { bytes: row.get(4)?, files: row.get(5)?, folders: 0, newest: row.get(6)? },
+            at: row.get(7)?,
+            after: row.get(8)?,
+        })
+    }
+
+    fn of_event(row: &rusqlite::Row<'_>) -> rusqlite::Result<Self> {
+        let (id, path, at): (i64, Vec<u8>, i64) = (row.get(0)?, row.get(2)?, row.get(5)?);
+        let newest = if row.get_ref(1)?.as_str()? == "committed" { at } else { 0 };
+        Ok(Row {
+            id,
+            kind: "count".to_owned(),
+            path: split(&path).0.to_vec(),
+            target: None,
+            sum: Sum { bytes: row.get(3)?, files: row.get(4)?, folders: 0, newest },
+            at,
+            after: id,
+        })
+    }
+}
+
+fn next(
+    rows: &mut rusqlite::Rows<'_>,
+    read: impl Fn(&rusqlite::Row<'_>) -> rusqlite::Result<Row>,
+) -> rusqlite::Result<Option<Row>> {
+    rows.next()?.map(read).transpose()
 }
 
 impl<'c> Tree<'c> {
@@ -58,31 +97,50 @@ impl<'c> Tree<'c> {
         Tree { conn, ids: HashMap::new(), own: HashMap::new() }
     }
 
-    /// Applies at most `limit` deltas, in their order; true if there are more.
+    /// Applies at most `limit` changes, in their order; true if there may be more.
     pub(super) fn fold(&mut self, limit: usize) -> rusqlite::Result<bool> {
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let conn = self.conn;
+        let folded = folders::folded(conn)?;
+        let newest: i64 =
+            conn.prepare_cached("SELECT coalesce(max(id), 0) FROM events")?.query_row([], |row| row.get(0))?;
+        let mut statement = conn
+            .prepare_cached("SELECT id, kind, path, target, bytes, files, newest, at, after FROM deltas ORDER BY id")?;
+        let mut deltas = statement.query([])?;
         let mut statement = conn.prepare_cached(
-            "SELECT id, kind, path, target, bytes, files, newest, at FROM deltas ORDER BY id LIMIT ?1",
+            "SELECT id, kind, path, bytes, files, at FROM events WHERE id > ?1 AND bytes IS NOT NULL ORDER BY id",
         )?;
-        let mut rows = statement.query([limit])?;
-        let (mut last, mut taken) = (0, 0);
-        while let Some(row) = rows.next()? {
-            let row = Row {
-                id: row.get(0)?,
-                kind: row.get(1)?,
-                path: row.get(2)?,
-                target: row.get(3)?,
-                sum: Sum { bytes: row.get(4)?, files: row.get(5)?, folders: 0, newest: row.get(6)? },
-                at: row.get(7)?,
-            };
-            (last, taken) = (row.id, taken + 1);
-            self.take(&row)?;
+        let mut events = statement.query([folded])?;
+        let (mut delta, mut event) = (next(&mut deltas, Row::of_delta)?, next(&mut events, Row::of_event)?);
+        let (mut last, mut position, mut taken) = (0, folded, 0);
+        while taken < limit {
+            // A delta comes after the event that was the newest when it was written.
+            match (&delta, &event) {
+                (Some(row), there) if there.as_ref().is_none_or(|there| there.id > row.after) => {
+                    self.take(row)?;
+                    last = row.id;
+                    delta = next(&mut deltas, Row::of_delta)?;
+                }
+                (_, Some(row)) => {
+                    self.take(row)?;
+                    position = row.id;
+                    event = next(&mut events, Row::of_event)?;
+                }
+                (_, None) => break,
+            }
+            taken += 1;
         }
-        drop(rows);
+        // What is behind the last one has changed nothing.
+        if event.is_none() {
+            position = newest;
+        }
+        drop((deltas, events));
         self.flush()?;
-        if taken > 0 {
+        if last > 0 {
             conn.prepare_cached("DELETE FROM deltas WHERE id <= ?1")?.execute([last])?;
+        }
+        if position > folded {
+            let entry = Entry::Meta { key: folders::FOLDED, value: position.to_string() };
+            apply(conn, &entry, 0)?;
         }
         Ok(taken == limit)
     }

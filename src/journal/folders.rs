@@ -1,7 +1,7 @@
 //! Folder totals as the journal keeps them: what is reported, and what is read.
 //!
-//! A change is one row of `deltas`, written with what caused it; nothing above the folder is touched. Folding
-//! (`fold.rs`) applies many deltas at once.
+//! A change is one row of `deltas`, or part of the event's row, written with what caused it; nothing above the folder is
+//! touched. Folding (`fold.rs`) applies many deltas at once.
 
 use std::time::SystemTime;
 
@@ -11,6 +11,15 @@ use super::error::JournalError;
 use super::fold::{ROOT, Tree};
 use super::read::Reader;
 use super::schema;
+
+/// Bytes and files by which a folder has changed through one name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Change {
+    /// More, or less.
+    pub bytes: i64,
+    /// More, or less.
+    pub files: i64,
+}
 
 /// A change of what one folder holds.
 #[derive(Clone, Debug)]
@@ -95,6 +104,8 @@ pub struct Freshness {
 
 /// Key in `meta`: folders counted before this time are to be counted again.
 pub(super) const RECOUNT: &str = "totals_recount_before";
+/// Key in `meta`: the changes that stand in events are folded up to this one.
+pub(super) const FOLDED: &str = "totals_folded";
 /// Key in `meta`: `1` while every change is in the journal, `0` while a crash may lose one.
 pub(super) const CLEAN: &str = "totals_clean";
 
@@ -106,7 +117,8 @@ pub(super) fn delta(conn: &Connection, delta: &Delta, now: i64) -> rusqlite::Res
         Delta::Moved { from, to } => ("moved", from, Some(to), 0, 0, None),
     };
     conn.prepare_cached(
-        "INSERT INTO deltas (at, kind, path, target, bytes, files, newest) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        "INSERT INTO deltas (at, kind, path, target, bytes, files, newest, after)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, (SELECT coalesce(max(id), 0) FROM events))",
     )?
     .execute(params![now, kind, path, target, bytes, files, newest.map_or(0, schema::micros)])?;
     Ok(())
@@ -220,25 +232,20 @@ impl Reader {
                 [schema::micros(before).max(1)],
                 |row| super::read::unsigned(row, 0),
             )?;
-            conn.query_row("SELECT count(*), min(at) FROM deltas", [], |row| {
-                fresh.unfolded = super::read::unsigned(row, 0)?;
-                fresh.oldest = row.get::<_, Option<i64>>(1)?.map(schema::time);
-                Ok(())
-            })?;
+            let unfolded =
+                "SELECT count(*) FROM deltas UNION ALL SELECT count(*) FROM events WHERE id > ?1 AND bytes IS NOT NULL";
+            let mut counts = conn.prepare_cached(unfolded)?;
+            for count in counts.query_map([folded(conn)?], |row| super::read::unsigned(row, 0))? {
+                fresh.unfolded += count?;
+            }
+            fresh.oldest = oldest(conn)?;
             Ok(fresh)
         })
     }
 
     /// When the oldest change happened that is not folded yet; `None`: the totals are up to date.
     pub fn totals_as_of(&self) -> Result<Option<SystemTime>, JournalError> {
-        self.read(|conn| {
-            // The oldest is the first: ids are given in the order of changes.
-            let at: Option<i64> = conn
-                .prepare_cached("SELECT at FROM deltas ORDER BY id LIMIT 1")?
-                .query_row([], |row| row.get(0))
-                .optional()?;
-            Ok(at.map(schema::time))
-        })
+        self.read(oldest)
     }
 
     /// Folders counted before this time are to be counted again.
@@ -266,7 +273,31 @@ impl Reader {
     }
 }
 
+<<<<<<< HEAD
 pub(super) const FOLDER: &str =
+=======
+/// The event up to which the changes that stand in events are folded.
+pub(super) fn folded(conn: &Connection) -> rusqlite::Result<i64> {
+    let text: Option<String> = conn
+        .prepare_cached("SELECT value FROM meta WHERE key = ?1")?
+        .query_row([FOLDED], |row| row.get(0))
+        .optional()?;
+    Ok(text.and_then(|text| text.parse().ok()).unwrap_or(0))
+}
+
+/// When the oldest change happened that is not folded. It is the first: ids are given in the order of changes.
+fn oldest(conn: &Connection) -> rusqlite::Result<Option<SystemTime>> {
+    let delta: Option<i64> =
+        conn.prepare_cached("SELECT at FROM deltas ORDER BY id LIMIT 1")?.query_row([], |row| row.get(0)).optional()?;
+    let event: Option<i64> = conn
+        .prepare_cached("SELECT at FROM events WHERE id > ?1 AND bytes IS NOT NULL ORDER BY id LIMIT 1")?
+        .query_row([folded(conn)?], |row| row.get(0))
+        .optional()?;
+    Ok(delta.into_iter().chain(event).min().map(schema::time))
+}
+
+const FOLDER: &str =
+>>>>>>> origin/main
     "SELECT id, name, bytes, files, folders, rbytes, rfiles, rfolders, rnewest, counted_at FROM folders ";
 
 pub(super) fn folder(row: &Row<'_>) -> rusqlite::Result<FolderRow> {

@@ -10,7 +10,11 @@ pub mod error;
 pub mod feed;
 mod fold;
 pub mod folders;
+<<<<<<< HEAD
 mod history;
+=======
+mod intake;
+>>>>>>> origin/main
 pub mod outbox;
 pub mod pages;
 pub mod read;
@@ -29,19 +33,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::thread::JoinHandle;
 
-use crossbeam_channel::Sender;
 use parking_lot::Mutex;
 use rusqlite::Connection;
 use rustix::fs::FlockOperation;
 
 pub use error::JournalError;
-pub use folders::{Counted, Delta};
+pub use folders::{Change, Counted, Delta};
 pub use outbox::{Attempt, OutboxId, OutboxKind, OutboxRow, OutboxState, SetAside};
 pub use record::{Begun, Commit, CommitKind, DraftId, DraftRow, DraftState, Entry, Owner};
 
 use feed::Feed;
+use intake::Intake;
 use read::Reader;
-use writer::{Message, Progress, Queued, Writer};
+use writer::{Progress, Writer};
 
 /// Name of the database in the state folder.
 pub const FILE: &str = "journal.sqlite";
@@ -64,7 +68,7 @@ pub struct Ticket(u64);
 
 struct Shared {
     state_dir: PathBuf,
-    queue: Mutex<Queue>,
+    intake: Arc<Intake>,
     progress: Arc<Progress>,
     feed: Arc<Feed>,
     next_draft: AtomicI64,
@@ -75,13 +79,6 @@ struct Shared {
     /// For those who do not wait for what is queued.
     glancer: Mutex<Option<Reader>>,
     thread: Mutex<Option<JoinHandle<()>>>,
-}
-
-/// Ticket and place in the channel are taken under one lock, so that they have the same order.
-struct Queue {
-    /// `None` once closed.
-    sender: Option<Sender<Message>>,
-    last_ticket: u64,
 }
 
 impl fmt::Debug for Journal {
@@ -102,17 +99,17 @@ impl Journal {
             .map_err(|error| JournalError::io("creating state folder", state_dir, &error))?;
         let lock = lock(state_dir)?;
         let (conn, next_draft, next_outbox) = open_writer(state_dir)?;
-        let (sender, intake) = crossbeam_channel::unbounded();
+        let intake = Arc::new(Intake::default());
         let progress = Arc::new(Progress::default());
         let feed = Feed::new(read::newest_event(&conn).map_err(|error| JournalError::sqlite("opening", &error))?);
-        let writer = Writer::new(conn, intake, Arc::clone(&progress), Arc::clone(&feed), lock);
+        let writer = Writer::new(conn, Arc::clone(&intake), Arc::clone(&progress), Arc::clone(&feed), lock);
         let thread = std::thread::Builder::new()
             .name("journal".to_owned())
             .spawn(move || writer.run())
             .map_err(|error| JournalError::io("starting the journal's thread for", state_dir, &error))?;
         Ok(Journal(Arc::new(Shared {
             state_dir: state_dir.to_owned(),
-            queue: Mutex::new(Queue { sender: Some(sender), last_ticket: 0 }),
+            intake,
             progress,
             feed,
             next_draft: AtomicI64::new(next_draft),
@@ -153,10 +150,15 @@ impl Journal {
     /// Returns when the entry is in a finished transaction: it survives the end of this process, not necessarily that of
     /// the machine. Fails when the journal cannot write (the entry stays queued), or has refused the entry.
     pub fn wait(&self, ticket: Ticket) -> Result<(), JournalError> {
-        if !self.0.progress.is_done(ticket.0) {
-            self.0.hurry();
-        }
+        self.hurry(ticket);
         self.0.progress.wait(ticket.0)
+    }
+
+    /// The entry will be waited for soon.
+    pub fn hurry(&self, ticket: Ticket) {
+        if !self.0.progress.is_done(ticket.0) {
+            self.0.intake.hurry();
+        }
     }
 
     /// Queues an entry and returns when it would survive power loss too. Fails as [`Journal::wait`] does.
@@ -227,6 +229,11 @@ impl Journal {
         Ok(!clean)
     }
 
+    /// Says that changes are not told of from now on.
+    pub fn forgo_totals(&self) {
+        self.submit(Entry::Meta { key: folders::CLEAN, value: "0".to_owned() });
+    }
+
     /// Says that nothing changes any more, and that all that did is in the journal.
     pub fn totals_are_complete(&self) {
         self.submit(Entry::Meta { key: folders::CLEAN, value: "1".to_owned() });
@@ -247,28 +254,14 @@ impl Journal {
 
 impl Shared {
     fn push(&self, entry: Entry, durable: bool) -> Ticket {
-        let mut queue = self.queue.lock();
-        queue.last_ticket += 1;
-        let ticket = queue.last_ticket;
-        if let Some(sender) = &queue.sender {
-            // Fails only when the writer is gone, and then waiting for the ticket says so.
-            drop(sender.send(Message::Entry(Queued { ticket, durable, entry })));
-        }
-        Ticket(ticket)
-    }
-
-    fn hurry(&self) {
-        if let Some(sender) = &self.queue.lock().sender {
-            // As in `push`.
-            drop(sender.send(Message::Hurry));
-        }
+        Ticket(self.intake.push(entry, durable))
     }
 
     fn read<T>(&self, query: impl FnOnce(&Reader) -> Result<T, JournalError>) -> Result<T, JournalError> {
         let mut reader = self.reader.lock();
-        let last = self.queue.lock().last_ticket;
+        let last = self.intake.last_ticket();
         if !self.progress.is_done(last) {
-            self.hurry();
+            self.intake.hurry();
             match self.progress.wait(last) {
                 // Somebody else's entry was refused; that is no reason not to read.
                 Ok(()) | Err(JournalError::Refused { .. }) => {}
@@ -288,7 +281,7 @@ impl Shared {
         };
         let next = self.next_draft.load(Ordering::Relaxed);
         self.push(Entry::Meta { key: schema::RESERVED, value: (next - 1).to_string() }, false);
-        self.queue.lock().sender = None;
+        self.intake.close();
         // The checkpoint needs the database to itself.
         *self.reader.lock() = None;
         *self.glancer.lock() = None;

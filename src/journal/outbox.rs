@@ -4,8 +4,9 @@ use std::time::SystemTime;
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::apply::{event, next_event};
+use super::apply::{changed, event, next_event};
 use super::error::JournalError;
+use super::folders::Change;
 use super::read::{Reader, unknown_word, unsigned};
 use super::schema;
 
@@ -99,6 +100,8 @@ pub struct SetAside {
     pub files: u64,
     /// When it may be removed.
     pub due: SystemTime,
+    /// What its unlinking changed in its folder, if totals are kept. A replacement's change is that of the commit.
+    pub change: Option<Change>,
 }
 
 /// An attempt to remove an inode that failed.
@@ -178,7 +181,9 @@ pub(super) fn set_aside(conn: &Connection, new: &SetAside, now: i64) -> rusqlite
         OutboxKind::Tree => "removed",
         OutboxKind::Replace => return Ok(()),
     };
-    event(conn, next_event(conn)?, now, word, None, &new.path, None)
+    let told_by = next_event(conn)?;
+    event(conn, told_by, now, word, None, &new.path, None)?;
+    changed(conn, told_by, new.change)
 }
 
 pub(super) fn reaped(conn: &Connection, ids: &[OutboxId]) -> rusqlite::Result<()> {
@@ -268,6 +273,7 @@ pub(super) fn row(row: &Row<'_>) -> rusqlite::Result<OutboxRow> {
             bytes: unsigned(row, 8)?,
             files: unsigned(row, 9)?,
             due: schema::time(row.get(10)?),
+            change: None,
         },
         state: OutboxState::parse(&state).ok_or_else(|| unknown_word(2, &state))?,
         begun: row.get(11)?,

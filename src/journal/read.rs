@@ -365,6 +365,7 @@ pub(super) fn commit_of(conn: &Connection, id: DraftId) -> rusqlite::Result<Opti
                 uid: row.get(6)?,
                 duration: Duration::from_micros(unsigned(row, 8)?),
                 kind: kind(row, 9)?,
+                change: None,
             },
             at: schema::time(row.get(7)?),
         })

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::folders::{Counted, Delta};
+use super::folders::{Change, Counted, Delta};
 use super::outbox::{Attempt, OutboxId, SetAside};
 
 /// Identity of one pending write for its whole life: draft 17 becomes commit 17 or quarantine 17.
@@ -146,6 +146,8 @@ pub struct Commit {
     pub duration: Duration,
     /// How it came to be.
     pub kind: CommitKind,
+    /// What it changed in its folder; `None` where that is not known, or no totals are kept.
+    pub change: Option<Change>,
 }
 
 /// One change, reported to the journal. Every change of state also becomes an event in the same transaction.
@@ -241,6 +243,8 @@ pub enum Entry {
     Unlinked {
         /// Which.
         path: Vec<u8>,
+        /// What that changed in its folder, if totals are kept.
+        change: Option<Change>,
     },
     /// These inodes are gone: their rows go too. No event.
     Reaped {

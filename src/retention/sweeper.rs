@@ -131,6 +131,7 @@ impl Reaper {
             bytes: if tree { 0 } else { stat.size },
             files: 1,
             due: SystemTime::now() + self.options.retain,
+            change: None,
         })
     }
 

@@ -61,7 +61,7 @@ impl Reaper {
         };
         let before = if moved.is_ok() { Holds::Nothing } else { after };
         failpoint!("restore_after_move");
-        claim.end(&[(before, after)], |changes| {
+        claim.end_moving(&[(before, after)], |changes| {
             let (folder, path) = (target.parent.path(), target.path());
             let count =
                 Delta::Count { folder: folder.clone(), bytes: changes[0].bytes, files: changes[0].files, newest: None };
@@ -75,10 +75,13 @@ impl Reaper {
             if !entries.is_empty() {
                 self.by.journal.submit(Entry::Together(entries));
             }
+            if moved.is_ok() {
+                self.by.nodes.moved(&stat, &target.parent, &target.name);
+            }
+            if moved.is_ok() && tree { vec![path] } else { Vec::new() }
         });
         moved?;
         self.by.nodes.reinstate(Key::of(&stat));
-        self.by.nodes.moved(&stat, &target.parent, &target.name);
         self.by.sync_folder(&target.parent)
     }
 
@@ -179,7 +182,7 @@ impl Reaper {
         let aside = crate::journal::SetAside {
             id,
             kind: OutboxKind::Tree,
-            path: path.clone(),
+            path,
             staged: by.staging.name_of(id),
             ino: old.ino,
             uid: old.uid,
@@ -187,6 +190,7 @@ impl Reaper {
             bytes: known.as_ref().map_or(0, |row| row.rbytes),
             files: known.as_ref().map_or(0, |row| row.rfiles + row.rfolders),
             due: std::time::SystemTime::now() + retain,
+            change: None,
         };
         let claim = by.totals.claim(&[(parent.key, name)]);
         by.nodes.retire(Key::of(&old));
@@ -195,12 +199,15 @@ impl Reaper {
         let moved = at::rename(&dir, name, by.staging.trash(), trash, RenameFlags::empty());
         failpoint!("remove_after_move");
         let after = if moved.is_ok() { Holds::Nothing } else { Holds::Folder };
-        claim.end(&[(Holds::Folder, after)], |_| {
-            if moved.is_ok() {
-                let gone = by.totals.entry(Delta::Gone(path));
-                let entries = [Some(Entry::SetAside(aside)), gone].into_iter().flatten().collect();
-                by.journal.submit(Entry::Together(entries));
+        claim.end_moving(&[(Holds::Folder, after)], |_| {
+            if moved.is_err() {
+                return Vec::new();
             }
+            let path = parent.path_of(name);
+            let gone = by.totals.entry(Delta::Gone(path.clone()));
+            let entries = [Some(Entry::SetAside(aside)), gone].into_iter().flatten().collect();
+            by.journal.submit(Entry::Together(entries));
+            vec![path]
         });
         if moved.is_err() {
             by.nodes.reinstate(Key::of(&old));

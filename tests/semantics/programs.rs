@@ -37,7 +37,7 @@ fn s49_tar() {
     program(
         "mkdir s; for i in $(seq 40); do head -c $((i*1000)) /dev/zero | tr '\\0' x > s/$i; done; chmod 4755 s/1; touch -d @1000000 s/2
          tar cf s.tar s; mkdir o; tar xpf s.tar -C o; tar czf s.tgz s; tar tzf s.tgz > list; diff -r s o/s",
-        "stat -c %a o/s/1; stat -c %Y o/s/2; wc -l < list; tar df s.tar && echo same",
+        "stat -c %a o/s/1; stat -c %Y o/s/2; wc -l < list; tar df s.tar && echo same || stat -c '%n %y %z' s/1 s/2 s/3 s/39",
         "4755\n1000000\n41\nsame\n",
     );
 }

@@ -19,6 +19,7 @@ fn aside(journal: &Journal, due: SystemTime) -> OutboxId {
         bytes: 10,
         files: 1,
         due,
+        change: None,
     }));
     id
 }
@@ -173,7 +174,13 @@ proptest! {
                     let folder = if model.has(&path) { path } else { Vec::new() };
                     let own = model.0.entry(folder.clone()).or_default();
                     *own = (own.0 + bytes, own.1 + 1);
-                    journal.submit(Entry::Delta(Delta::Count { folder, bytes, files: 1, newest: None }));
+                    // In the row of an event, or in one of its own: both have one order.
+                    journal.submit(if bytes % 2 == 0 {
+                        let path = if folder.is_empty() { b"f".to_vec() } else { [&folder[..], b"/f"].concat() };
+                        Entry::Unlinked { path, change: Some(Change { bytes, files: 1 }) }
+                    } else {
+                        Entry::Delta(Delta::Count { folder, bytes, files: 1, newest: None })
+                    });
                 }
                 Step::Make(path) if model.has(parent(&path)) && !model.has(&path) => {
                     model.0.insert(path.clone(), (0, 0));
@@ -208,6 +215,32 @@ proptest! {
         prop_assert_eq!((known.folders, known.unfolded), (expected, 0));
         drop(left);
     }
+}
+
+#[test]
+fn a_commit_tells_what_it_changed_in_its_own_rows() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = Journal::open(dir.path()).unwrap();
+    journal.submit(Entry::Delta(Delta::Made(b"d".to_vec())));
+    let id = journal.next_draft_id();
+    journal.submit(begun(id, b"d/f"));
+    let Entry::Committed(commit) = committed(id, b"d/f") else { unreachable!() };
+    journal.submit(Entry::Committed(Commit { change: Some(Change { bytes: 5, files: 1 }), ..commit }));
+    journal.submit(Entry::Delta(Delta::Moved { from: b"d".to_vec(), to: b"e".to_vec() }));
+    let fresh = journal.read(|reader| reader.freshness()).unwrap();
+    assert_eq!(fresh.unfolded, 3);
+    assert_eq!(journal.read(|reader| reader.totals_as_of()).unwrap(), fresh.oldest);
+    // One at a time is as good.
+    for _ in 0..3 {
+        assert!(journal.read(|reader| reader.totals_as_of()).unwrap().is_some());
+        journal.submit(Entry::Fold { limit: 1 });
+    }
+    assert_eq!(journal.read(|reader| reader.totals_as_of()).unwrap(), None);
+    let row = journal.read(|reader| reader.folder(b"e")).unwrap().unwrap();
+    assert_eq!((row.bytes, row.files, row.newest.is_some()), (5, 1, true));
+    // Folded once is folded.
+    journal.submit(Entry::Fold { limit: 10 });
+    assert_eq!(journal.read(|reader| reader.folder(b"")).unwrap().unwrap().rbytes, 5);
 }
 
 #[test]
