@@ -180,7 +180,8 @@ pub fn serve(config: Config, ready: ReadySignal) -> Result<(), ServeError> {
     let control = control::serve(&daemon.config.state_dir, daemon.clone()).map_err(start("control socket"))?;
     let http = listening.serve(daemon.clone(), Arc::clone(journal.feed())).map_err(start("HTTP server"))?;
     let settling = daemon.config.settle.map(|after| settle::Settling::start(committer.clone(), after));
-    let history = History::start(journal.clone(), daemon.config.history).map_err(start("history thread"))?;
+    let history =
+        History::start(journal.clone(), daemon.config.history, totals.is_on()).map_err(start("history thread"))?;
     let settling = settling.transpose().map_err(start("verification thread"))?;
     tracing::info!(
         source = %daemon.config.source.display(), mountpoint = %daemon.config.mountpoint.display(), "serving"

@@ -21,11 +21,11 @@ pub(super) struct History {
 }
 
 impl History {
-    /// Keeps the newest `keep` events.
-    pub(super) fn start(journal: Journal, keep: i64) -> std::io::Result<History> {
+    /// Keeps the newest `keep` events; `totals` says whether changes of folder totals stand in them.
+    pub(super) fn start(journal: Journal, keep: i64, totals: bool) -> std::io::Result<History> {
         let (stop, stopped) = bounded(0);
-        let thread =
-            std::thread::Builder::new().name("history".to_owned()).spawn(move || run(&journal, keep, &stopped))?;
+        let past = Past { journal, keep, totals, oldest: 0 };
+        let thread = std::thread::Builder::new().name("history".to_owned()).spawn(move || past.run(&stopped))?;
         Ok(History { stop: Some(stop), thread: Some(thread) })
     }
 }
@@ -39,29 +39,41 @@ impl Drop for History {
     }
 }
 
-fn run(journal: &Journal, keep: i64, stopped: &Receiver<()>) {
-    loop {
-        let pause = match prune(journal, keep) {
-            Ok(None) => PERIOD,
-            Ok(Some(took)) => took * (SHARE - 1),
-            Err(error) => {
-                tracing::debug!(%error, "pruning waits for the journal");
-                PERIOD
-            }
-        };
-        if stopped.recv_timeout(pause) != Err(RecvTimeoutError::Timeout) {
-            return;
-        }
-    }
+struct Past {
+    journal: Journal,
+    keep: i64,
+    totals: bool,
+    /// Oldest event when it was pruned last.
+    oldest: i64,
 }
 
-/// Deletes a page and says how long that took; `None` when there is nothing to delete.
-fn prune(journal: &Journal, keep: i64) -> Result<Option<Duration>, JournalError> {
-    let (oldest, newest) = journal.glance(|reader| reader.event_range())?;
-    if newest - oldest < keep {
-        return Ok(None);
+impl Past {
+    fn run(mut self, stopped: &Receiver<()>) {
+        loop {
+            let pause = match self.prune() {
+                Ok(None) => PERIOD,
+                Ok(Some(took)) => took * (SHARE - 1),
+                Err(error) => {
+                    tracing::debug!(%error, "pruning waits for the journal");
+                    PERIOD
+                }
+            };
+            if stopped.recv_timeout(pause) != Err(RecvTimeoutError::Timeout) {
+                return;
+            }
+        }
     }
-    let began = Instant::now();
-    journal.wait(journal.submit(Entry::Prune { keep, limit: PAGE }))?;
-    Ok(Some(began.elapsed()))
+
+    /// Deletes a page and says how long that took; `None` when there is nothing to delete, or not yet.
+    fn prune(&mut self) -> Result<Option<Duration>, JournalError> {
+        let (oldest, newest) = self.journal.glance(|reader| reader.event_range())?;
+        if newest - oldest < self.keep {
+            return Ok(None);
+        }
+        let moved = std::mem::replace(&mut self.oldest, oldest) != oldest;
+        let began = Instant::now();
+        let entry = Entry::Prune { keep: self.keep, limit: PAGE, totals: self.totals };
+        self.journal.wait(self.journal.submit(entry))?;
+        Ok(moved.then(|| began.elapsed()))
+    }
 }

@@ -158,7 +158,7 @@ pub(super) fn apply(conn: &Connection, entry: &Entry, now: i64) -> rusqlite::Res
             fold::prune(conn, i64::try_from(*limit).unwrap_or(i64::MAX))?;
             Ok(true)
         }
-        Entry::Prune { keep, limit } => history::prune(conn, *keep, *limit).map(|()| true),
+        Entry::Prune { keep, limit, totals } => history::prune(conn, *keep, *limit, *totals).map(|()| true),
         Entry::Meta { key, value } => {
             conn.prepare_cached(
                 "INSERT INTO meta (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = excluded.value",

@@ -273,9 +273,6 @@ impl Reader {
     }
 }
 
-<<<<<<< HEAD
-pub(super) const FOLDER: &str =
-=======
 /// The event up to which the changes that stand in events are folded.
 pub(super) fn folded(conn: &Connection) -> rusqlite::Result<i64> {
     let text: Option<String> = conn
@@ -296,8 +293,7 @@ fn oldest(conn: &Connection) -> rusqlite::Result<Option<SystemTime>> {
     Ok(delta.into_iter().chain(event).min().map(schema::time))
 }
 
-const FOLDER: &str =
->>>>>>> origin/main
+pub(super) const FOLDER: &str =
     "SELECT id, name, bytes, files, folders, rbytes, rfiles, rfolders, rnewest, counted_at FROM folders ";
 
 pub(super) fn folder(row: &Row<'_>) -> rusqlite::Result<FolderRow> {

@@ -7,17 +7,24 @@ use rusqlite::{Connection, params};
 
 use super::error::JournalError;
 use super::read::{self, Reader};
-use super::{DraftId, outbox};
+use super::{DraftId, folders, outbox};
 
 /// Key in `meta`: commits that were pruned.
 const PRUNED: &str = "commits_pruned";
 
-/// Deletes at most `limit` events beyond the newest `keep`, and at most as many drafts that these were the last to tell of.
-pub(super) fn prune(conn: &Connection, keep: i64, limit: i64) -> rusqlite::Result<()> {
+/// Deletes at most `limit` events beyond the newest `keep`, and at most as many drafts that these were the last to tell
+/// of; with `totals` none whose change of a folder's totals is not folded yet.
+pub(super) fn prune(conn: &Connection, keep: i64, limit: i64, totals: bool) -> rusqlite::Result<()> {
     let oldest: Option<i64> = conn.prepare_cached("SELECT min(id) FROM events")?.query_row([], |row| row.get(0))?;
     let Some(oldest) = oldest else { return Ok(()) };
     // The newest row stays whatever is asked: the next id is taken from it.
-    let last = (oldest - 1).saturating_add(limit).min(read::newest_event(conn)?.saturating_sub(keep.max(1)));
+    let mut last = (oldest - 1).saturating_add(limit).min(read::newest_event(conn)?.saturating_sub(keep.max(1)));
+    if totals {
+        let unfolded: Option<i64> = conn
+            .prepare_cached("SELECT min(id) FROM events WHERE id > ?1 AND id <= ?2 AND bytes IS NOT NULL")?
+            .query_row([folders::folded(conn)?, last], |row| row.get(0))?;
+        last = unfolded.map_or(last, |first| last.min(first - 1));
+    }
     conn.prepare_cached("DELETE FROM events WHERE id <= ?1")?.execute([last])?;
     // The first condition is that of the index, the second says what is final.
     let ended: Vec<DraftId> = conn

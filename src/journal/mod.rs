@@ -10,11 +10,8 @@ pub mod error;
 pub mod feed;
 mod fold;
 pub mod folders;
-<<<<<<< HEAD
 mod history;
-=======
 mod intake;
->>>>>>> origin/main
 pub mod outbox;
 pub mod pages;
 pub mod read;

@@ -309,6 +309,8 @@ pub enum Entry {
         keep: i64,
         /// Events, and drafts, to delete at most.
         limit: i64,
+        /// Folder totals are kept: an event whose change of them is not folded yet stays.
+        totals: bool,
     },
     /// A fact about this instance: `export`, `mountpoint`, `pid`, `rules`… No event.
     Meta {

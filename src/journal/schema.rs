@@ -10,7 +10,7 @@ use rusqlite::{Connection, TransactionBehavior};
 
 /// Schema `n` is what the first `n` entries produce; `PRAGMA user_version` says how many have run. Entries are only ever
 /// appended: a released one is part of somebody's file.
-const MIGRATIONS: &[&str] = &[FIRST, SECOND, THIRD];
+const MIGRATIONS: &[&str] = &[FIRST, SECOND, THIRD, FOURTH];
 
 /// The newest schema this program knows.
 pub(super) const NEWEST: i64 = MIGRATIONS.len() as i64;
@@ -164,11 +164,6 @@ CREATE TABLE deltas (
 ) STRICT;
 ";
 
-<<<<<<< HEAD
-/// Dead letters are few among many rows that wait.
-const THIRD: &str = "
-CREATE INDEX outbox_dead ON outbox (id) WHERE state = 'dead';
-=======
 /// What a commit or an unlink changes in its folder stands in the row of its event, which is written anyway: a row of its
 /// own would be one page more in each transaction. `deltas` has the rest; `deltas.after` is the event that was the newest
 /// then, which gives both one order. `meta` says up to which event they are folded.
@@ -177,7 +172,11 @@ ALTER TABLE events ADD COLUMN bytes INTEGER;
 ALTER TABLE events ADD COLUMN files INTEGER;
 ALTER TABLE deltas ADD COLUMN after INTEGER NOT NULL DEFAULT 0;
 INSERT INTO meta (key, value) SELECT 'totals_folded', coalesce(max(id), 0) FROM events;
->>>>>>> origin/main
+";
+
+/// Dead letters are few among many rows that wait.
+const FOURTH: &str = "
+CREATE INDEX outbox_dead ON outbox (id) WHERE state = 'dead';
 ";
 
 /// The schema a file has: 0 for a new one.

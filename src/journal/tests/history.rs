@@ -29,12 +29,12 @@ fn the_newest_events_are_kept_and_what_has_no_end_stays() {
     journal.flush().unwrap();
     assert_eq!(ids(dir.path(), "events").len(), 27);
 
-    journal.submit(Entry::Prune { keep: 8, limit: 4 });
+    journal.submit(Entry::Prune { keep: 8, limit: 4, totals: true });
     journal.flush().unwrap();
     assert_eq!(ids(dir.path(), "events"), (5..=27).collect::<Vec<_>>(), "a page, from the oldest on");
     assert_eq!(ids(dir.path(), "drafts").len(), 14, "the event of its end is still there");
     for _ in 0..10 {
-        journal.submit(Entry::Prune { keep: 8, limit: 4 });
+        journal.submit(Entry::Prune { keep: 8, limit: 4, totals: true });
     }
     journal.flush().unwrap();
     assert_eq!(ids(dir.path(), "events"), (20..=27).collect::<Vec<_>>());
@@ -54,11 +54,11 @@ fn the_newest_events_are_kept_and_what_has_no_end_stays() {
     // What comes to its end later goes later.
     journal.submit(committed(kept, b"kept"));
     journal.submit(Entry::Digested { id: published[0], digest: "xxh3:0".to_owned() });
-    journal.submit(Entry::Prune { keep: 8, limit: 100 });
+    journal.submit(Entry::Prune { keep: 8, limit: 100, totals: true });
     journal.flush().unwrap();
     assert!(ids(dir.path(), "commits").contains(&kept));
     // The next id is taken from the newest row, which therefore stays.
-    journal.submit(Entry::Prune { keep: 0, limit: 1000 });
+    journal.submit(Entry::Prune { keep: 0, limit: 1000, totals: true });
     journal.close();
     assert_eq!(ids(dir.path(), "events"), [28]);
     assert_eq!(ids(dir.path(), "drafts"), [open, kept, sealed]);
@@ -68,4 +68,29 @@ fn the_newest_events_are_kept_and_what_has_no_end_stays() {
     journal.submit(begun(next, b"g"));
     journal.flush().unwrap();
     assert_eq!(ids(dir.path(), "events"), [28, 29]);
+}
+
+#[test]
+fn a_change_of_totals_is_folded_before_its_event_goes() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = Journal::open(dir.path()).unwrap();
+    let unlinked = |n: usize, change| Entry::Unlinked { path: format!("f{n}").into_bytes(), change };
+    for n in 0..20 {
+        journal.submit(unlinked(n, (n == 5).then_some(folders::Change { bytes: 7, files: 1 })));
+    }
+    let prune = |totals| journal.submit(Entry::Prune { keep: 2, limit: 100, totals });
+    prune(true);
+    journal.flush().unwrap();
+    assert_eq!(ids(dir.path(), "events"), (6..=20).collect::<Vec<_>>(), "up to the one that is not folded");
+    journal.submit(Entry::Fold { limit: usize::MAX });
+    prune(true);
+    journal.flush().unwrap();
+    assert_eq!(ids(dir.path(), "events"), [19, 20]);
+    assert_eq!(journal.read(|reader| reader.folder(b"")).unwrap().unwrap().bytes, 7);
+    journal.submit(unlinked(20, Some(folders::Change { bytes: 7, files: 1 })));
+    journal.submit(unlinked(21, None));
+    journal.submit(unlinked(22, None));
+    prune(false);
+    journal.flush().unwrap();
+    assert_eq!(ids(dir.path(), "events"), [22, 23], "nobody folds where no totals are kept");
 }
