@@ -113,7 +113,7 @@ const folders = {
   async more() {
     const number = this.asked, cursor = this.next;
     this.next = null;
-    const page = await this.page(cursor);
+    const page = await this.page(cursor, 1000);
     if (number !== this.asked) return;
     this.next = page.next;
     this.set(this.rows.rows.concat(page.items));
