@@ -10,7 +10,7 @@ use rusqlite::{Connection, TransactionBehavior};
 
 /// Schema `n` is what the first `n` entries produce; `PRAGMA user_version` says how many have run. Entries are only ever
 /// appended: a released one is part of somebody's file.
-const MIGRATIONS: &[&str] = &[FIRST, SECOND, THIRD];
+const MIGRATIONS: &[&str] = &[FIRST, SECOND, THIRD, FOURTH];
 
 /// The newest schema this program knows.
 pub(super) const NEWEST: i64 = MIGRATIONS.len() as i64;
@@ -172,6 +172,11 @@ ALTER TABLE events ADD COLUMN bytes INTEGER;
 ALTER TABLE events ADD COLUMN files INTEGER;
 ALTER TABLE deltas ADD COLUMN after INTEGER NOT NULL DEFAULT 0;
 INSERT INTO meta (key, value) SELECT 'totals_folded', coalesce(max(id), 0) FROM events;
+";
+
+/// Dead letters are few among many rows that wait.
+const FOURTH: &str = "
+CREATE INDEX outbox_dead ON outbox (id) WHERE state = 'dead';
 ";
 
 /// The schema a file has: 0 for a new one.
