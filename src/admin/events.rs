@@ -1,7 +1,7 @@
 //! Events as Server-Sent Events: `GET /v1/events?after=ID&path=GLOB&kind=KIND,…`.
 //!
 //! A subscriber first reads the journal, a page at a time, until the ring of newest events reaches back to it; from then
-//! on it costs a timer and a place in a list. The stream's `id:` is the journal's event id, so that `Last-Event-ID`
+//! on it costs a timer and a place in a list, and is woken only by what it asked for. The stream's `id:` is the journal's event id, so that `Last-Event-ID`
 //! resumes without a gap or a repeat, whichever daemon gave it.
 //!
 //! `resync` says that something is missing: events older than are kept (the stream goes on with the oldest), or a
@@ -67,8 +67,6 @@ pub(super) const KINDS: &[&str] = &[
 pub(super) struct Hub {
     feed: Arc<Feed>,
     store: Store,
-    /// The newest event, as far as subscribers were told.
-    news: watch::Sender<i64>,
     stopped: watch::Sender<bool>,
     subscribers: Mutex<Subscribers>,
 }
@@ -81,8 +79,11 @@ struct Subscribers {
 
 /// What the hub knows of a subscriber.
 struct Pulse {
-    /// Last event that went out, or was not wanted.
+    /// Last event that went out, or was not wanted: moved by its stream, and by the hub for one that waits.
     position: AtomicI64,
+    chosen: Chosen,
+    /// There is something for it.
+    wake: Notify,
     /// It is past the journal and lives from the ring.
     live: AtomicBool,
     /// When it last took something.
@@ -105,25 +106,43 @@ impl Drop for Listed {
 impl Hub {
     /// Begins to pass news on. To be called on the runtime.
     pub(super) fn start(feed: Arc<Feed>, store: Store) -> Arc<Hub> {
-        let (news, _) = watch::channel(feed.newest());
         let (stopped, _) = watch::channel(false);
-        let hub = Arc::new(Hub { feed, store, news, stopped, subscribers: Mutex::default() });
+        let hub = Arc::new(Hub { feed, store, stopped, subscribers: Mutex::default() });
         let fresh = Arc::new(Notify::new());
         let wake = Arc::clone(&fresh);
         hub.feed.on_news(move || wake.notify_one());
         let pump = Arc::clone(&hub);
         tokio::spawn(async move {
             let mut stopped = pump.stopped.subscribe();
+            let mut told = pump.feed.newest();
             loop {
                 tokio::select! {
                     () = fresh.notified() => {}
                     _ = stopped.wait_for(|stop| *stop) => return,
                 }
-                pump.news.send_replace(pump.feed.newest());
+                told = pump.pass_on(told);
                 tokio::time::sleep(ROUND).await;
             }
         });
         hub
+    }
+
+    /// Wakes those who want something of what came after `told`; the others are past it. Returns up to where they are.
+    fn pass_on(&self, told: i64) -> i64 {
+        let mut events = Vec::new();
+        let covered = self.feed.after(told, usize::MAX, &mut events) == Reach::Covered;
+        let newest = if covered { events.last().map_or(told, |event| event.id) } else { self.feed.newest() };
+        for pulse in self.subscribers.lock().live.values().filter(|pulse| pulse.live.load(Ordering::Relaxed)) {
+            let position = pulse.position.load(Ordering::Relaxed);
+            // One that is behind has been woken before, and has not come to read yet.
+            let behind = !covered || position < told;
+            if behind || events.iter().any(|event| event.id > position && pulse.chosen.takes(event)) {
+                pulse.wake.notify_one();
+            } else {
+                pulse.position.store(position.max(newest), Ordering::Relaxed);
+            }
+        }
+        newest
     }
 
     /// Subscribers there are.
@@ -162,19 +181,18 @@ impl Hub {
         let position = after.unwrap_or_else(|| self.feed.newest());
         let pulse = Arc::new(Pulse {
             position: AtomicI64::new(position),
+            chosen,
+            wake: Notify::new(),
             live: AtomicBool::new(false),
             taken: Mutex::new(Instant::now()),
             cut,
         });
         Stream {
-            news: self.news.subscribe(),
             stopped: self.stopped.subscribe(),
             _listed: self.list(&pulse),
             _following: following,
             hub: Arc::clone(self),
             pulse,
-            chosen,
-            position,
             phase: Phase::Greeting { resumes: after.is_some() },
             said: Instant::now(),
         }
@@ -209,13 +227,10 @@ enum Phase {
 /// One subscriber's stream; each item is one write.
 pub(super) struct Stream {
     hub: Arc<Hub>,
-    news: watch::Receiver<i64>,
     stopped: watch::Receiver<bool>,
     _listed: Listed,
     _following: Following,
     pulse: Arc<Pulse>,
-    chosen: Chosen,
-    position: i64,
     phase: Phase,
     said: Instant,
 }
@@ -231,7 +246,7 @@ impl Stream {
                     text = format!("retry: {RETRY}\n\n");
                     if !resumes {
                         // No data: only the position to resume from, should nothing happen before the connection breaks.
-                        text = format!("retry: {RETRY}\nid: {}\n\n", self.position);
+                        text = format!("retry: {RETRY}\nid: {}\n\n", self.position());
                     }
                     self.phase = Phase::Replaying { known: !resumes };
                 }
@@ -247,21 +262,24 @@ impl Stream {
         Some(text)
     }
 
-    fn advance(&mut self, to: i64) {
-        self.position = to;
+    fn position(&self) -> i64 {
+        self.pulse.position.load(Ordering::Relaxed)
+    }
+
+    fn advance(&self, to: i64) {
         self.pulse.position.store(to, Ordering::Relaxed);
     }
 
     /// One page of the journal, or over to the ring.
     async fn replay(&mut self, text: &mut String, known: bool) {
-        let reached = self.hub.feed.after(self.position, 0, &mut Vec::new()) == Reach::Covered;
+        let position = self.position();
+        let reached = self.hub.feed.after(position, 0, &mut Vec::new()) == Reach::Covered;
         // A position ahead of the ring is that of another journal, unless this one has it and just has not told yet.
-        if reached && (known || self.position <= self.hub.feed.newest()) {
+        if reached && (known || position <= self.hub.feed.newest()) {
             self.pulse.live.store(true, Ordering::Relaxed);
             self.phase = Phase::Live;
             return;
         }
-        let position = self.position;
         match self.hub.store.read(move |reader| reader.events_page(position, PAGE)).await {
             Ok(page) => {
                 if !page.known {
@@ -282,8 +300,8 @@ impl Stream {
         }
     }
 
-    fn say(&mut self, text: &mut String, event: &EventRow) {
-        if self.chosen.takes(event) {
+    fn say(&self, text: &mut String, event: &EventRow) {
+        if self.pulse.chosen.takes(event) {
             let data = serde_json::Value::Object(event_json(event));
             // Writing to a string cannot fail.
             write!(text, "id: {}\nevent: {}\ndata: {data}\n\n", event.id, event.kind).unwrap_or_default();
@@ -292,10 +310,10 @@ impl Stream {
     }
 
     async fn live(&mut self, text: &mut String) {
-        self.news.mark_unchanged();
+        let position = self.position();
         let mut events = Vec::new();
-        if self.hub.feed.after(self.position, PAGE, &mut events) == Reach::TooOld {
-            resync(text, self.position + 1, "read too slowly: resume from the last event you have");
+        if self.hub.feed.after(position, PAGE, &mut events) == Reach::TooOld {
+            resync(text, position + 1, "read too slowly: resume from the last event you have");
             self.phase = Phase::Over;
             return;
         }
@@ -310,8 +328,7 @@ impl Stream {
             return;
         }
         tokio::select! {
-            // The hub ends after its last subscriber.
-            _ = self.news.changed() => {}
+            () = self.pulse.wake.notified() => {}
             _ = self.stopped.wait_for(|stop| *stop) => {}
             () = tokio::time::sleep_until(self.said + HEARTBEAT) => {}
         }
