@@ -78,7 +78,8 @@ fn row_json(row: &OutboxRow) -> Map<String, Value> {
     object
 }
 
-fn until(time: SystemTime) -> Duration {
+/// How long until then; nothing if it has passed.
+pub(super) fn until(time: SystemTime) -> Duration {
     time.duration_since(SystemTime::now()).unwrap_or_default()
 }
 

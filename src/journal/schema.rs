@@ -10,7 +10,7 @@ use rusqlite::{Connection, TransactionBehavior};
 
 /// Schema `n` is what the first `n` entries produce; `PRAGMA user_version` says how many have run. Entries are only ever
 /// appended: a released one is part of somebody's file.
-const MIGRATIONS: &[&str] = &[FIRST, SECOND, THIRD];
+const MIGRATIONS: &[&str] = &[FIRST, SECOND, THIRD, FOURTH];
 
 /// The newest schema this program knows.
 pub(super) const NEWEST: i64 = MIGRATIONS.len() as i64;
@@ -172,6 +172,11 @@ ALTER TABLE events ADD COLUMN bytes INTEGER;
 ALTER TABLE events ADD COLUMN files INTEGER;
 ALTER TABLE deltas ADD COLUMN after INTEGER NOT NULL DEFAULT 0;
 INSERT INTO meta (key, value) SELECT 'totals_folded', coalesce(max(id), 0) FROM events;
+";
+
+/// Adopted drafts are found by the names of their staged files; no other row is in this index.
+const FOURTH: &str = "
+CREATE INDEX drafts_adopted ON drafts (stage) WHERE state = 'quarantined' AND path = x'';
 ";
 
 /// The schema a file has: 0 for a new one.
