@@ -8,6 +8,8 @@ mod common;
 mod api;
 #[path = "admin/events.rs"]
 mod events;
+#[path = "admin/keeping.rs"]
+mod keeping;
 #[path = "admin/monitoring.rs"]
 mod monitoring;
 #[path = "admin/proxy.rs"]

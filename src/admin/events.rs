@@ -262,20 +262,15 @@ impl Stream {
             return;
         }
         let position = self.position;
-        let read = self.hub.store.read(move |reader| {
-            let (oldest, newest) = reader.event_range()?;
-            let known = (oldest - 1..=newest).contains(&position);
-            let from = if known { position } else { oldest - 1 };
-            Ok((known, oldest, reader.events_after(from, PAGE)?))
-        });
-        match read.await {
-            Ok((known, oldest, events)) => {
-                if !known {
-                    resync(text, oldest, "no such event is kept: read the state again, events go on with the oldest");
-                    self.advance(oldest - 1);
+        match self.hub.store.read(move |reader| reader.events_page(position, PAGE)).await {
+            Ok(page) => {
+                if !page.known {
+                    let reason = "no such event is kept: read the state again, events go on with the oldest";
+                    resync(text, page.oldest, reason);
+                    self.advance(page.oldest - 1);
                 }
                 self.phase = Phase::Replaying { known: true };
-                for event in &events {
+                for event in &page.rows {
                     self.say(text, event);
                 }
             }

@@ -6,8 +6,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde_json::{Map, Value, json};
 
 use super::control::{from_hex, to_hex};
+use crate::journal::folders::{FolderRow, Freshness};
 use crate::journal::read::{CommitRow, Counts, EventRow, LogRow, Story};
-use crate::journal::{DraftRow, DraftState};
+use crate::journal::{DraftRow, DraftState, OutboxRow};
 
 /// `id, path, state, bytes, uid, pid, command, age_seconds`, and `reason`, `path_hex` where there is one. The age of a
 /// pending draft is counted from its beginning, that of an ended one from its end.
@@ -156,8 +157,81 @@ pub fn status_json(counts: &Counts, meta: &BTreeMap<String, String>) -> Map<Stri
         "quarantined": counts.quarantined,
         "quarantined_bytes": counts.quarantined_bytes,
         "last_event": counts.last_event,
+        "outbox": counts.outbox.pending,
+        "outbox_bytes": counts.outbox.bytes,
+        "outbox_dead": counts.outbox.dead,
     }) else {
         return Map::new();
     };
     object
+}
+
+/// `id, path, kind, state, bytes, files, reaped, uid, age_seconds, due_seconds, attempts`, and `reason` where there is one.
+pub fn outbox_json(row: &OutboxRow) -> Map<String, Value> {
+    let aside = &row.aside;
+    let mut object = path_json(&aside.path);
+    let Value::Object(rest) = json!({
+        "id": aside.id,
+        "kind": aside.kind.as_str(),
+        "state": row.state.as_str(),
+        "bytes": aside.bytes,
+        "files": aside.files,
+        "reaped": row.reaped,
+        "begun": row.begun,
+        "uid": aside.uid,
+        "gid": aside.gid,
+        "stage": aside.staged,
+        "age_seconds": since(row.deleted_at).as_secs_f64(),
+        "due_seconds": until(row.next_attempt).as_secs_f64(),
+        "attempts": row.attempts,
+    }) else {
+        return object;
+    };
+    object.extend(rest);
+    if let Some(reason) = &row.last_error {
+        object.insert("reason".to_owned(), reason.clone().into());
+    }
+    object
+}
+
+/// Zero when it is past.
+pub fn until(time: SystemTime) -> Duration {
+    time.duration_since(SystemTime::now()).unwrap_or_default()
+}
+
+/// `path, bytes, files, folders` of the folder itself, `rbytes, rfiles, rsubdirs, rctime` with all below.
+pub fn folder_json(row: &FolderRow) -> Map<String, Value> {
+    let mut object = path_json(&row.path);
+    if let Value::Object(rest) = json!({
+        "bytes": row.bytes,
+        "files": row.files,
+        "folders": row.folders,
+        "rbytes": row.rbytes,
+        "rfiles": row.rfiles,
+        "rsubdirs": row.rfolders,
+        "rctime": row.newest.map(seconds),
+        "counted_at": row.counted_at.map(seconds),
+    }) {
+        object.extend(rest);
+    }
+    object
+}
+
+/// How far counting and folding are.
+pub fn counting_json(fresh: &Freshness) -> Value {
+    json!({
+        "folders": fresh.folders,
+        "uncounted": fresh.uncounted,
+        "unfolded": fresh.unfolded,
+        "drift_bytes": fresh.drift_bytes,
+        "drift_files": fresh.drift_files,
+    })
+}
+
+/// Why a path has no totals.
+pub fn no_folder(path: &str, fresh: &Freshness) -> String {
+    match fresh.uncounted {
+        0 => format!("{path}: is no folder of this mount"),
+        waiting => format!("{path}: is not known yet, {waiting} folders wait to be counted"),
+    }
 }

@@ -55,6 +55,9 @@ fn gauges(shared: &Shared, counts: Option<&Counts>) -> Result<Registry, promethe
     gauge("commitfs_oldest_pending_seconds", "Age of the oldest of them, 0 without any.", oldest)?;
     gauge("commitfs_quarantined", "Drafts in quarantine.", counts.quarantined as f64)?;
     gauge("commitfs_quarantined_bytes", "Bytes kept there.", counts.quarantined_bytes as f64)?;
+    gauge("commitfs_outbox_depth", "Rows that wait for their removal.", counts.outbox.pending as f64)?;
+    gauge("commitfs_outbox_bytes", "Their bytes.", counts.outbox.bytes as f64)?;
+    gauge("commitfs_dead_letters", "Removals that failed and wait for an admin.", counts.outbox.dead as f64)?;
     gauge("commitfs_last_event", "Id of the newest event.", counts.last_event as f64)?;
     Ok(registry)
 }

@@ -22,6 +22,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::admin::control::ClientError;
 use crate::config::{ConfigError, MountArgs};
+use crate::journal::pages::Which;
 use crate::journal::{DraftId, JournalError, OutboxId};
 use crate::rules::{RuleError, Span};
 
@@ -453,12 +454,12 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
         }
         Command::LogLevel { level, at } => show::log_level(at.place(), &level, json),
         Command::Outbox(command) => match command {
-            Outbox::Ls { target, n } => outbox::list(target.place(), outbox::Which::All, n, json),
+            Outbox::Ls { target, n } => outbox::list(target.place(), Which::All, n, json),
             Outbox::Retry { ids, at } => outbox::retry(at.place(), &ids, json),
             Outbox::Drop { id, at } => outbox::drop_row(at.place(), id, json),
         },
         Command::Trash(command) => match command {
-            Trash::Ls { target, n } => outbox::list(target.place(), outbox::Which::Restorable, n, json),
+            Trash::Ls { target, n } => outbox::list(target.place(), Which::Restorable, n, json),
             Trash::Restore { id, to, replace, at } => outbox::restore(at.place(), id, to.as_deref(), replace, json),
             Trash::Purge { ids, at } => outbox::purge(at.place(), &ids, json),
         },

@@ -1,86 +1,38 @@
 //! `outbox` and `trash`: what was taken out of the name space, and what becomes of it.
 
 use std::path::Path;
-use std::time::{Duration, SystemTime};
 
 use comfy_table::Cell;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::quarantine::daemon;
 use super::rows::{self, path, right, since, size, span};
 use super::{CliError, Place, print, print_json, target};
 use crate::admin::control::add_path;
+use crate::admin::json::{outbox_json, until};
+use crate::journal::pages::{Wanted, Which};
 use crate::journal::read::Reader;
 use crate::journal::{OutboxId, OutboxRow, OutboxState};
 
 /// Rows read at once.
 const PAGE: usize = 1000;
 
-/// Which rows a list shows.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Which {
-    /// All of them: `outbox ls`.
-    All,
-    /// What can still be restored: `trash ls`.
-    Restorable,
-}
-
 pub(super) fn list(place: Place<'_>, which: Which, limit: usize, json: bool) -> Result<(), CliError> {
     let reader = Reader::open(&target::find(place)?)?;
-    let (mut found, mut after) = (Vec::new(), 0);
-    while found.len() < limit {
-        let page = reader.outbox_page(after, PAGE)?;
-        let Some(last) = page.last() else { break };
-        after = last.aside.id;
-        found.extend(page.into_iter().filter(|row| which == Which::All || is_restorable(row)));
+    let (mut found, mut next) = (Vec::new(), Some(0));
+    while let Some(after) = next.filter(|_| found.len() < limit) {
+        let page = reader.outbox_rows(after, PAGE.min(limit - found.len()), &Wanted::default(), which)?;
+        found.extend(page.rows);
+        next = page.next;
     }
-    let more = found.len() > limit;
-    found.truncate(limit);
     if json {
-        return print_json(&found.iter().map(|row| Value::Object(row_json(row))).collect());
+        return print_json(&found.iter().map(|row| Value::Object(outbox_json(row))).collect());
     }
     if found.is_empty() {
         return print(if which == Which::All { "outbox is empty\n" } else { "trash is empty\n" });
     }
     print(&row_table(&found))?;
-    if more { print(&format!("… and more; -n shows more than {limit}\n")) } else { Ok(()) }
-}
-
-fn is_restorable(row: &OutboxRow) -> bool {
-    !row.begun && row.state == OutboxState::Pending
-}
-
-/// `id, path, kind, state, bytes, files, reaped, uid, age_seconds, due_seconds, attempts`, and `reason` where there is one.
-fn row_json(row: &OutboxRow) -> Map<String, Value> {
-    let aside = &row.aside;
-    let mut object = rows::path_json(&aside.path);
-    let Value::Object(rest) = json!({
-        "id": aside.id,
-        "kind": aside.kind.as_str(),
-        "state": row.state.as_str(),
-        "bytes": aside.bytes,
-        "files": aside.files,
-        "reaped": row.reaped,
-        "begun": row.begun,
-        "uid": aside.uid,
-        "gid": aside.gid,
-        "stage": aside.staged,
-        "age_seconds": since(row.deleted_at).as_secs_f64(),
-        "due_seconds": until(row.next_attempt).as_secs_f64(),
-        "attempts": row.attempts,
-    }) else {
-        return object;
-    };
-    object.extend(rest);
-    if let Some(reason) = &row.last_error {
-        object.insert("reason".to_owned(), reason.clone().into());
-    }
-    object
-}
-
-/// How long until then; nothing if it has passed.
-pub(super) fn until(time: SystemTime) -> Duration {
-    time.duration_since(SystemTime::now()).unwrap_or_default()
+    if next.is_some() { print(&format!("… and more; -n shows more than {limit}\n")) } else { Ok(()) }
 }
 
 fn row_table(found: &[OutboxRow]) -> String {
@@ -117,19 +69,13 @@ fn row_table(found: &[OutboxRow]) -> String {
 
 pub(super) fn retry(place: Place<'_>, ids: &[OutboxId], json: bool) -> Result<(), CliError> {
     let state_dir = target::find(place)?;
-    let ids = if ids.is_empty() { dead(&Reader::open(&state_dir)?)? } else { ids.to_vec() };
-    daemon(&state_dir, "outbox retry")?.ask(&json!({ "verb": "outbox_retry", "ids": ids }))?;
-    said(json, &json!({ "ids": ids, "retried": true }), &format!("{} rows are tried again\n", ids.len()))
-}
-
-fn dead(reader: &Reader) -> Result<Vec<OutboxId>, CliError> {
-    let (mut found, mut after) = (Vec::new(), 0);
-    loop {
-        let page = reader.outbox_page(after, PAGE)?;
-        let Some(last) = page.last() else { return Ok(found) };
-        after = last.aside.id;
-        found.extend(page.iter().filter(|row| row.state == OutboxState::Dead).map(|row| row.aside.id));
+    let mut request = json!({ "verb": "outbox_retry" });
+    if !ids.is_empty() {
+        request["ids"] = json!(ids);
     }
+    let answer = daemon(&state_dir, "outbox retry")?.ask(&request)?;
+    let rows = answer["ids"].as_array().map_or(0, Vec::len);
+    said(json, &json!({ "ids": answer["ids"], "retried": true }), &format!("{rows} rows are tried again\n"))
 }
 
 pub(super) fn drop_row(place: Place<'_>, id: OutboxId, json: bool) -> Result<(), CliError> {

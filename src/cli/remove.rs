@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::outbox::{said, until};
+use super::outbox::said;
 use super::quarantine::daemon;
 use super::rows::{self, size, span};
 use super::{CliError, Place, print, print_json, target};
 use crate::admin::control::add_path;
+use crate::admin::json::until;
 use crate::journal::read::Reader;
 use crate::journal::{OutboxId, OutboxState};
 

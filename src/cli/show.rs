@@ -7,8 +7,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::rows::{self, pairs, path, since, size, span, utc};
-use super::{CliError, Place, print, print_json, target, totals};
+use super::{CliError, Place, print, print_json, target};
 use crate::admin::control::Client;
+use crate::admin::json::counting_json;
 use crate::journal::DraftId;
 use crate::journal::read::{Counts, Reader, Story};
 use crate::rules::{self, Mode, Rules};
@@ -20,15 +21,11 @@ pub(super) fn status(place: Place<'_>, json: bool) -> Result<(), CliError> {
     let state_dir = target::find(place)?;
     let reader = Reader::open(&state_dir)?;
     let (counts, meta) = (reader.counts()?, reader.meta()?);
-    let (outbox, fresh) = (reader.outbox_counts()?, reader.freshness()?);
     let daemon = Daemon::ask(&state_dir);
     let mut fields = rows::status_json(&counts, &meta);
     fields.insert("state_dir".to_owned(), state_dir.to_string_lossy().into());
     fields.insert("daemon".to_owned(), daemon.word().into());
-    fields.insert("outbox".to_owned(), outbox.pending.into());
-    fields.insert("outbox_bytes".to_owned(), outbox.bytes.into());
-    fields.insert("outbox_dead".to_owned(), outbox.dead.into());
-    fields.insert("totals".to_owned(), totals::counting_json(&fresh));
+    fields.insert("totals".to_owned(), counting_json(&reader.freshness()?));
     if let Daemon::Up(Value::Object(said)) = &daemon {
         fields.extend(said.iter().filter(|(key, _)| *key != "ok").map(|(key, value)| (key.clone(), value.clone())));
     }

@@ -11,25 +11,20 @@ use super::quarantine::daemon;
 use super::rows::{self, right, size, utc};
 use super::{CliError, Place, print, print_json, target};
 use crate::admin::control::add_path;
-use crate::admin::json::seconds;
-use crate::journal::folders::{FolderRow, Freshness};
+use crate::admin::json::{counting_json, folder_json, no_folder, seconds};
+use crate::journal::folders::FolderRow;
 use crate::journal::read::Reader;
 
 pub(super) fn du(place: Place<'_>, asked: &Path, depth: usize, sort: bool, json: bool) -> Result<(), CliError> {
     let (state_dir, inside) = target::find_below(place, asked)?;
     let reader = Reader::open(&state_dir)?;
     let fresh = reader.freshness()?;
-    let top = reader.folder(&inside)?.ok_or_else(|| {
-        CliError::Failure(match fresh.uncounted {
-            0 => format!("{}: is no folder of this mount", rows::path(&inside)),
-            waiting => format!("{}: is not known yet, {waiting} folders wait to be counted", rows::path(&inside)),
-        })
-    })?;
+    let top = reader.folder(&inside)?.ok_or_else(|| CliError::Failure(no_folder(&rows::path(&inside), &fresh)))?;
     let as_of = fresh.oldest.unwrap_or_else(SystemTime::now);
     let mut found = Vec::new();
     gather(&reader, top, depth, sort, &mut found)?;
     if json {
-        let mut rows: Vec<Value> = found.iter().map(row_json).collect();
+        let mut rows: Vec<Value> = found.iter().map(|row| Value::Object(folder_json(row))).collect();
         let folders = rows.split_off(1);
         let mut object = rows.remove(0);
         object["as_of"] = json!(seconds(as_of));
@@ -80,35 +75,6 @@ fn gather(
         found.push(row);
     }
     Ok(())
-}
-
-/// `path, bytes, files, folders` of the folder itself, `rbytes, rfiles, rsubdirs, rctime` with all below.
-fn row_json(row: &FolderRow) -> Value {
-    let mut object = rows::path_json(&row.path);
-    if let Value::Object(rest) = json!({
-        "bytes": row.bytes,
-        "files": row.files,
-        "folders": row.folders,
-        "rbytes": row.rbytes,
-        "rfiles": row.rfiles,
-        "rsubdirs": row.rfolders,
-        "rctime": row.newest.map(seconds),
-        "counted_at": row.counted_at.map(seconds),
-    }) {
-        object.extend(rest);
-    }
-    Value::Object(object)
-}
-
-/// How far counting and folding are, for `status` too.
-pub(super) fn counting_json(fresh: &Freshness) -> Value {
-    json!({
-        "folders": fresh.folders,
-        "uncounted": fresh.uncounted,
-        "unfolded": fresh.unfolded,
-        "drift_bytes": fresh.drift_bytes,
-        "drift_files": fresh.drift_files,
-    })
 }
 
 pub(super) fn refresh(place: Place<'_>, asked: &Path, json: bool) -> Result<(), CliError> {

@@ -156,7 +156,7 @@ impl Committer {
             marked,
             began,
         };
-        let durable = sealed.make_durable().map_err(|f| failed(f.errno, f.step))?;
+        let durable = sealed.make_durable(self).map_err(|f| failed(f.errno, f.step))?;
         let published = durable.publish(self).map_err(|f| failed(f.errno, f.step))?;
         let (target, recorded) = published.record(self);
         recorded.map_err(|errno| failed(errno, "published, but not yet durable:"))?;

@@ -149,7 +149,7 @@ impl Committer {
             marked,
             began: Instant::now(),
         };
-        let durable = sealed.make_durable().map_err(|failed| (failed.step, failed.errno))?;
+        let durable = sealed.make_durable(self).map_err(|failed| (failed.step, failed.errno))?;
         let published = durable.publish(self).map_err(|failed| (failed.step, failed.errno))?;
         failpoint!("recover_after_rename");
         let (target, recorded) = published.record(self);

@@ -6,14 +6,14 @@ use super::Daemon;
 use crate::admin::control::path_in;
 use crate::commit::VerbError;
 use crate::inode::display_path;
-use crate::journal::OutboxId;
+use crate::journal::{JournalError, OutboxId};
 use crate::sys::Errno;
 
 impl Daemon {
     /// `None` for a verb that is not known here.
     pub(super) fn keep(&self, verb: &str, request: &Value) -> Option<Result<Value, VerbError>> {
         Some(match verb {
-            "outbox_retry" => ids(request).and_then(|ids| self.fs.reaper().retry(ids)).map(|()| json!({})),
+            "outbox_retry" => self.retry(request),
             "outbox_drop" => one(request).and_then(|id| self.fs.reaper().drop_row(id)).map(|()| json!({})),
             "trash_purge" => self.purge(request),
             "trash_restore" => self.restore(request),
@@ -22,6 +22,15 @@ impl Daemon {
             "fsck" => self.fsck(request),
             _ => return None,
         })
+    }
+
+    /// Without numbers, every dead one.
+    fn retry(&self, request: &Value) -> Result<Value, VerbError> {
+        let rows = match request.get("ids") {
+            Some(_) => ids(request)?,
+            None => self.fs.committer().journal.read(|reader| reader.dead_letters()).map_err(of_journal)?,
+        };
+        self.fs.reaper().retry(rows.clone()).map(|()| json!({ "ids": rows }))
     }
 
     fn purge(&self, request: &Value) -> Result<Value, VerbError> {
@@ -49,8 +58,10 @@ impl Daemon {
         if !totals.is_on() {
             return Err(VerbError::new(Errno::OPNOTSUPP, "this mount keeps no folder totals (totals = false)"));
         }
-        let (bytes, files) =
-            totals.refresh(&path).map_err(|error| VerbError { errno: error.errno(), message: error.to_string() })?;
+        if request["wait"] == false {
+            return totals.begin_refresh(&path).map(|_| json!({})).map_err(of_journal);
+        }
+        let (bytes, files) = totals.refresh(&path).map_err(of_journal)?;
         Ok(json!({ "drift_bytes": bytes, "drift_files": files }))
     }
 
@@ -71,6 +82,10 @@ fn ids(request: &Value) -> Result<Vec<OutboxId>, VerbError> {
 
 fn one(request: &Value) -> Result<OutboxId, VerbError> {
     request["id"].as_i64().ok_or_else(|| invalid("request has no id"))
+}
+
+fn of_journal(error: JournalError) -> VerbError {
+    VerbError { errno: error.errno(), message: error.to_string() }
 }
 
 fn invalid(message: &str) -> VerbError {

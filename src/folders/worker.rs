@@ -178,13 +178,7 @@ impl Totals {
     pub fn refresh(&self, folder: &[u8]) -> Result<(u64, u64), JournalError> {
         let drift = |totals: &Totals| totals.journal.read(|reader| reader.drift_below(folder));
         let before = drift(self)?;
-        let mut known = folder;
-        // A folder that the journal does not know is found by counting the one above.
-        while !known.is_empty() && self.journal.read(|reader| reader.folder(known))?.is_none() {
-            known = known.iter().rposition(|&byte| byte == b'/').map_or(b"", |at| &known[..at]);
-        }
-        self.journal.wait(self.journal.submit(Entry::Recount { folder: known.to_vec() }))?;
-        self.poke();
+        let known = self.begin_refresh(folder)?;
         loop {
             let since = self.journal.read(|reader| reader.recount_before())?;
             if self.journal.read(|reader| reader.uncounted_below(known, since))? == 0 {
@@ -198,6 +192,19 @@ impl Totals {
         }
         let after = drift(self)?;
         Ok((after.0 - before.0.min(after.0), after.1 - before.1.min(after.1)))
+    }
+
+    /// Has a folder and all below it counted again in the background; returns the folder that is: the journal knows it
+    /// as waiting to be counted until it was.
+    pub fn begin_refresh<'a>(&self, folder: &'a [u8]) -> Result<&'a [u8], JournalError> {
+        let mut known = folder;
+        // A folder that the journal does not know is found by counting the one above.
+        while !known.is_empty() && self.journal.read(|reader| reader.folder(known))?.is_none() {
+            known = known.iter().rposition(|&byte| byte == b'/').map_or(b"", |at| &known[..at]);
+        }
+        self.journal.wait(self.journal.submit(Entry::Recount { folder: known.to_vec() }))?;
+        self.poke();
+        Ok(known)
     }
 
     /// How fresh the totals are.

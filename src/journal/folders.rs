@@ -85,7 +85,7 @@ pub struct FolderRow {
     pub newest: Option<SystemTime>,
     /// When its own files were last counted; `None`: never.
     pub counted_at: Option<SystemTime>,
-    id: i64,
+    pub(super) id: i64,
 }
 
 /// How fresh the totals are.
@@ -301,10 +301,10 @@ fn oldest(conn: &Connection) -> rusqlite::Result<Option<SystemTime>> {
     Ok(delta.into_iter().chain(event).min().map(schema::time))
 }
 
-const FOLDER: &str =
+pub(super) const FOLDER: &str =
     "SELECT id, name, bytes, files, folders, rbytes, rfiles, rfolders, rnewest, counted_at FROM folders ";
 
-fn folder(row: &Row<'_>) -> rusqlite::Result<FolderRow> {
+pub(super) fn folder(row: &Row<'_>) -> rusqlite::Result<FolderRow> {
     let time = |micros: i64| (micros != 0).then(|| schema::time(micros.abs()));
     // A change made from outside may have been taken away twice until the next count.
     let number = |column| super::read::unsigned(row, column);

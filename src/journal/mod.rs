@@ -10,6 +10,7 @@ pub mod error;
 pub mod feed;
 mod fold;
 pub mod folders;
+mod intake;
 pub mod outbox;
 pub mod pages;
 pub mod read;
@@ -27,7 +28,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::thread::JoinHandle;
 
-use crossbeam_channel::Sender;
 use parking_lot::Mutex;
 use rusqlite::Connection;
 use rustix::fs::FlockOperation;
@@ -38,8 +38,9 @@ pub use outbox::{Attempt, OutboxId, OutboxKind, OutboxRow, OutboxState, SetAside
 pub use record::{Begun, Commit, CommitKind, DraftId, DraftRow, DraftState, Entry, Owner};
 
 use feed::Feed;
+use intake::Intake;
 use read::Reader;
-use writer::{Message, Progress, Queued, Writer};
+use writer::{Progress, Writer};
 
 /// Name of the database in the state folder.
 pub const FILE: &str = "journal.sqlite";
@@ -62,7 +63,7 @@ pub struct Ticket(u64);
 
 struct Shared {
     state_dir: PathBuf,
-    queue: Mutex<Queue>,
+    intake: Arc<Intake>,
     progress: Arc<Progress>,
     feed: Arc<Feed>,
     next_draft: AtomicI64,
@@ -73,13 +74,6 @@ struct Shared {
     /// For those who do not wait for what is queued.
     glancer: Mutex<Option<Reader>>,
     thread: Mutex<Option<JoinHandle<()>>>,
-}
-
-/// Ticket and place in the channel are taken under one lock, so that they have the same order.
-struct Queue {
-    /// `None` once closed.
-    sender: Option<Sender<Message>>,
-    last_ticket: u64,
 }
 
 impl fmt::Debug for Journal {
@@ -100,17 +94,17 @@ impl Journal {
             .map_err(|error| JournalError::io("creating state folder", state_dir, &error))?;
         let lock = lock(state_dir)?;
         let (conn, next_draft, next_outbox) = open_writer(state_dir)?;
-        let (sender, intake) = crossbeam_channel::unbounded();
+        let intake = Arc::new(Intake::default());
         let progress = Arc::new(Progress::default());
         let feed = Feed::new(read::newest_event(&conn).map_err(|error| JournalError::sqlite("opening", &error))?);
-        let writer = Writer::new(conn, intake, Arc::clone(&progress), Arc::clone(&feed), lock);
+        let writer = Writer::new(conn, Arc::clone(&intake), Arc::clone(&progress), Arc::clone(&feed), lock);
         let thread = std::thread::Builder::new()
             .name("journal".to_owned())
             .spawn(move || writer.run())
             .map_err(|error| JournalError::io("starting the journal's thread for", state_dir, &error))?;
         Ok(Journal(Arc::new(Shared {
             state_dir: state_dir.to_owned(),
-            queue: Mutex::new(Queue { sender: Some(sender), last_ticket: 0 }),
+            intake,
             progress,
             feed,
             next_draft: AtomicI64::new(next_draft),
@@ -151,10 +145,15 @@ impl Journal {
     /// Returns when the entry is in a finished transaction: it survives the end of this process, not necessarily that of
     /// the machine. Fails when the journal cannot write (the entry stays queued), or has refused the entry.
     pub fn wait(&self, ticket: Ticket) -> Result<(), JournalError> {
-        if !self.0.progress.is_done(ticket.0) {
-            self.0.hurry();
-        }
+        self.hurry(ticket);
         self.0.progress.wait(ticket.0)
+    }
+
+    /// The entry will be waited for soon.
+    pub fn hurry(&self, ticket: Ticket) {
+        if !self.0.progress.is_done(ticket.0) {
+            self.0.intake.hurry();
+        }
     }
 
     /// Queues an entry and returns when it would survive power loss too. Fails as [`Journal::wait`] does.
@@ -239,28 +238,14 @@ impl Journal {
 
 impl Shared {
     fn push(&self, entry: Entry, durable: bool) -> Ticket {
-        let mut queue = self.queue.lock();
-        queue.last_ticket += 1;
-        let ticket = queue.last_ticket;
-        if let Some(sender) = &queue.sender {
-            // Fails only when the writer is gone, and then waiting for the ticket says so.
-            drop(sender.send(Message::Entry(Queued { ticket, durable, entry })));
-        }
-        Ticket(ticket)
-    }
-
-    fn hurry(&self) {
-        if let Some(sender) = &self.queue.lock().sender {
-            // As in `push`.
-            drop(sender.send(Message::Hurry));
-        }
+        Ticket(self.intake.push(entry, durable))
     }
 
     fn read<T>(&self, query: impl FnOnce(&Reader) -> Result<T, JournalError>) -> Result<T, JournalError> {
         let mut reader = self.reader.lock();
-        let last = self.queue.lock().last_ticket;
+        let last = self.intake.last_ticket();
         if !self.progress.is_done(last) {
-            self.hurry();
+            self.intake.hurry();
             match self.progress.wait(last) {
                 // Somebody else's entry was refused; that is no reason not to read.
                 Ok(()) | Err(JournalError::Refused { .. }) => {}
@@ -280,7 +265,7 @@ impl Shared {
         };
         let next = self.next_draft.load(Ordering::Relaxed);
         self.push(Entry::Meta { key: schema::RESERVED, value: (next - 1).to_string() }, false);
-        self.queue.lock().sender = None;
+        self.intake.close();
         // The checkpoint needs the database to itself.
         *self.reader.lock() = None;
         *self.glancer.lock() = None;

@@ -254,12 +254,12 @@ pub(super) fn list(ids: &[OutboxId]) -> String {
     format!("[{}]", words.join(","))
 }
 
-const ROW: &str =
+pub(super) const ROW: &str =
     "SELECT id, kind, state, path, staged, ino, uid, gid, bytes, files, due_at, begun, reaped, deleted_at,
                           attempts, next_attempt, last_error
                    FROM outbox ";
 
-fn row(row: &Row<'_>) -> rusqlite::Result<OutboxRow> {
+pub(super) fn row(row: &Row<'_>) -> rusqlite::Result<OutboxRow> {
     let (kind, state): (String, String) = (row.get(1)?, row.get(2)?);
     Ok(OutboxRow {
         aside: SetAside {
@@ -351,15 +351,24 @@ impl Reader {
         })
     }
 
+    /// Rows that only an admin can move.
+    pub fn dead_letters(&self) -> Result<Vec<OutboxId>, JournalError> {
+        self.read(|conn| {
+            let mut statement = conn.prepare_cached("SELECT id FROM outbox WHERE state = 'dead' ORDER BY id")?;
+            statement.query_map([], |row| row.get(0))?.collect()
+        })
+    }
+
     /// Numbers for `status`.
     pub fn outbox_counts(&self) -> Result<OutboxCounts, JournalError> {
         self.read(|conn| {
             conn.query_row(
-                "SELECT count(*) FILTER (WHERE state = 'pending'), coalesce(sum(bytes) FILTER (WHERE state = 'pending'), 0),
-                        count(*) FILTER (WHERE state = 'dead')
-                 FROM outbox",
+                "SELECT count(*), coalesce(sum(bytes), 0), (SELECT count(*) FROM outbox WHERE state = 'dead')
+                 FROM outbox WHERE state = 'pending'",
                 [],
-                |row| Ok(OutboxCounts { pending: unsigned(row, 0)?, bytes: unsigned(row, 1)?, dead: unsigned(row, 2)? }),
+                |row| {
+                    Ok(OutboxCounts { pending: unsigned(row, 0)?, bytes: unsigned(row, 1)?, dead: unsigned(row, 2)? })
+                },
             )
         })
     }

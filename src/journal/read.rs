@@ -91,6 +91,8 @@ pub struct Counts {
     pub quarantined_bytes: u64,
     /// Newest event; 0 when there is none.
     pub last_event: i64,
+    /// What was taken out of the name space.
+    pub outbox: outbox::OutboxCounts,
 }
 
 pub(super) const DRAFT: &str =
@@ -236,9 +238,10 @@ impl Reader {
                     Ok(())
                 },
             )?;
-            counts.last_event = conn.query_row("SELECT coalesce(max(id), 0) FROM events", [], |row| row.get(0))?;
+            counts.last_event = newest_event(conn)?;
             Ok(counts)
         })
+        .and_then(|counts| Ok(Counts { outbox: self.outbox_counts()?, ..counts }))
     }
 
     /// Which of these staged names belong to a draft that still keeps content.

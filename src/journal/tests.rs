@@ -63,8 +63,7 @@ fn event_ids(dir: &Path) -> Vec<i64> {
 
 /// Runs on the writer's connection, between two batches.
 fn on_writer(journal: &Journal, run: impl FnOnce(&Connection) + Send + 'static) {
-    let queue = journal.0.queue.lock();
-    queue.sender.as_ref().unwrap().send(Message::Run(Box::new(run))).unwrap();
+    journal.0.intake.run(run);
 }
 
 /// Lets the file grow by no page: what a full disk does to SQLite.

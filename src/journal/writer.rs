@@ -8,12 +8,12 @@ use std::fs::File;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
 use parking_lot::{Condvar, Mutex};
 use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 
 use super::apply::{apply, draft_of, name};
 use super::feed::Feed;
+use super::intake::{Intake, Message, Queued};
 use super::record::{DraftId, Entry};
 use super::{JournalError, read, schema};
 use crate::metrics;
@@ -24,27 +24,12 @@ const BATCH: usize = 256;
 const RETRY: Duration = Duration::from_millis(500);
 /// Between attempts however much comes.
 const RETRY_AT_MOST_EVERY: Duration = Duration::from_millis(25);
-/// A busy journal gathers this long before a transaction that nobody waits for.
-const LINGER: Duration = Duration::from_millis(1);
+/// So long after a transaction the next one gathers, unless somebody waits for it.
+const LINGER: Duration = Duration::from_millis(5);
 /// Attempts for what is left when the journal is closed while the disk refuses.
 const LAST_ATTEMPTS: u32 = 3;
 /// Refusals remembered for those who wait for them.
 const REFUSALS: usize = 1024;
-
-pub(super) struct Queued {
-    pub ticket: u64,
-    /// Its transaction must survive power loss.
-    pub durable: bool,
-    pub entry: Entry,
-}
-
-pub(super) enum Message {
-    Entry(Queued),
-    /// Somebody waits for what is queued: do not linger.
-    Hurry,
-    #[cfg(test)]
-    Run(Box<dyn FnOnce(&Connection) + Send>),
-}
 
 /// How far the writer is. One lock, held for a few instructions and never across I/O.
 #[derive(Default)]
@@ -97,15 +82,13 @@ impl Progress {
 
 pub(super) struct Writer {
     conn: Connection,
-    intake: Receiver<Message>,
+    intake: Arc<Intake>,
     progress: Arc<Progress>,
     feed: Arc<Feed>,
     /// In order of tickets.
     backlog: VecDeque<Queued>,
-    /// Highest ticket taken from the channel.
+    /// Highest ticket taken.
     taken: u64,
-    /// Somebody waits for something in the backlog.
-    hurry: bool,
     disconnected: bool,
     /// While the disk refuses: where in the backlog a draft's newest size stands, as long as nothing else of that draft
     /// is behind it. It is replaced in place, so that a waiting backlog grows with drafts and not with time.
@@ -129,7 +112,7 @@ impl Drop for Writer {
 impl Writer {
     pub(super) fn new(
         conn: Connection,
-        intake: Receiver<Message>,
+        intake: Arc<Intake>,
         progress: Arc<Progress>,
         feed: Arc<Feed>,
         lock: File,
@@ -141,7 +124,6 @@ impl Writer {
             feed,
             backlog: VecDeque::new(),
             taken: 0,
-            hurry: false,
             disconnected: false,
             grown: HashMap::new(),
             failing: false,
@@ -151,7 +133,7 @@ impl Writer {
         }
     }
 
-    /// Ends when the channel is closed and the backlog written or given up.
+    /// Ends when the queue is closed and the backlog written or given up.
     pub(super) fn run(mut self) {
         let mut attempts_left = LAST_ATTEMPTS;
         loop {
@@ -184,29 +166,14 @@ impl Writer {
     /// Fills the backlog. Blocks only while there is nothing to write, or nothing that can be written yet.
     fn gather(&mut self) {
         if self.failing {
-            self.gather_while_failing();
-            return;
+            return self.gather_while_failing();
         }
-        if self.backlog.is_empty() && !self.disconnected {
-            match self.intake.recv() {
-                Ok(message) => self.take(message),
-                Err(_) => self.disconnected = true,
-            }
-        }
-        let busy = self.last_write.is_some_and(|at| at.elapsed() < 2 * LINGER);
-        let deadline = Instant::now() + LINGER;
-        while self.backlog.len() < BATCH && !self.disconnected {
-            match self.intake.try_recv() {
-                Ok(message) => self.take(message),
-                Err(TryRecvError::Disconnected) => self.disconnected = true,
-                Err(TryRecvError::Empty) if busy && !self.hurry => match self.intake.recv_deadline(deadline) {
-                    Ok(message) => self.take(message),
-                    Err(RecvTimeoutError::Timeout) => break,
-                    Err(RecvTimeoutError::Disconnected) => self.disconnected = true,
-                },
-                Err(TryRecvError::Empty) => break,
-            }
-        }
+        let (messages, open) = if self.backlog.is_empty() && !self.disconnected {
+            self.intake.take(self.last_write.map(|at| at + LINGER), BATCH)
+        } else {
+            self.intake.take_now()
+        };
+        self.accept(messages, open);
     }
 
     /// Waits for the next attempt and takes everything that comes meanwhile, so that its tickets are known to have failed.
@@ -214,35 +181,34 @@ impl Writer {
         let begun = Instant::now();
         let mut deadline = begun + RETRY;
         loop {
-            match self.intake.recv_deadline(deadline) {
-                Ok(message) => {
-                    self.take(message);
-                    deadline = deadline.min(begun + RETRY_AT_MOST_EVERY);
-                }
-                Err(RecvTimeoutError::Timeout) => return,
-                Err(RecvTimeoutError::Disconnected) => {
-                    // A closed channel answers at once; the pause between attempts is still wanted.
-                    self.disconnected = true;
-                    std::thread::sleep(deadline.saturating_duration_since(Instant::now()));
-                    return;
-                }
+            let (messages, open) = self.intake.take_before(deadline);
+            let came = !messages.is_empty();
+            self.accept(messages, open);
+            if came {
+                deadline = deadline.min(begun + RETRY_AT_MOST_EVERY);
+            } else if open {
+                return;
+            }
+            if !open {
+                // A closed queue answers at once; the pause between attempts is still wanted.
+                return std::thread::sleep(deadline.saturating_duration_since(Instant::now()));
             }
         }
     }
 
-    fn take(&mut self, message: Message) {
-        match message {
-            Message::Entry(queued) => self.take_entry(queued),
-            Message::Hurry => self.hurry = true,
-            #[cfg(test)]
-            Message::Run(run) => run(&self.conn),
+    fn accept(&mut self, messages: VecDeque<Message>, open: bool) {
+        self.disconnected = !open;
+        for message in messages {
+            match message {
+                Message::Entry(queued) => self.take_entry(queued),
+                #[cfg(test)]
+                Message::Run(run) => run(&self.conn),
+            }
         }
     }
 
     fn take_entry(&mut self, queued: Queued) {
         self.taken = queued.ticket;
-        // A commit waits for the row of its draft's beginning: written now, it is there when the data is on the disk.
-        self.hurry |= queued.durable || matches!(queued.entry, Entry::Begun(_));
         if self.failing {
             if let Entry::Grown { id, bytes: newer } = &queued.entry {
                 let at = *self.grown.entry(*id).or_insert(self.backlog.len());
@@ -329,7 +295,6 @@ impl Writer {
                 }
                 self.failing = false;
                 self.grown.clear();
-                self.hurry = !self.backlog.is_empty();
             }
             Err(error) => {
                 if state.failure.is_none() {

@@ -80,16 +80,17 @@ pub fn is_executing(pid: u32) -> bool {
     task(pid).is_some_and(|task| task.space == Space::Fresh)
 }
 
-/// A small file of `/proc`, in one read.
+/// A small file of `/proc`. The kernel writes such a file whole into a buffer that has the room, so that what comes back
+/// with room to spare needs no second look for its end.
 fn read(path: &str) -> Option<Vec<u8>> {
     let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
     let mut content = Vec::with_capacity(4096);
     loop {
-        let buffer = rustix::buffer::spare_capacity(&mut content);
-        if rustix::io::read(&file, buffer).ok()? == 0 {
+        let read = rustix::io::read(&file, rustix::buffer::spare_capacity(&mut content)).ok()?;
+        if read == 0 || content.len() + 1024 < content.capacity() {
             return Some(content);
         }
-        content.reserve(1024);
+        content.reserve(4096);
     }
 }
 

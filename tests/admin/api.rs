@@ -119,6 +119,19 @@ fn what_is_asked_wrongly_is_a_problem() {
         ("GET", "/v1/events?after=-1", "", 400),
         ("GET", "/v1/events?kind=nothing", "", 400),
         ("GET", "/v1/rules", "", 400),
+        ("GET", "/v1/outbox?state=lost", "", 400),
+        ("GET", "/v1/outbox?colour=red", "", 400),
+        ("GET", "/v1/trash?state=dead", "", 400),
+        ("GET", "/v1/folders?sort=colour", "", 400),
+        ("GET", "/v1/folders?cursor=c1", "", 400),
+        ("GET", "/v1/folders?path_hex=f", "", 400),
+        ("GET", "/v1/folders?path=nowhere", "", 404),
+        ("POST", "/v1/outbox", "", 405),
+        ("POST", "/v1/outbox/4711/retry", "", 404),
+        ("POST", "/v1/outbox/4711/drop", "", 404),
+        ("POST", "/v1/trash/4711/restore", "", 404),
+        ("POST", "/v1/trash/4711/purge", "", 404),
+        ("POST", "/v1/folders/rm", "", 415),
         ("POST", "/v1/log-level", "{", 415),
     ] {
         let answer = server.ask(method, target, &[], body);
@@ -134,6 +147,18 @@ fn what_is_asked_wrongly_is_a_problem() {
         server.ask("POST", "/v1/log-level", &json, &format!("{{\"level\":\"{}\"}}", "x".repeat(70_000))).status,
         413
     );
+    for (target, body, status) in [
+        ("/v1/folders/rm", "{}", 400),
+        ("/v1/folders/rm", r#"{"path":"/"}"#, 409),
+        ("/v1/folders/rm", r#"{"path":"nowhere"}"#, 404),
+        ("/v1/folders/rm", r#"{"path":".commitfs"}"#, 404),
+        ("/v1/folders/refresh", r#"{"colour":"red"}"#, 422),
+        ("/v1/trash/4711/restore", r#"{"to_hex":"zz"}"#, 400),
+    ] {
+        let answer = server.ask("POST", target, &json, body);
+        assert_eq!(answer.status, status, "{target} {body}: {}", answer.text());
+        assert_eq!(answer.header("content-type"), Some("application/problem+json"), "{target} {body}");
+    }
     let long = format!("/v1/pending?contains={}", "x".repeat(20_000));
     assert!(matches!(server.get(&long).status, 414 | 431));
     assert_eq!(server.get("/v1/status").status, 200);

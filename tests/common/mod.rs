@@ -14,6 +14,7 @@ mod calls;
 pub mod checker;
 pub mod content;
 pub mod http;
+mod immutable;
 pub mod mount;
 pub mod rows;
 pub mod smallfs;
@@ -22,6 +23,7 @@ pub mod wait;
 pub mod wire;
 
 pub use agent::{Agent, Attributes, Errno, Outcome};
+pub use immutable::Immutable;
 pub use mount::{Mount, Setup};
 pub use rows::Row;
 pub use smallfs::SmallFs;

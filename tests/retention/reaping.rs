@@ -1,27 +1,7 @@
 //! The reaper: retries, dead letters, space.
 
-use std::path::Path;
-use std::process::Command;
-
-use crate::common::mount::show;
-use crate::common::{Mount, SmallFs, checker, eventually};
+use crate::common::{Immutable, Mount, SmallFs, checker, eventually};
 use crate::{eventually_empty, id, outbox, row_of, trash};
-
-fn chattr(flag: &str, path: &Path) {
-    let out = Command::new("chattr").arg(flag).arg(path).output().unwrap();
-    assert!(out.status.success(), "chattr {flag} {}: {}", path.display(), show(&out));
-}
-
-/// Takes the flag off again, whatever happens.
-struct Immutable(std::path::PathBuf);
-
-impl Drop for Immutable {
-    fn drop(&mut self) {
-        if self.0.symlink_metadata().is_ok() {
-            chattr("-i", &self.0);
-        }
-    }
-}
 
 #[test]
 fn a_row_that_cannot_be_removed_ends_as_a_dead_letter_and_holds_nobody_up() {
@@ -33,8 +13,7 @@ fn a_row_that_cannot_be_removed_ends_as_a_dead_letter_and_holds_nobody_up() {
     }
     let stuck = row_of(&m, "f3");
     let path = trash(&m).into_iter().find(|path| path.ends_with(stuck["stage"].as_str().unwrap())).unwrap();
-    chattr("+i", &path);
-    let guard = Immutable(path.clone());
+    let guard = Immutable::new(path);
     m.cli_ok(&["trash", "purge"]);
     eventually("the stuck row alone is left, dead", || {
         let rows = outbox(&m);

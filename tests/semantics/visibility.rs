@@ -72,24 +72,27 @@ fn s02_an_outsider_that_looked_before_and_during_sees_the_file_at_once_after() {
 fn s02_the_folders_time_is_that_of_the_appearance() {
     let m = Mount::new();
     let (w, r) = m.pair();
-    w.mkdir("d").unwrap();
-    // Set back each time: a clock may stand still for as long as a commit takes.
-    let set_back = || {
-        r.utimens("d", 5, 5).unwrap();
-        r.stat("d").unwrap().mtime
-    };
     for looks_between in [false, true] {
-        let name = format!("d/{looks_between}");
+        // A folder for each: a replaced version that is still open has a name of the NFS client's own for a while, whose
+        // end is a change of the folder too.
+        let folder = format!("d-{looks_between}");
+        w.mkdir(&folder).unwrap();
+        // Set back each time: a clock may stand still for as long as a commit takes.
+        let set_back = || {
+            r.utimens(&folder, 5, 5).unwrap();
+            r.stat(&folder).unwrap().mtime
+        };
+        let name = format!("{folder}/name");
         let before = set_back();
         let fd = w.open(&name, "w|creat").unwrap();
         if looks_between {
-            assert_eq!(r.stat("d").unwrap().mtime, before, "nothing has appeared yet");
+            assert_eq!(r.stat(&folder).unwrap().mtime, before, "nothing has appeared yet");
         }
         w.close(fd).unwrap();
-        assert_ne!(r.stat("d").unwrap().mtime, before, "{name} has appeared");
+        assert_ne!(r.stat(&folder).unwrap().mtime, before, "{name} has appeared");
         let before = set_back();
         w.put(&name, "again").unwrap();
-        assert_ne!(r.stat("d").unwrap().mtime, before, "a replacement is a change of the folder too");
+        assert_ne!(r.stat(&folder).unwrap().mtime, before, "a replacement is a change of the folder too");
     }
 }
 

@@ -1,6 +1,9 @@
 //! The routes. `openapi.json` describes them; a test holds the two together.
 
 mod drafts;
+mod folders;
+mod outbox;
+mod paging;
 mod status;
 
 use std::sync::Arc;
@@ -19,6 +22,8 @@ use super::guard::{self, Policy};
 use super::store::{Store, blocking};
 use super::{meters, page, problem};
 use crate::commit::VerbError;
+use crate::sys::Errno;
+use serde_json::Value;
 use tokio::sync::Semaphore;
 
 use problem::Answer;
@@ -48,8 +53,14 @@ impl Shared {
         Ok(blocking(move || verb(&*verbs)).await??)
     }
 
+    /// Runs a verb of the control socket.
+    async fn ask(&self, verb: &'static str, request: Value) -> Answer<Value> {
+        let unknown = move || Err(VerbError::new(Errno::NOSYS, format!("unknown verb {verb:?}")));
+        self.act(move |verbs| verbs.other(verb, &request).unwrap_or_else(unknown)).await
+    }
+
     /// What only the daemon knows.
-    pub(super) fn said(&self) -> serde_json::Value {
+    pub(super) fn said(&self) -> Value {
         self.verbs.status()
     }
 }
@@ -70,6 +81,17 @@ pub(super) fn router(policy: Arc<Policy>, verbs: Arc<dyn Verbs>, store: Store, h
         .route("/v1/quarantine/{id}/content", get(drafts::content))
         .route("/v1/quarantine/{id}/publish", post(drafts::publish))
         .route("/v1/quarantine/{id}/discard", post(drafts::discard))
+        .route("/v1/outbox", get(outbox::outbox))
+        .route("/v1/outbox/retry", post(outbox::retry_all))
+        .route("/v1/outbox/{id}/retry", post(outbox::retry))
+        .route("/v1/outbox/{id}/drop", post(outbox::drop_row))
+        .route("/v1/trash", get(outbox::trash))
+        .route("/v1/trash/purge", post(outbox::purge_all))
+        .route("/v1/trash/{id}/purge", post(outbox::purge))
+        .route("/v1/trash/{id}/restore", post(outbox::restore))
+        .route("/v1/folders", get(folders::folders))
+        .route("/v1/folders/refresh", post(folders::refresh))
+        .route("/v1/folders/rm", post(folders::remove))
         .route("/", get(page::index))
         .route("/page.js", get(page::script))
         .route("/style.css", get(page::style))
