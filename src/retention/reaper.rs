@@ -277,7 +277,8 @@ impl Reaper {
 
     fn failed(&self, row: &OutboxRow, errno: Errno) -> Attempt {
         let attempts = row.attempts + 1;
-        let dead = attempts >= self.options.max_attempts;
+        // A file of a tree that somebody has open through this mount, on NFS: it goes when they close it.
+        let dead = attempts >= self.options.max_attempts && errno != Errno::BUSY;
         let aside = &row.aside;
         if dead {
             tracing::error!(row = aside.id, path = crate::inode::display_path(&aside.path), %errno, "given up: commitfs outbox");

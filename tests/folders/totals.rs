@@ -26,7 +26,15 @@ fn every_kind_of_change_is_counted() {
     w.rename("d/g", "d/f").unwrap();
     w.mkdir("e").unwrap();
     w.put("e/f", "eeee").unwrap();
-    w.rename_with("e", "d", "exchange").unwrap();
+    match w.rename_with("e", "d", "exchange") {
+        // NFS has no such call.
+        Err(errno) if errno == "EINVAL" => {
+            for (from, to) in [("e", "x"), ("d", "e"), ("x", "d")] {
+                w.rename(from, to).unwrap();
+            }
+        }
+        other => other.unwrap(),
+    }
     checker::totals(&m);
     w.put("direct/f", "in place").unwrap();
     w.append("direct/f", "and more").unwrap();

@@ -48,7 +48,7 @@ fn each_replaced_version_is_kept_and_a_reader_elsewhere_keeps_what_it_has() {
     // The inode itself is still there: no server would call its handle stale.
     use std::os::unix::fs::MetadataExt;
     let kept: Vec<_> = trash(&m).iter().map(|path| path.metadata().unwrap()).collect();
-    assert!(kept.iter().any(|there| there.ino() == ino && there.nlink() == 1));
+    assert!(kept.iter().any(|there| there.ino() == ino && (there.nlink() == 1 || is_on_nfs())));
     let row = &outbox(&m)[0];
     m.cli_ok(&["trash", "restore", &id(row), "--to", "old"]);
     assert_eq!(w.cat("old").unwrap(), b"first");
@@ -98,6 +98,11 @@ fn a_reader_on_another_client_keeps_the_version_it_has_open() {
     }
     drop(open);
     checker::check(&m);
+}
+
+/// An NFS client keeps a name of its own for a file that is open while its name goes.
+fn is_on_nfs() -> bool {
+    std::env::var_os("COMMITFS_TEST_PEER").is_some()
 }
 
 /// A client's attribute cache may lag behind.
@@ -162,7 +167,8 @@ fn link_counts_are_those_of_names_that_can_be_seen() {
     w.put("c", "x").unwrap();
     let fd = r.open("c", "r").unwrap();
     w.put("c", "y").unwrap();
-    eventually("a version without a name has no link", || r.fstat(fd).unwrap().nlink == 0);
+    let names = if is_on_nfs() { 1 } else { 0 };
+    eventually("a version without a name has no link", || r.fstat(fd).unwrap().nlink <= names);
     assert_eq!(r.read(fd, 10).unwrap(), b"x");
     checker::check(&m);
 }
