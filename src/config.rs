@@ -119,6 +119,8 @@ pub struct Config {
     pub recount: Duration,
     /// Between two comparisons of staging and trash with the journal.
     pub sweep: Duration,
+    /// Events that the journal keeps, and with them the drafts that they tell of.
+    pub history: i64,
     /// How each path is written.
     pub rules: Rules,
     /// The same as text, for the journal's meta row `rules`.
@@ -216,6 +218,7 @@ impl Config {
                 lease: settings.lease.map_or(Duration::from_secs(600), |span| span.0),
             },
             totals: settings.totals.unwrap_or(true),
+            history: settings.history.map_or(1_000_000, |kept| kept.0),
             recount: settings.recount.map_or(DAY, |span| span.0),
             sweep: settings.sweep.map_or(Duration::from_secs(3600), |span| span.0),
             rules_toml: rules.to_toml(),

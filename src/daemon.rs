@@ -1,5 +1,6 @@
 //! The daemon: assembles the rooms, mounts, waits, and takes everything down again in order.
 
+mod history;
 mod keeping;
 mod lease;
 mod settle;
@@ -15,6 +16,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use fuser::{MountOption, Session, SessionACL};
 use rustix::mount::MountFlags;
 
+use self::history::History;
 use self::lease::Lease;
 use crate::admin::control::{self, Verbs};
 use crate::admin::http;
@@ -178,6 +180,8 @@ pub fn serve(config: Config, ready: ReadySignal) -> Result<(), ServeError> {
     let control = control::serve(&daemon.config.state_dir, daemon.clone()).map_err(start("control socket"))?;
     let http = listening.serve(daemon.clone(), Arc::clone(journal.feed())).map_err(start("HTTP server"))?;
     let settling = daemon.config.settle.map(|after| settle::Settling::start(committer.clone(), after));
+    let history =
+        History::start(journal.clone(), daemon.config.history, totals.is_on()).map_err(start("history thread"))?;
     let settling = settling.transpose().map_err(start("verification thread"))?;
     tracing::info!(
         source = %daemon.config.source.display(), mountpoint = %daemon.config.mountpoint.display(), "serving"
@@ -186,6 +190,7 @@ pub fn serve(config: Config, ready: ReadySignal) -> Result<(), ServeError> {
 
     daemon.run_until(&ended);
     drop(settling);
+    drop(history);
     fs.stop();
     drop(control);
     reaper.stop();

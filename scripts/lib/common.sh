@@ -35,6 +35,49 @@ install_packages() {
     apt-get install -y -qq --no-install-recommends "$@" </dev/null >/dev/null 2>&1
 }
 
+# download_packages FOLDER PACKAGE...: the packages and what this machine lacks of their dependencies, into FOLDER. Nothing is
+# installed.
+download_packages() {
+  local folder=$1 said
+  shift
+  mkdir -p "$folder/partial"
+  download_now() {
+    apt-get install -y -qq --reinstall --no-install-recommends --download-only -o Debug::NoLocking=1 \
+      -o APT::Sandbox::User=root -o Dir::Cache::Archives="$folder" "$@" </dev/null 2>&1
+  }
+  said=$(download_now "$@") && return 0
+  as_root apt-get update -qq || true # as in need
+  said=$(download_now "$@") || die "could not download $*: $said"
+}
+
+# need_unpacked FOLDER COMMAND=PACKAGE...: as need, for packages whose installation would start a service: those of
+# commands that are missing are unpacked below FOLDER, where PATH then finds them.
+need_unpacked() {
+  local folder=$1 pair name package program libraries missing=()
+  shift
+  PATH="$folder/bin:$PATH"
+  for pair in "$@"; do
+    command -v "${pair%%=*}" >/dev/null || missing+=("$pair")
+  done
+  [ ${#missing[@]} -gt 0 ] || return 0
+  command -v apt-get >/dev/null || die "please install: ${missing[*]#*=}"
+  say "unpacking ${missing[*]#*=}"
+  download_packages "$folder/debs" "${missing[@]#*=}"
+  for package in "$folder"/debs/*.deb; do
+    dpkg -x "$package" "$folder/root"
+  done
+  rm -rf "$folder/debs"
+  mkdir -p "$folder/bin"
+  libraries=$(find "$folder/root" -type d -name '*-linux-gnu*' -path '*/lib/*' -prune | paste -sd:)
+  for pair in "${missing[@]}"; do
+    name=${pair%%=*}
+    program=$(find "$folder/root" -name "$name" \( -path '*/bin/*' -o -path '*/sbin/*' \) | sed -n 1p)
+    [ -n "$program" ] || die "no program $name in ${pair#*=}"
+    printf '#!/bin/sh\nLD_LIBRARY_PATH=%q exec %q "$@"\n' "$libraries" "$program" >"$folder/bin/$name"
+    chmod 755 "$folder/bin/$name"
+  done
+}
+
 # The compiler and what it links with: SQLite is compiled from source.
 need_rust() {
   need cc=gcc,libc6-dev

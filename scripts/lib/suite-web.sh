@@ -10,7 +10,7 @@ suite_web() {
   COMMITFS=$target/release/commitfs MODULES=$target/web/node_modules \
     TEST_EXPORT=$export TEST_MNT=$mnt TEST_STATE=$state/web \
     timeout -k 10 600 node --test-reporter=spec --test tests/web/page.mjs 2>&1 | tee "$log" || true
-  passed=$(awk '/^. pass / { n = $3 } END { print n + 0 }' "$log")
-  failed=$(awk '/^. fail / { n = $3 } END { print n + 0 }' "$log")
+  passed=$(awk '/^[^ ]+ pass [0-9]/ { n = $3 } END { print n + 0 }' "$log")
+  failed=$(awk '/^[^ ]+ fail [0-9]/ { n = $3 } END { print n + 0 }' "$log")
   [ $((passed + failed)) -gt 0 ] || failed=1
 }

@@ -381,19 +381,6 @@ pub(super) async fn events(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::SystemTime;
-
-    fn event(id: i64) -> EventRow {
-        EventRow {
-            id,
-            at: SystemTime::UNIX_EPOCH,
-            kind: "begun".to_owned(),
-            draft: Some(1),
-            path: Some(b"f".to_vec()),
-            detail: None,
-            commit: None,
-        }
-    }
 
     #[test]
     fn who_reads_too_slowly_is_told_and_dropped() {
@@ -404,9 +391,9 @@ mod tests {
             let hub = Hub::start(Arc::clone(&feed), Store::new(dir.path().to_owned()));
             let mut stream = hub.subscribe(None, Chosen::default(), None);
             assert_eq!(stream.next().await.unwrap(), "retry: 2000\nid: 0\n\n");
-            feed.publish(vec![event(1)]);
+            feed.publish(vec![EventRow::sample(1)]);
             assert!(stream.next().await.unwrap().starts_with("id: 1\nevent: begun\ndata: {"));
-            feed.publish((2..=5).map(event).collect());
+            feed.publish((2..=5).map(EventRow::sample).collect());
             let last = stream.next().await.unwrap();
             assert!(last.starts_with("event: resync\n") && last.contains("\"oldest\":2"), "{last}");
             assert_eq!(stream.next().await, None);

@@ -21,7 +21,7 @@ pub(super) async fn index() -> Response {
 
 /// `GET /page.js`.
 pub(super) async fn script() -> Response {
-    file("text/javascript; charset=utf-8", include_str!("page/page.js"))
+    file("text/javascript; charset=utf-8", concat!(include_str!("page/page.js"), include_str!("page/folders.js")))
 }
 
 /// `GET /style.css`.

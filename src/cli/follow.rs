@@ -166,14 +166,17 @@ pub(super) fn events(place: Place<'_>, asked: &Follow<'_>) -> Result<(), CliErro
         (asked.kinds.is_empty() || asked.kinds.contains(&event.kind))
             && wanted.matches(event.path.as_deref().unwrap_or_default())
     };
-    let (oldest, _) = reader.event_range()?;
-    let mut position = asked.after.unwrap_or(0).max(oldest - 1);
+    let mut position = asked.after.unwrap_or(0);
     let mut recent = std::collections::VecDeque::new();
     loop {
-        let page = reader.events_after(position, PAGE)?;
-        let Some(last) = page.last() else { break };
+        let page = reader.events_page(position, PAGE)?;
+        if !page.known && asked.after.is_some() {
+            let data = json!({ "oldest": page.oldest, "reason": "no such event is kept: these are the oldest" });
+            told(&root, asked, &Event { id: None, kind: "resync".to_owned(), data })?;
+        }
+        let Some(last) = page.rows.last() else { break };
         position = last.id;
-        for event in page.into_iter().filter(takes) {
+        for event in page.rows.into_iter().filter(takes) {
             let data = Value::Object(event_json(&event));
             if asked.after.is_some() {
                 handle(&root, asked, &data)?;

@@ -43,7 +43,7 @@ const IGNORED: &[&str] = &[
 /// Names that take a value or stand for yes, for the message on unknown ones.
 const NAMED: &str = "ro, rw, allow_other, default_permissions, freshness=, ttl=, threads=, commit_workers=, passthrough, \
                      writeback, on_kill=, on_failure_exit=, retain=, reap_rate=, reap_segment=, reap_backoff=, \
-                     max_attempts=, watermark=, totals, recount=, sweep=, lease=, state_dir=, admin=, \
+                     max_attempts=, watermark=, totals, recount=, sweep=, lease=, history=, state_dir=, admin=, \
                      admin_token_file=, admin_host=, log_format=, settle=";
 
 #[derive(Debug, Default, Deserialize)]
@@ -78,6 +78,7 @@ pub(super) struct Settings {
     pub recount: Option<Span>,
     pub sweep: Option<Span>,
     pub lease: Option<Span>,
+    pub history: Option<Kept>,
     #[serde(rename = "rule")]
     pub rules: Vec<Rule>,
 }
@@ -139,6 +140,22 @@ impl TryFrom<i64> for Positive {
         match u32::try_from(number) {
             Ok(count @ 1..) => Ok(Positive(count)),
             _ => Err(format!("{number} is out of range, expected 1 or more")),
+        }
+    }
+}
+
+/// A number of events to keep: more than can be on their way.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(try_from = "i64")]
+pub(super) struct Kept(pub i64);
+
+impl TryFrom<i64> for Kept {
+    type Error = String;
+
+    fn try_from(number: i64) -> Result<Self, String> {
+        match number {
+            1000.. => Ok(Kept(number)),
+            _ => Err(format!("{number} is out of range, expected 1000 or more")),
         }
     }
 }
@@ -220,6 +237,7 @@ impl Settings {
             ("recount", Some(value)) => self.recount = Some(value.parse()?),
             ("sweep", Some(value)) => self.sweep = Some(value.parse()?),
             ("lease", Some(value)) => self.lease = Some(value.parse()?),
+            ("history", Some(value)) => self.history = Some(number(value)?),
             ("threads", Some(value)) => self.threads = Some(number(value)?),
             ("commit_workers", Some(value)) => self.commit_workers = Some(number(value)?),
             ("admin", Some(value)) => self.admin = Some(value.to_owned()),
@@ -233,7 +251,8 @@ impl Settings {
             (
                 "freshness" | "on_kill" | "on_failure_exit" | "ttl" | "retain" | "threads" | "commit_workers"
                 | "state_dir" | "reap_rate" | "reap_segment" | "reap_backoff" | "max_attempts" | "watermark"
-                | "recount" | "sweep" | "lease" | "admin" | "admin_token_file" | "admin_host" | "log_format" | "settle",
+                | "recount" | "sweep" | "lease" | "history" | "admin" | "admin_token_file" | "admin_host"
+                | "log_format" | "settle",
                 _,
             ) => return Err(format!("needs a value: {name}=…")),
             (name, None) if KERNEL.contains(&name) => self.kernel_options.push(KernelOption(name.to_owned())),

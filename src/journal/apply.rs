@@ -4,7 +4,7 @@ use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 
 use super::fold::{self, Tree};
 use super::record::{CommitKind, DraftId, DraftState, Entry, Owner};
-use super::{folders, outbox, schema};
+use super::{folders, history, outbox, schema};
 
 /// Takes the next block of draft ids, durably, and returns its first: higher than any id that was ever given out.
 pub(super) fn reserve(conn: &mut Connection) -> rusqlite::Result<DraftId> {
@@ -97,10 +97,10 @@ pub(super) fn apply(conn: &Connection, entry: &Entry, now: i64) -> rusqlite::Res
             ])?;
             Ok(true)
         }
+        // That of a commit which is not remembered any more is not worth a word.
         Entry::Digested { id, digest } => {
-            let changed =
-                conn.prepare_cached("UPDATE commits SET digest = ?2 WHERE id = ?1")?.execute(params![id, digest])?;
-            Ok(changed > 0)
+            conn.prepare_cached("UPDATE commits SET digest = ?2 WHERE id = ?1")?.execute(params![id, digest])?;
+            Ok(true)
         }
         Entry::Quarantined { id, reason, bytes, kept } => Change::to(DraftState::Quarantined)
             .bytes(*bytes)
@@ -158,6 +158,7 @@ pub(super) fn apply(conn: &Connection, entry: &Entry, now: i64) -> rusqlite::Res
             fold::prune(conn, i64::try_from(*limit).unwrap_or(i64::MAX))?;
             Ok(true)
         }
+        Entry::Prune { keep, limit, totals } => history::prune(conn, *keep, *limit, *totals).map(|()| true),
         Entry::Meta { key, value } => {
             conn.prepare_cached(
                 "INSERT INTO meta (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
@@ -339,6 +340,7 @@ pub(super) fn draft_of(entry: &Entry) -> Option<DraftId> {
         | Entry::Recount { .. }
         | Entry::Fold { .. }
         | Entry::ContentLost { .. }
+        | Entry::Prune { .. }
         | Entry::Meta { .. } => None,
     }
 }
@@ -368,6 +370,7 @@ pub(super) fn name(entry: &Entry) -> String {
         Entry::Counted(_) | Entry::Found { .. } => return "count of a folder".to_owned(),
         Entry::Recount { .. } => return "recount of a folder".to_owned(),
         Entry::Fold { .. } => return "folding of totals".to_owned(),
+        Entry::Prune { .. } => return "pruning of history".to_owned(),
         Entry::Begun(_) => "begun",
         Entry::Retargeted { .. } => "retargeted",
         Entry::Grown { .. } => "grown",

@@ -137,19 +137,6 @@ impl Drop for Following {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::SystemTime;
-
-    fn event(id: i64) -> EventRow {
-        EventRow {
-            id,
-            at: SystemTime::UNIX_EPOCH,
-            kind: "begun".to_owned(),
-            draft: None,
-            path: None,
-            detail: None,
-            commit: None,
-        }
-    }
 
     fn ids(feed: &Feed, after: i64) -> Option<Vec<i64>> {
         let mut found = Vec::new();
@@ -160,16 +147,16 @@ mod tests {
     fn the_ring_knows_what_it_reaches() {
         let feed = Feed::with_capacity(10, 3);
         assert_eq!((feed.newest(), ids(&feed, 10), ids(&feed, 9)), (10, Some(vec![]), None));
-        feed.publish(vec![event(11), event(12)]);
+        feed.publish(vec![EventRow::sample(11), EventRow::sample(12)]);
         assert_eq!(
             (ids(&feed, 10), ids(&feed, 11), ids(&feed, 12)),
             (Some(vec![11, 12]), Some(vec![12]), Some(vec![]))
         );
-        feed.publish(vec![event(13), event(14)]);
+        feed.publish(vec![EventRow::sample(13), EventRow::sample(14)]);
         assert_eq!((ids(&feed, 10), ids(&feed, 11)), (None, Some(vec![12, 13, 14])));
         feed.skip_to(20);
         assert_eq!((feed.newest(), ids(&feed, 14), ids(&feed, 20)), (20, None, Some(vec![])));
-        feed.publish(vec![event(21)]);
+        feed.publish(vec![EventRow::sample(21)]);
         assert_eq!((ids(&feed, 20), ids(&feed, 19)), (Some(vec![21]), None));
     }
 }

@@ -10,6 +10,7 @@ pub mod error;
 pub mod feed;
 mod fold;
 pub mod folders;
+mod history;
 mod intake;
 pub mod outbox;
 pub mod pages;

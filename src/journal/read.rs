@@ -52,6 +52,23 @@ pub struct EventRow {
     pub commit: Option<Brief>,
 }
 
+impl EventRow {
+    /// One for tests.
+    #[cfg(test)]
+    pub(crate) fn sample(id: i64) -> EventRow {
+        let kind = "begun".to_owned();
+        EventRow {
+            id,
+            at: SystemTime::UNIX_EPOCH,
+            kind,
+            draft: Some(1),
+            path: Some(b"f".to_vec()),
+            detail: None,
+            commit: None,
+        }
+    }
+}
+
 /// The little of a commit that its event carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Brief {
@@ -83,7 +100,7 @@ pub struct Counts {
     pub pending_bytes: u64,
     /// When the oldest of them began.
     pub oldest_pending: Option<SystemTime>,
-    /// Versions published.
+    /// Versions published, also those that are not remembered any more.
     pub committed: u64,
     /// Drafts in quarantine.
     pub quarantined: u64,
@@ -209,9 +226,7 @@ impl Reader {
 
     /// Numbers for `status`.
     pub fn counts(&self) -> Result<Counts, JournalError> {
-        let counts = self.counts_now()?;
-        let committed = self.read(|conn| conn.query_row("SELECT count(*) FROM commits", [], |row| unsigned(row, 0)))?;
-        Ok(Counts { committed, ..counts })
+        Ok(Counts { committed: self.commits_ever()?, ..self.counts_now()? })
     }
 
     /// The same without `committed`: what a scrape every few seconds may cost.

@@ -303,6 +303,15 @@ pub enum Entry {
         /// How many.
         limit: usize,
     },
+    /// History is kept within its bounds: the oldest events go, and the ended drafts they told of. No event.
+    Prune {
+        /// Events to keep.
+        keep: i64,
+        /// Events, and drafts, to delete at most.
+        limit: i64,
+        /// Folder totals are kept: an event whose change of them is not folded yet stays.
+        totals: bool,
+    },
     /// A fact about this instance: `export`, `mountpoint`, `pid`, `rules`… No event.
     Meta {
         /// Which fact.

@@ -11,6 +11,7 @@ use rusqlite::Connection;
 use super::read::Reader;
 use super::*;
 
+mod history;
 mod totals;
 mod trouble;
 

@@ -209,17 +209,24 @@ fn beyond_loopback_only_with_a_token() {
     let config = format!("admin = '0.0.0.0:0'\nadmin_token_file = '{}'\n", token.display());
     let m = Setup::default().config(&config).mount();
     let crate::common::http::Server::Tcp(address) = m.tcp() else { panic!("no address") };
-    let server = crate::common::http::Server::Tcp(address.replace("0.0.0.0", "127.0.0.1"));
-    for headers in [&[][..], &[("authorization", "Bearer wrong-token-of-length")]] {
-        for target in ["/v1/status", "/v1/events", "/metrics", "/", "/v1/openapi.json"] {
-            let answer = server.ask("GET", target, headers, "");
-            assert_eq!(answer.status, 401, "{target}");
-            assert!(answer.header("www-authenticate").is_some());
-            assert!(!answer.text().contains("a-token-of"), "{}", answer.text());
+    // As from another host, where this one has an address for others: no packet is sent to find it out.
+    let outward = std::net::UdpSocket::bind("0.0.0.0:0")
+        .and_then(|socket| socket.connect("192.0.2.1:9").and_then(|()| socket.local_addr()))
+        .map(|own| own.ip().to_string());
+    for host in outward.into_iter().chain(["127.0.0.1".to_owned()]) {
+        let server = crate::common::http::Server::Tcp(address.replace("0.0.0.0", &host));
+        for headers in [&[][..], &[("authorization", "Bearer wrong-token-of-length")]] {
+            for target in ["/v1/status", "/v1/events", "/metrics", "/", "/v1/openapi.json", "/v1/folders"] {
+                let answer = server.ask("GET", target, headers, "");
+                assert_eq!(answer.status, 401, "{host} {target}");
+                assert!(answer.header("www-authenticate").is_some());
+                assert!(!answer.text().contains("a-token-of"), "{}", answer.text());
+            }
+            assert_eq!(server.ask("POST", "/v1/trash/purge", headers, "").status, 401, "{host}");
         }
-    }
-    for shown in ["Bearer a-token-of-some-length", "Basic YWRtaW46YS10b2tlbi1vZi1zb21lLWxlbmd0aA=="] {
-        assert_eq!(server.ask("GET", "/v1/status", &[("authorization", shown)], "").status, 200);
+        for shown in ["Bearer a-token-of-some-length", "Basic YWRtaW46YS10b2tlbi1vZi1zb21lLWxlbmd0aA=="] {
+            assert_eq!(server.ask("GET", "/v1/status", &[("authorization", shown)], "").status, 200, "{host}");
+        }
     }
     assert_eq!(m.http().get("/v1/status").status, 200, "the socket is its owner's");
     assert!(!m.log().contains("a-token-of"));

@@ -7,7 +7,7 @@ use std::thread;
 use rustix::process::Signal;
 
 use crate::common::http::{Server, Stream};
-use crate::common::{Mount, eventually, poll, wait::LIMIT};
+use crate::common::{Mount, Setup, eventually, poll, wait::LIMIT};
 
 /// Small random numbers, different for each seed.
 struct Dice(u64);
@@ -126,6 +126,64 @@ fn ids_that_are_not_kept_are_a_resync() {
     }
     let mut stream = m.http().events("after=7", &[]);
     assert_eq!(stream.event().id, Some(8), "event 7 was the last one seen: nothing is missing");
+}
+
+#[test]
+fn history_is_bounded_and_who_comes_too_late_is_told() {
+    const KEPT: i64 = 1000;
+    let mut m = Setup::default().config("history = 1000\n").mount();
+    let k = m.agent("K");
+    let fd = k.open("kept", "w|creat").unwrap();
+    k.write(fd, "content").unwrap();
+    k.kill(Signal::KILL);
+    let kept = m.quarantined("kept").id;
+    let mut live = m.http().events("after=0", &[]);
+    let w = m.agent("W");
+    let newest = |m: &Mount| m.json(&["status"])["last_event"].as_i64().unwrap();
+    let mut commits = 0;
+    while newest(&m) < 2 * KEPT {
+        for n in 0..50 {
+            w.put(format!("f{n}").as_str(), "x").unwrap();
+        }
+        commits += 50;
+    }
+    eventually("all is in the journal", || m.json(&["status"])["commits"] == commits);
+    let last = newest(&m);
+    // Told to whoever asks for what is not there any more, once.
+    let asked = |m: &Mount| {
+        let mut late = m.http().events("after=0", &[]);
+        let first = late.event();
+        (first.event == "resync").then(|| (first.data["oldest"].as_i64().unwrap(), late))
+    };
+    eventually("the rest is pruned", || asked(&m).is_some_and(|(oldest, _)| oldest == last - KEPT + 1));
+    let (oldest, mut late) = asked(&m).unwrap();
+    for id in oldest..=last {
+        assert_eq!(late.event().id, Some(id));
+    }
+    assert_eq!(m.http().events(&format!("after={}", oldest - 1), &[]).event().id, Some(oldest));
+    for id in 1..=last {
+        let event = live.event();
+        assert_eq!(event.id, Some(id), "who was there missed nothing: {event:?}");
+    }
+    let past = m.cli_ok(&["events", "--after", "5", "--json"]);
+    let mut lines = past.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    assert_eq!(lines.next().unwrap()["kind"], "resync");
+    assert_eq!(lines.next().unwrap()["id"], oldest);
+    assert_eq!(lines.count() as i64, KEPT - 1);
+
+    // Drafts go with their last event, except those that somebody must decide about.
+    let page = m.http().get("/v1/commits?limit=1000").json();
+    let remembered = page["items"].as_array().unwrap().len();
+    assert!(remembered as i64 <= KEPT / 2 && remembered > 0, "{remembered} commits");
+    assert_eq!(m.json(&["status"])["commits"], commits, "those that went are counted");
+    assert_eq!(m.quarantine()[0].id, kept);
+    drop((w, live, late));
+    m.umount();
+    m.remount();
+    assert_eq!(asked(&m).unwrap().0, oldest, "after a restart as before");
+    assert_eq!(m.http().post(&format!("/v1/quarantine/{kept}/publish")).status, 200);
+    assert_eq!(m.raw_content("kept").unwrap(), b"content");
+    crate::common::checker::check(&m);
 }
 
 /// A subscriber that takes some events, goes away, and comes again; returns the ids it has seen.

@@ -44,9 +44,12 @@ fn nginx(m: &Mount, home: &Path) -> (Nginx, [Server; 2]) {
         server(ports[1], "proxy_http_version 1.1;"),
     );
     std::fs::write(home.join("nginx.conf"), config).unwrap();
-    let mut command = Command::new("/usr/sbin/nginx");
-    command.arg("-p").arg(home).arg("-c").arg(home.join("nginx.conf")).stdin(Stdio::null());
-    let child = command.spawn().expect("nginx (package nginx-light)");
+    let child = ["nginx", "/usr/sbin/nginx"].into_iter().find_map(|program| {
+        let mut command = Command::new(program);
+        command.arg("-p").arg(home).arg("-c").arg(home.join("nginx.conf")).arg("-e").arg(home.join("nginx.log"));
+        command.stdin(Stdio::null()).spawn().ok()
+    });
+    let child = child.expect("nginx (package nginx)");
     let nginx = Nginx(child);
     for port in ports {
         eventually("nginx listens", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());

@@ -2,15 +2,15 @@
 import assert from "node:assert/strict";
 import { execFileSync, spawn } from "node:child_process";
 import { createRequire } from "node:module";
-import { readFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, readdirSync, unlinkSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { after, before, test } from "node:test";
 
-const { COMMITFS, MODULES, TEST_EXPORT, TEST_MNT: MNT, TEST_STATE: STATE } = process.env;
+const { COMMITFS, MODULES, TEST_EXPORT: EXPORT, TEST_MNT: MNT, TEST_STATE: STATE } = process.env;
 const { chromium } = createRequire(MODULES + "/")("playwright-core");
 const ROWS = 10_000;
 let daemon, port, browser, page;
-const complaints = [];
+const complaints = [], free = [];
 
 const freePort = () => new Promise((done) => {
   const server = createServer().listen(0, "127.0.0.1", () => { const { port } = server.address(); server.close(() => done(port)); });
@@ -26,7 +26,7 @@ async function eventually(what, condition) {
 }
 
 async function serve() {
-  daemon = spawn(COMMITFS, ["mount", "-f", "--state-dir", STATE, "--admin", "127.0.0.1:" + port, TEST_EXPORT, MNT], { stdio: ["ignore", "ignore", "inherit"] });
+  daemon = spawn(COMMITFS, ["mount", "-f", "--state-dir", STATE, "--admin", "127.0.0.1:" + port, "-o", "retain=1h,reap_backoff=2ms", EXPORT, MNT], { stdio: ["ignore", "ignore", "inherit"] });
   await eventually("it serves", async () => (await fetch(`http://127.0.0.1:${port}/v1/status`)).ok);
 }
 
@@ -44,7 +44,9 @@ function writer(name, text) {
 }
 
 const row = (table, text) => page.locator(`#${table} tbody tr`).filter({ hasText: text });
-const status = async () => (await fetch(`http://127.0.0.1:${port}/v1/status`)).json();
+const api = async (target, options) => (await fetch(`http://127.0.0.1:${port}/v1/${target}`, options)).json();
+const status = () => api("status");
+const cli = (...args) => execFileSync(COMMITFS, [...args, "--state-dir", STATE], { encoding: "utf8" });
 
 before(async () => {
   port = await freePort();
@@ -60,6 +62,7 @@ before(async () => {
 
 after(async () => {
   await browser?.close();
+  free.forEach((letGo) => letGo());
   if (daemon?.exitCode === null) await stop();
 });
 
@@ -127,6 +130,89 @@ test("a killed writer's draft is discarded, or published, after a question", asy
   await eventually("it says so", async () => /published/.test(await page.locator("#said").textContent()));
 });
 
+// A file that is unlinked and then cannot be removed: a dead letter.
+async function stuck(name) {
+  await writer(name, "1234567").close();
+  unlinkSync(`${MNT}/${name}`);
+  let letter;
+  await eventually("its row", async () => (letter = (await api("outbox?path=/" + name)).items[0]));
+  const [instance] = readdirSync(EXPORT + "/.commitfs/trash");
+  const file = `${EXPORT}/.commitfs/trash/${instance}/${letter.stage}`;
+  execFileSync("chattr", ["+i", file]);
+  free.push(() => { if (existsSync(file)) execFileSync("chattr", ["-i", file]); });
+  await api(`trash/${letter.id}/purge`, { method: "POST" });
+  return { file, id: letter.id, letGo: free.at(-1) };
+}
+
+test("dead letters are tried again, or dropped, after a question", async () => {
+  await page.locator("#dead").getByText("No dead letters").waitFor();
+  const [one, two, three] = [await stuck("stuck-1"), await stuck("stuck-2"), await stuck("stuck-3")];
+  for (const name of ["stuck-1", "stuck-2", "stuck-3"]) await row("dead", name).waitFor();
+  assert.match(await row("dead", "stuck-1").textContent(), /not permitted.*8 attempts.*7 B/);
+  await eventually("they are counted", async () => await page.locator("#n-dead").textContent() === "3");
+  const dialog = page.locator("#confirm");
+  await row("dead", "stuck-1").getByRole("button", { name: "drop" }).click();
+  assert.match(await dialog.textContent(), /stuck-1/);
+  await dialog.getByRole("button", { name: "Cancel" }).click();
+  await dialog.waitFor({ state: "hidden" });
+  assert.equal((await status()).outbox_dead, 3, "cancelled is cancelled");
+  await row("dead", "stuck-1").getByRole("button", { name: "drop" }).click();
+  await page.locator("#confirm-yes").click();
+  await row("dead", "stuck-1").waitFor({ state: "detached" });
+  assert.equal((await api("outbox?state=dropped")).items[0].id, one.id);
+  assert.ok(existsSync(one.file), "what is dropped stays where it is");
+  // By keyboard alone.
+  two.letGo();
+  await row("dead", "stuck-2").getByRole("button", { name: "retry" }).focus();
+  await page.keyboard.press("Enter");
+  await dialog.waitFor();
+  await page.keyboard.press("Tab");
+  await page.keyboard.press("Enter");
+  await row("dead", "stuck-2").waitFor({ state: "detached" });
+  await eventually("it is removed", () => !existsSync(two.file));
+  // Decided about elsewhere.
+  three.letGo();
+  cli("outbox", "retry", String(three.id));
+  await row("dead", "stuck-3").waitFor({ state: "detached" });
+  await eventually("none is counted", async () => await page.locator("#n-dead").textContent() === "0");
+});
+
+test("folders are gone down into, live, and counted again", async () => {
+  mkdirSync(MNT + "/sizes/large/deep", { recursive: true });
+  mkdirSync(MNT + "/sizes/small");
+  await writer("sizes/large/deep/f", "x".repeat(3000)).close();
+  await writer("sizes/small/f", "x".repeat(1000)).close();
+  const into = (name) => row("folders", name).getByRole("button", { name }).click();
+  const sum = page.locator("#folder-sum");
+  await row("folders", "sizes").waitFor();
+  await eventually("its sum", async () => /3\.9 KiB/.test(await row("folders", "sizes").textContent()));
+  await into("sizes");
+  await eventually("both, the largest first", async () => (await page.locator("#folders tbody tr").allTextContents()).map((text) => text.slice(0, 5)).join() === "large,small");
+  assert.equal(await row("folders", "large").locator("meter").getAttribute("aria-label"), "large: 75.0 % of sizes");
+  assert.match(await sum.textContent(), /3\.9 KiB in 2 files and 3 folders, 0 B of it here, as of \d/);
+  // Live.
+  await writer("sizes/small/g", "x".repeat(9000)).close();
+  await eventually("small has become the largest", async () => /^small/.test(await page.locator("#folders tbody tr").first().textContent()));
+  // From outside, which only counting finds; by keyboard.
+  writeFileSync(EXPORT + "/sizes/large/outside", "x".repeat(20_000));
+  await page.getByRole("button", { name: "Count again" }).focus();
+  await page.keyboard.press("Enter");
+  await eventually("it was found", async () => /^large.*22\.5 KiB/.test(await page.locator("#folders tbody tr").first().textContent()));
+  await into("large");
+  await row("folders", "deep").waitFor();
+  assert.equal(await page.evaluate(() => document.activeElement.getAttribute("aria-current")), "page", "the way back is under the fingers");
+  await page.keyboard.press("Shift+Tab");
+  await page.keyboard.press("Enter");
+  await row("folders", "small").waitFor();
+  await into("large");
+  await row("folders", "deep").waitFor();
+  // It goes away while it is looked at.
+  cli("rm", "-r", "sizes/large");
+  await row("folders", "small").waitFor();
+  await page.locator("#crumbs").getByRole("button", { name: "mount" }).click();
+  await row("folders", "sizes").waitFor();
+});
+
 test("published versions are found by a part of their path", async () => {
   await writer("needle", "x").close();
   await row("commits", "needle").waitFor();
@@ -169,6 +255,22 @@ db.commit()
   const one = writer("still-live", "x");
   await row("pending", "still-live").waitFor();
   await one.close();
+});
+
+test("ten thousand folders", async () => {
+  for (let n = 0; n < ROWS; n += 1) mkdirSync(`${EXPORT}/many-folders/n${n}`, { recursive: true });
+  await page.getByRole("button", { name: "Count again" }).click();
+  await row("folders", "many-folders").getByRole("button", { name: "many-folders" }).click();
+  await eventually("all are counted", async () => new RegExp(`and ${ROWS} folders`).test(await page.locator("#folder-sum").textContent()));
+  assert.ok(await page.locator("#folders tr").count() < 200, "only those in sight are in the document");
+  await eventually("the last one comes into sight", async () => {
+    await page.locator("#folders").evaluate((box) => { box.scrollTop = box.scrollHeight; });
+    return await page.locator(`#folders[data-count="${ROWS}"]`).count() === 1 && await row("folders", "n9999").count() === 1;
+  });
+  const one = writer("live-all-the-same", "x");
+  await row("pending", "live-all-the-same").waitFor();
+  await one.close();
+  await row("commits", "live-all-the-same").waitFor();
 });
 
 test("light and dark", async () => {

@@ -39,7 +39,7 @@ class Rows {
   }
   // Rows that say the same stay as they are: a click goes to what it was meant for.
   set(rows) {
-    const told = rows.map((row) => [row.id, row.bytes, row.path, row.kept]).join("\n");
+    const told = rows.map((row) => [row.id, row.bytes, row.path, row.kept, row.attempts, row.told]).join("\n");
     if (told === this.told) return;
     this.told = told;
     this.rows = rows;
@@ -122,18 +122,35 @@ const quarantine = new Rows("quarantine", "Nothing in quarantine.", [
   { name: "Decide", style: "w-l", of: decisions },
 ]);
 
+const dead = new Rows("dead", "No dead letters.", [
+  { name: "Row", style: "n w-s", of: (row) => row.id }, path,
+  { name: "Why", style: "w-l", of: (row) => `${shown(row.reason)}, ${row.attempts} attempts` }, size, age,
+  { name: "Decide", style: "w-l", of: verdicts },
+]);
+
+// A button that asks before it acts.
+function button(verb, what, row, text, danger) {
+  const made = element("button", danger ? "danger" : "", verb);
+  made.type = "button";
+  made.dataset.key = verb + row.id;
+  made.setAttribute("aria-label", `${verb} ${what} ${row.id}, ${shown(row.path)}`);
+  made.addEventListener("click", () => decide(row, verb, what, text));
+  return made;
+}
+
+function verdicts(row) {
+  const span = element("span");
+  span.append(button("retry", "row", row, "its removal is tried again, as often as at first."), " ");
+  span.append(button("drop", "row", row, "nobody tries to remove it any more; it stays in the trash folder.", true));
+  return span;
+}
+
 function decisions(row) {
   const span = element("span");
-  const button = (verb, text, danger) => {
-    const made = element("button", danger ? "danger" : "", verb);
-    made.type = "button";
-    made.dataset.key = verb + row.id;
-    made.setAttribute("aria-label", `${verb} draft ${row.id}, ${shown(row.path)}`);
-    made.addEventListener("click", () => decide(row, verb, text));
-    span.append(made, " ");
-  };
-  if (row.kept && row.path) button("publish", "becomes the version of its name, over one that is there now.");
-  button("discard", "is given up for good.", true);
+  if (row.kept && row.path) {
+    span.append(button("publish", "draft", row, "becomes the version of its name, over one that is there now."), " ");
+  }
+  span.append(button("discard", "draft", row, "is given up for good.", true), " ");
   if (row.kept) {
     const link = element("a", "", "save");
     link.href = `v1/quarantine/${row.id}/content`;
@@ -143,22 +160,25 @@ function decisions(row) {
   return span;
 }
 
-async function decide(row, verb, text) {
-  const dialog = $("confirm");
-  $("confirm-title").textContent = `${verb[0].toUpperCase()}${verb.slice(1)} draft ${row.id}?`;
-  $("confirm-text").textContent = `${shown(row.path) || "(unknown target)"}, ${bytes(row.bytes)}: ${text}`;
+// What there is to decide about, where it is told, and what it is called when it is done.
+const DONE = { publish: "published", discard: "discarded", retry: "tried again", drop: "dropped" };
+
+async function decide(row, verb, what, text) {
+  const dialog = $("confirm"), name = `${what[0].toUpperCase()}${what.slice(1)} ${row.id}`;
+  $("confirm-title").textContent = `${verb[0].toUpperCase()}${verb.slice(1)} ${what} ${row.id}?`;
+  $("confirm-text").textContent = `${shown(row.path) || "(unknown path)"}, ${bytes(row.bytes)}: ${text}`;
   $("confirm-yes").textContent = verb;
   dialog.returnValue = "no";
   dialog.showModal();
   await new Promise((done) => dialog.addEventListener("close", done, { once: true }));
   if (dialog.returnValue !== "yes") return;
   try {
-    await ask(`v1/quarantine/${row.id}/${verb}`, { method: "POST" });
-    say(`Draft ${row.id}: ${verb === "publish" ? "published" : "discarded"}.`);
+    await ask(`v1/${what === "draft" ? "quarantine" : "outbox"}/${row.id}/${verb}`, { method: "POST" });
+    say(`${name}: ${DONE[verb]}.`);
   } catch (error) {
-    say(`Draft ${row.id}: ${error.message}`);
+    say(`${name}: ${error.message}`);
   }
-  look.soon("quarantine", "status");
+  look.soon(what === "draft" ? "quarantine" : "dead", "status");
 }
 
 let saying;
@@ -170,10 +190,10 @@ function say(text) {
 
 const dated = (row) => ({ ...row, since: now() - row.age_seconds });
 
-async function all(target) {
+async function all(target, more = "") {
   const rows = [];
   for (let cursor = ""; cursor !== null;) {
-    const page = await ask(`${target}?limit=1000${cursor && "&cursor=" + encodeURIComponent(cursor)}`);
+    const page = await ask(`${target}?limit=1000${more}${cursor && "&cursor=" + encodeURIComponent(cursor)}`);
     rows.push(...page.items.map(dated));
     cursor = page.next;
   }
@@ -205,11 +225,17 @@ const look = {
     $("n-bytes").textContent = bytes(s.pending_bytes);
     $("n-commits").textContent = s.commits;
     $("n-quarantined").textContent = s.quarantined;
+    $("n-dead").textContent = s.outbox_dead;
+    $("n-outbox").textContent = s.outbox;
+    // What another admin decides about the outbox has no event.
+    if (s.outbox_dead !== dead.rows.length) this.soon("dead");
     $("n-journal").textContent = shown(s.journal);
     $("n-uptime").textContent = span(s.uptime_seconds);
   },
   async pending() { pending.set(await all("v1/pending")); },
   async quarantine() { quarantine.set(await all("v1/quarantine")); },
+  async dead() { dead.set(await all("v1/outbox", "&state=dead")); },
+  async folders() { await folders.load(); },
   async commits() { await search(false); },
 };
 
@@ -223,6 +249,7 @@ async function search(more) {
   if (number !== asked) return;
   next = page.next;
   commits.set(more ? commits.rows.concat(page.items.map(dated)) : page.items.map(dated));
+  commits.draw();
 }
 commits.onEnd = () => { if (next) search(true).catch((error) => console.info(error.message)); };
 let typing;
@@ -259,12 +286,13 @@ function chart() {
   }
 }
 
+const EVERYTHING = ["status", "pending", "quarantine", "dead", "commits", "folders"];
 let source, last = "";
 function connect() {
   source = new EventSource("v1/events" + (last && "?after=" + last));
   const state = (text, live) => { $("link").textContent = text; $("link").classList.toggle("live", live); };
   const on = (kind, does) => source.addEventListener(kind, (event) => { last = event.lastEventId || last; does(event.data && JSON.parse(event.data)); });
-  source.onopen = () => { state("live", true); look.soon("status", "pending", "quarantine", "commits"); };
+  source.onopen = () => { state("live", true); look.soon(...EVERYTHING); };
   source.onerror = () => {
     state("no connection, trying again", false);
     // After an answer that is no stream (a proxy whose daemon is away) a browser gives up by itself.
@@ -272,17 +300,20 @@ function connect() {
   };
   on("begun", () => look.soon("pending", "status"));
   for (const kind of ["retargeted", "sealed", "reopened"]) on(kind, () => look.soon("pending"));
-  on("committed", (e) => { count(e.at, e.duration_ms); pending.drop(e.draft); quarantine.drop(e.draft); look.soon("status", "commits"); });
+  on("committed", (e) => { count(e.at, e.duration_ms); pending.drop(e.draft); quarantine.drop(e.draft); look.soon("status", "commits", "folders"); });
   on("quarantined", (e) => { pending.drop(e.draft); look.soon("quarantine", "status"); });
   on("discarded", (e) => { pending.drop(e.draft); quarantine.drop(e.draft); look.soon("status"); });
-  on("resync", () => look.soon("status", "pending", "quarantine", "commits"));
+  on("dead", () => look.soon("dead", "status"));
+  for (const kind of ["unlinked", "removed", "restored"]) on(kind, () => look.soon("status", "folders"));
+  on("resync", () => look.soon(...EVERYTHING));
 }
 
-(async () => {
+addEventListener("DOMContentLoaded", async () => {
   try {
     const recent = await ask("v1/commits?limit=1000");
     recent.items.forEach((row) => count(row.at, row.duration_ms));
   } catch (error) { console.info(error.message); }
+  let ticks = 0;
   connect();
   chart();
   setInterval(() => {
@@ -290,6 +321,7 @@ function connect() {
     chart();
     // Sizes and ages have no events.
     if (pending.rows.length) look.soon("pending", "status");
-    for (const rows of [pending, quarantine, commits]) rows.tick();
+    else if (++ticks % 5 === 0) look.soon("status");
+    for (const rows of [pending, quarantine, dead, commits]) rows.tick();
   }, 1000);
-})();
+});
