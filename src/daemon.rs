@@ -142,7 +142,7 @@ pub fn serve(config: Config, ready: ReadySignal) -> Result<(), ServeError> {
     };
     let adopted = committer.staging.was_adopted().map_err(export("leases in .commitfs/hosts"))?;
     let left_over = committer.left_over()?;
-    let staged = committer.staged_names().map_err(export("listing the staging folder"))?;
+    let markers = committer.staged_markers().map_err(export("listing the staging folder"))?;
     let fs = Fs::new(committer.clone(), reaper.clone(), options).map_err(start("threads"))?;
     let promised = left_over.iter().filter(|row| row.state == crate::journal::DraftState::Sealed);
     fs.recovery().begin(promised.map(|row| row.path.clone()));
@@ -175,7 +175,7 @@ pub fn serve(config: Config, ready: ReadySignal) -> Result<(), ServeError> {
         })
         .map_err(start("session thread"))?;
     let lease = Lease::announce(&committer, &reaper, &config).map_err(start("lease in .commitfs/hosts"))?;
-    recover_in_background(fs.clone(), left_over, staged, adopted).map_err(start("recovery thread"))?;
+    recover_in_background(fs.clone(), left_over, markers, adopted).map_err(start("recovery thread"))?;
     let daemon = Arc::new(Daemon { fs: fs.clone(), config, address, began: Instant::now() });
     let control = control::serve(&daemon.config.state_dir, daemon.clone()).map_err(start("control socket"))?;
     let http = listening.serve(daemon.clone(), Arc::clone(journal.feed())).map_err(start("HTTP server"))?;
@@ -402,17 +402,17 @@ fn watch_signals(end: Sender<End>) -> std::io::Result<()> {
 fn recover_in_background(
     fs: Arc<Fs>,
     left_over: Vec<crate::journal::DraftRow>,
-    staged: Vec<String>,
+    markers: Vec<String>,
     adopted: bool,
 ) -> std::io::Result<()> {
     std::thread::Builder::new().name("recovery".to_owned()).spawn(move || {
-        let (done, published) = fs.committer().recover(left_over, &staged, adopted, |path| fs.wants_marker(path));
+        let (done, published) = fs.committer().recover(left_over, &markers, adopted, |path| fs.wants_marker(path));
         if done != crate::commit::Recovered::default() {
             tracing::warn!(?done, "recovered what an earlier daemon left");
         }
         fs.recovered();
         fs.announce_recovered(&published);
-        // What was taken out by a daemon that could not write it down has no row yet.
+        // What was staged or taken out by a daemon that could not write it down has no row yet.
         match fs.reaper().sweep(true) {
             Ok(swept) if swept.is_clean() => {}
             Ok(swept) => tracing::warn!(?swept, "staging and journal did not agree"),

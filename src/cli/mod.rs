@@ -178,8 +178,8 @@ enum Command {
         /// Do not keep it for a while
         #[arg(long)]
         now: bool,
-        /// Wait until its content is gone
-        #[arg(short, long, requires = "now")]
+        /// Wait until its content is gone, which at a terminal is the default where it goes at once
+        #[arg(short, long)]
         wait: bool,
         #[command(flatten)]
         at: At,

@@ -8,9 +8,10 @@ use serde_json::json;
 
 use super::outbox::said;
 use super::quarantine::daemon;
-use super::rows::{self, size};
+use super::rows::{self, size, span};
 use super::{CliError, Place, print, print_json, target};
 use crate::admin::control::add_path;
+use crate::admin::json::until;
 use crate::journal::read::Reader;
 use crate::journal::{OutboxId, OutboxState};
 
@@ -35,22 +36,28 @@ pub(super) fn remove(place: Place<'_>, asked: &Path, wishes: Wishes, json: bool)
     add_path(&mut request, &inside);
     let answer = daemon(&state_dir, "rm")?.ask(&request)?;
     let id = answer["id"].as_i64().unwrap_or_default();
-    if wishes.wait {
+    let row = Reader::open(&state_dir)?.outbox_row(id)?;
+    let kept_for = row.as_ref().map_or(Duration::ZERO, |row| until(row.next_attempt));
+    // Somebody at a terminal sees how work that goes on now goes on; the end of a retention is not waited for unasked.
+    let watched = wishes.wait || (io::stderr().is_terminal() && kept_for.is_zero());
+    if watched {
         watch(&state_dir, id)?;
     }
-    let text = match (wishes.wait, Reader::open(&state_dir)?.outbox_row(id)?) {
-        (false, Some(row)) => format!(
-            "{} removed: {} files and folders, {}, as row {id} of the outbox\n",
-            rows::path(&inside),
-            row.aside.files,
-            size(row.aside.bytes)
-        ),
+    let text = match row {
+        Some(row) if !watched => {
+            let kept = match kept_for {
+                Duration::ZERO => "its content goes in the background".to_owned(),
+                time => format!("kept for {}: commitfs trash restore {id} brings it back", span(time)),
+            };
+            let what = format!("{} files and folders, {}", row.aside.files, size(row.aside.bytes));
+            format!("{} removed: {what}, as row {id} of the outbox; {kept}\n", rows::path(&inside))
+        }
         _ => format!("{} removed\n", rows::path(&inside)),
     };
     said(json, &json!({ "id": id, "path": String::from_utf8_lossy(&inside) }), &text)
 }
 
-/// Until the row is gone, or dead. Survives the end of the daemon: the next one goes on.
+/// Until the row is gone, or dead. Survives the end of the daemon: the next one goes on, as the removal does without us.
 fn watch(state_dir: &Path, id: OutboxId) -> Result<(), CliError> {
     let shown = io::stderr().is_terminal();
     loop {
@@ -61,8 +68,13 @@ fn watch(state_dir: &Path, id: OutboxId) -> Result<(), CliError> {
             return Err(CliError::Failure(format!("row {id} could not be removed: {why}; see commitfs outbox ls")));
         }
         if shown {
+            let text = match until(row.next_attempt) {
+                Duration::ZERO => bar(row.reaped, row.aside.files),
+                time if row.attempts == 0 => format!("kept for {} more", span(time)),
+                time => format!("{}, tried again in {}", bar(row.reaped, row.aside.files), span(time)),
+            };
             // If the terminal is gone, the work still counts.
-            io::stderr().write_all(format!("\r{}", bar(row.reaped, row.aside.files)).as_bytes()).unwrap_or_default();
+            io::stderr().write_all(format!("\r{text}\x1b[K").as_bytes()).unwrap_or_default();
         }
         std::thread::sleep(LOOK);
     }
@@ -72,8 +84,12 @@ fn watch(state_dir: &Path, id: OutboxId) -> Result<(), CliError> {
     Ok(())
 }
 
+/// Without a number of all, which only folder totals tell, there is nothing to fill.
 fn bar(done: u64, all: u64) -> String {
     const WIDTH: u64 = 40;
+    if all == 0 {
+        return format!("{done} removed");
+    }
     let filled = (done.min(all) * WIDTH).checked_div(all).unwrap_or(0) as usize;
     format!("[{}{}] {done} of {all}", "#".repeat(filled), " ".repeat(WIDTH as usize - filled))
 }
@@ -115,9 +131,10 @@ pub(super) fn fsck(place: Place<'_>, repair: bool, json: bool) -> Result<(), Cli
 mod tests {
     #[test]
     fn a_bar_of_any_numbers_has_its_width() {
-        for (done, all) in [(0, 0), (5, 0), (1, 3), (9, 3), (3, 3)] {
+        for (done, all) in [(0, 3), (1, 3), (9, 3), (3, 3)] {
             let bar = super::bar(done, all);
             assert_eq!(bar.find(']'), Some(41), "{bar}");
         }
+        assert_eq!(super::bar(5, 0), "5 removed");
     }
 }

@@ -124,6 +124,12 @@ fn status_text(object: &Value, daemon: &Daemon, counts: &Counts) -> String {
             waiting => format!("{}, of which {waiting} wait to be counted", number(&totals["folders"])),
         },
     ));
+    match (number(&totals["drift_bytes"]), number(&totals["drift_files"])) {
+        (0, 0) => {}
+        (bytes, files) => {
+            facts.push(("drift", format!("{} and {files} files were found changed from outside", size(bytes))));
+        }
+    }
     if let Some(health) = object["journal"].as_str() {
         facts.push(("journal", health.to_owned()));
     }

@@ -184,7 +184,10 @@ impl Published {
                 by.write_down(self.placed, &target, commit);
             }
             // The row stays `open`; the next recovery finds the inode under its name and records it then.
-            Err(errno) => tracing::error!(draft = id, %errno, "cannot read the attributes of a published version"),
+            Err(errno) => {
+                tracing::error!(draft = id, %errno, "cannot read the attributes of a published version");
+                by.totals.doubt(&target.parent);
+            }
         }
         failpoint!("commit_after_record");
         let result = match self.unsynced {

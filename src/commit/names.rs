@@ -40,7 +40,13 @@ impl Committer {
     pub fn unlink(&self, creds: Option<&Creds>, folder: &Arc<Node>, name: &OsStr) -> Result<()> {
         let dir = self.nodes.fd(folder)?;
         let claim = self.totals.claim(&[(folder.key, name)]);
-        let old = stat::stat_at(&dir, name)?;
+        let old = match stat::stat_at(&dir, name) {
+            Ok(old) => old,
+            Err(errno) => {
+                self.leave(claim, &[(folder, name)]);
+                return Err(errno);
+            }
+        };
         let before = self.totals.weigh(&old);
         let aside = self.aside(OutboxKind::Unlink, &old, &folder.path_of(name)).filter(|aside| {
             let trash = OsStr::new(&aside.staged);
@@ -169,7 +175,13 @@ impl Committer {
     ) -> Result<Renamed> {
         let (old_dir, new_dir) = (self.nodes.fd(from.0)?, self.nodes.fd(to.0)?);
         let claim = self.totals.claim(&[(from.0.key, from.1), (to.0.key, to.1)]);
-        let moved = stat::stat_at(&old_dir, from.1)?;
+        let moved = match stat::stat_at(&old_dir, from.1) {
+            Ok(moved) => moved,
+            Err(errno) => {
+                self.leave(claim, &[from, to]);
+                return Err(errno);
+            }
+        };
         let replaced = stat::stat_at(&new_dir, to.1).ok();
         let (mine, theirs) = (self.totals.weigh(&moved), replaced.map_or(Holds::Nothing, |s| self.totals.weigh(&s)));
         let exchange = flags.contains(RenameFlags::EXCHANGE);
@@ -234,7 +246,10 @@ impl Committer {
         let old = match stat::stat_at(&dir, name) {
             Ok(old) => Some(old),
             Err(Errno::NOENT) => None,
-            Err(other) => return Err(other),
+            Err(other) => {
+                self.leave(claim, &[(parent, name)]);
+                return Err(other);
+            }
         };
         let before = old.as_ref().map_or(Holds::Nothing, |old| self.totals.weigh(old));
         let aside = old
@@ -326,6 +341,20 @@ impl Committer {
             // A further name of a living version: the next sweep removes it.
             tracing::warn!(%errno, staged = aside.staged, "cannot take a name in the trash folder back");
         }
+    }
+
+    /// Ends a claim on names that stay as they are. A count may have left them out: then they add themselves.
+    fn leave(&self, claim: Claim, names: &[Name<'_>]) {
+        let holds =
+            |(folder, name): &Name<'_>| self.nodes.fd(folder).map_or(Holds::Nothing, |dir| self.held(dir, name));
+        let mut outcome: Vec<(Holds, Holds)> = names.iter().map(holds).map(|held| (held, held)).collect();
+        // One name given twice is claimed once.
+        outcome.truncate(claim.len());
+        claim.end(&outcome, |changes| {
+            let folders: Vec<Vec<u8>> = names.iter().map(|(folder, _)| folder.path()).collect();
+            let changes: Vec<_> = folders.iter().zip(changes.iter().copied()).collect();
+            self.submit(Vec::new(), &changes);
+        });
     }
 
     fn held(&self, dir: impl std::os::fd::AsFd, name: &OsStr) -> Holds {

@@ -3,9 +3,7 @@
 //! One arm per state found; `docs/JOURNAL.md` has the same table. Runs in the background after the mount serves; the
 //! names it may still publish are held back meanwhile.
 
-use std::collections::HashSet;
 use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -13,7 +11,7 @@ use super::{Committer, Reason, Sealed, Staged, Target, marker};
 use crate::failpoint;
 use crate::inode::display_path;
 use crate::journal::{Commit, DraftRow, DraftState, Entry, JournalError};
-use crate::sys::{Errno, Result, Stat, at, stat};
+use crate::sys::{Errno, Result, Stat, at};
 
 /// What recovery did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -22,7 +20,7 @@ pub struct Recovered {
     pub recorded: u64,
     /// Promised drafts that were published.
     pub rolled_forward: u64,
-    /// Drafts that went to quarantine, staged files without a row included.
+    /// Drafts that went to quarantine.
     pub quarantined: u64,
 }
 
@@ -32,13 +30,14 @@ impl Committer {
         self.journal.unfinished()
     }
 
-    /// Resolves the drafts in `rows`, then adopts the staged files in `names` that no row knows. Returns the targets
-    /// that were published, so that the kernel can be told. `wants_marker` is what the rules say of a path. `adopted` says
-    /// that another instance has taken this one for dead and has what lay in staging.
+    /// Resolves the drafts in `rows`, then removes `markers`, which were not finished. Returns the targets that were
+    /// published, so that the kernel can be told. `wants_marker` is what the rules say of a path. `adopted` says that
+    /// another instance has taken this one for dead and has what lay in staging. Staged files without a row are left to
+    /// the sweeper.
     pub fn recover(
         &self,
         rows: Vec<DraftRow>,
-        names: &[String],
+        markers: &[String],
         adopted: bool,
         wants_marker: impl Fn(&[u8]) -> bool,
     ) -> (Recovered, Vec<Target>) {
@@ -57,19 +56,24 @@ impl Committer {
                 self.complete_marker(id, &path);
             }
         }
-        match self.journal.known_stages() {
-            Ok(known) => self.adopt(names, &known, &mut done),
-            Err(error) => tracing::error!(%error, "cannot tell which staged files have a row"),
+        for name in markers {
+            if let Err(errno) = self.staging.remove(name) {
+                tracing::error!(stage = name, %errno, "cannot remove a marker that was not finished");
+            }
         }
         (done, published)
     }
 
-    /// The staged files there are. What an NFS client makes of a file that is removed while open goes with its last
-    /// descriptor.
-    pub fn staged_names(&self) -> Result<Vec<String>> {
-        let entries = at::list(self.staging.dir())?;
-        let names = entries.iter().map(|entry| entry.name.to_string_lossy().into_owned());
-        Ok(names.filter(|name| !name.starts_with(".nfs")).collect())
+    /// The staged markers there are. To be read before the first new draft begins.
+    pub fn staged_markers(&self) -> Result<Vec<String>> {
+        let mut found = Vec::new();
+        for entry in at::entries(at::open_dir(self.staging.dir(), OsStr::new("."))?)? {
+            let name = entry?.name.to_string_lossy().into_owned();
+            if name.starts_with(marker::STAGED) {
+                found.push(name);
+            }
+        }
+        Ok(found)
     }
 
     fn resolve(&self, row: DraftRow, marked: bool, adopted: bool, done: &mut Recovered) -> Result<Option<Target>> {
@@ -160,34 +164,5 @@ impl Committer {
         let staged = Staged { file, name: row.stage.clone(), ino: row.ino };
         self.quarantine(row.id, &staged, reason, &row.path, &row.owner);
         Ok(())
-    }
-
-    /// Staged files without a row: the daemon died between creating the file and writing the row.
-    fn adopt(&self, names: &[String], known: &HashSet<String>, done: &mut Recovered) {
-        for name in names.iter().filter(|name| !known.contains(*name)) {
-            if name.starts_with(marker::STAGED) {
-                if let Err(errno) = self.staging.remove(name) {
-                    tracing::error!(stage = name, %errno, "cannot remove a marker that was not finished");
-                }
-                continue;
-            }
-            let stat = match stat::stat_at(self.staging.dir(), OsStr::from_bytes(name.as_bytes())) {
-                Ok(stat) => stat,
-                Err(Errno::NOENT) => continue,
-                Err(errno) => {
-                    tracing::error!(stage = name, %errno, "cannot read a staged file");
-                    continue;
-                }
-            };
-            self.journal.submit(Entry::Adopted {
-                id: self.journal.next_draft_id(),
-                stage: name.clone(),
-                ino: stat.ino,
-                uid: stat.uid,
-                bytes: stat.size,
-                reason: "staged file without a row: the daemon died as it began".to_owned(),
-            });
-            done.quarantined += 1;
-        }
     }
 }

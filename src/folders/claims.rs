@@ -148,6 +148,12 @@ impl Claims {
 }
 
 impl Claim {
+    /// How many names it is on.
+    #[allow(clippy::len_without_is_empty)]
+    pub fn len(&self) -> usize {
+        self.names.len()
+    }
+
     /// The names hold something else now, or the same: what they held before and hold after, in the order in which they
     /// were claimed. `submit` writes the changes down; it must not wait.
     pub fn end(self, outcome: &[(Holds, Holds)], submit: impl FnOnce(&[Change])) {

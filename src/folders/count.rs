@@ -115,7 +115,8 @@ impl Totals {
                 self.submit(Delta::Gone(join(&waiting.path, name)));
             }
             let (bytes, files, newest) = (look.bytes, look.files, look.newest);
-            self.journal.submit(Entry::Counted(Counted { folder: waiting.path.clone(), bytes, files, newest }));
+            let (folder, exact) = (waiting.path.clone(), in_flight.is_empty());
+            self.journal.submit(Entry::Counted(Counted { folder, bytes, files, newest, exact }));
             let folders = look.names.drain().filter(|(_, holds)| *holds == Holds::Folder);
             let names: Vec<Vec<u8>> = folders.map(|(name, _)| name.into_vec()).collect();
             let new: Vec<&Vec<u8>> = names

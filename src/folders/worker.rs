@@ -11,7 +11,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::claims::{Claim, Claims, Holds};
 use super::count::{CountError, Waiting};
-use crate::inode::{Key, NodeTable};
+use crate::inode::{Key, Node, NodeTable};
 use crate::journal::folders::Freshness;
 use crate::journal::{Change, Delta, Entry, Journal, JournalError};
 use crate::sys::{Errno, Kind, Stat};
@@ -115,6 +115,14 @@ impl Totals {
         }
         self.note();
         Some(change)
+    }
+
+    /// What a folder holds is not certain any more: it is counted again.
+    pub fn doubt(&self, folder: &Node) {
+        if self.options.on {
+            self.journal.submit(Entry::Recount { folder: folder.path() });
+            self.poke();
+        }
     }
 
     /// One more change waits to be folded.
@@ -258,6 +266,17 @@ impl Totals {
                 return;
             }
         }
+        if let Err(error) = self.prune() {
+            tracing::debug!(%error, "rows of folders that are gone wait for the journal");
+        }
+    }
+
+    /// Deletes the rows of trees that are gone, each fold a page of them.
+    fn prune(&self) -> Result<(), JournalError> {
+        while !self.is_stopped() && self.journal.glance(|reader| reader.has_gone_folders())? {
+            self.journal.wait(self.journal.submit(Entry::Fold { limit: BATCH }))?;
+        }
+        Ok(())
     }
 
     /// Counts folders whose turn it is; false when there are none.

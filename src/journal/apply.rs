@@ -349,7 +349,13 @@ pub(super) fn draft_of(entry: &Entry) -> Option<DraftId> {
 pub(super) fn name(entry: &Entry) -> String {
     let of = |word: &str, id: i64| format!("{word} of outbox row {id}");
     let word = match entry {
-        Entry::Together(entries) => return entries.iter().map(name).collect::<Vec<_>>().join(", "),
+        Entry::Together(entries) => {
+            let mut words: Vec<String> = entries.iter().take(3).map(name).collect();
+            if entries.len() > words.len() {
+                words.push(format!("{} more", entries.len() - words.len()));
+            }
+            return words.join(", ");
+        }
         Entry::SetAside(new) => return of("beginning", new.id),
         Entry::ReapFailed(attempt) => return of("failed attempt", attempt.id),
         Entry::ReapBegun { id, .. } => return of("progress", *id),

@@ -398,7 +398,9 @@ impl<'c> Tree<'c> {
             folders: 0,
             newest: count.newest.map_or(0, schema::micros),
         };
-        let drift = if counted_at == 0 { (0, 0) } else { (sum.bytes.abs(), sum.files.abs()) };
+        // What was never counted, or lost changes in a crash, was not changed from outside.
+        let known = count.exact && counted_at != 0 && counted_at.abs() >= folders::number(self.conn, folders::RECOUNT)?;
+        let drift = if known { (sum.bytes.abs(), sum.files.abs()) } else { (0, 0) };
         self.own.insert(id, sum);
         self.flush()?;
         self.conn

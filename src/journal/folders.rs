@@ -59,6 +59,9 @@ pub struct Counted {
     pub files: u64,
     /// When the newest of them was modified.
     pub newest: Option<SystemTime>,
+    /// Nobody was changing a name in it at the end: what differs was changed from outside. Names that are being changed
+    /// are left out and add themselves.
+    pub exact: bool,
 }
 
 /// Own and recursive numbers of a folder.
@@ -96,7 +99,7 @@ pub struct Freshness {
     pub unfolded: u64,
     /// When the oldest of these happened.
     pub oldest: Option<SystemTime>,
-    /// Bytes that counting has found changed from outside, either way, since the mount.
+    /// Bytes that counting has found changed from outside, either way, in folders that are there.
     pub drift_bytes: u64,
     /// Files likewise.
     pub drift_files: u64,
@@ -243,6 +246,14 @@ impl Reader {
         })
     }
 
+    /// Whether rows of folders that are gone wait to be deleted.
+    pub fn has_gone_folders(&self) -> Result<bool, JournalError> {
+        self.read(|conn| {
+            conn.prepare_cached("SELECT EXISTS (SELECT 1 FROM folders WHERE parent = -1)")?
+                .query_row([], |row| row.get(0))
+        })
+    }
+
     /// When the oldest change happened that is not folded yet; `None`: the totals are up to date.
     pub fn totals_as_of(&self) -> Result<Option<SystemTime>, JournalError> {
         self.read(oldest)
@@ -250,13 +261,7 @@ impl Reader {
 
     /// Folders counted before this time are to be counted again.
     pub fn recount_before(&self) -> Result<SystemTime, JournalError> {
-        self.read(|conn| {
-            let text: Option<String> = conn
-                .prepare_cached("SELECT value FROM meta WHERE key = ?1")?
-                .query_row([RECOUNT], |row| row.get(0))
-                .optional()?;
-            Ok(schema::time(text.and_then(|text| text.parse().ok()).unwrap_or(0)))
-        })
+        self.read(|conn| Ok(schema::time(number(conn, RECOUNT)?)))
     }
 
     /// Drift that counting has found in a folder and below: bytes and files, either way.
@@ -275,10 +280,13 @@ impl Reader {
 
 /// The event up to which the changes that stand in events are folded.
 pub(super) fn folded(conn: &Connection) -> rusqlite::Result<i64> {
-    let text: Option<String> = conn
-        .prepare_cached("SELECT value FROM meta WHERE key = ?1")?
-        .query_row([FOLDED], |row| row.get(0))
-        .optional()?;
+    number(conn, FOLDED)
+}
+
+/// A number in `meta`; 0 where there is none.
+pub(super) fn number(conn: &Connection, key: &str) -> rusqlite::Result<i64> {
+    let text: Option<String> =
+        conn.prepare_cached("SELECT value FROM meta WHERE key = ?1")?.query_row([key], |row| row.get(0)).optional()?;
     Ok(text.and_then(|text| text.parse().ok()).unwrap_or(0))
 }
 

@@ -21,7 +21,6 @@ mod schema;
 mod tests;
 mod writer;
 
-use std::collections::HashSet;
 use std::fmt;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
@@ -194,11 +193,6 @@ impl Journal {
         self.0.read(|reader| reader.commit(id))
     }
 
-    /// Stage names of every row that still keeps content: open, sealed, or quarantined and kept.
-    pub fn known_stages(&self) -> Result<HashSet<String>, JournalError> {
-        self.0.read(Reader::known_stages)
-    }
-
     /// Reads by `query`, which sees everything that was submitted before, waiting for it.
     pub fn read<T>(&self, query: impl FnOnce(&Reader) -> Result<T, JournalError>) -> Result<T, JournalError> {
         self.0.read(query)
@@ -234,12 +228,6 @@ impl Journal {
     /// Says that nothing changes any more, and that all that did is in the journal.
     pub fn totals_are_complete(&self) {
         self.submit(Entry::Meta { key: folders::CLEAN, value: "1".to_owned() });
-    }
-
-    /// All folders that were counted until now are to be counted again.
-    pub fn recount_all(&self) {
-        let now = schema::micros(std::time::SystemTime::now());
-        self.submit(Entry::Meta { key: folders::RECOUNT, value: now.to_string() });
     }
 
     /// Writes what is queued, merges the log into the database, ends the thread. Idempotent. On a disk that refuses, gives

@@ -259,28 +259,17 @@ impl Reader {
         .and_then(|counts| Ok(Counts { outbox: self.outbox_counts()?, ..counts }))
     }
 
-    /// Stage names of every row that still keeps content.
-    pub fn known_stages(&self) -> Result<HashSet<String>, JournalError> {
-        self.read(|conn| {
-            let mut statement = conn.prepare_cached(
-                "SELECT stage FROM drafts WHERE state IN ('open', 'sealed')
-                 UNION ALL SELECT stage FROM drafts WHERE state = 'quarantined' AND kept",
-            )?;
-            statement.query_map([], |row| row.get(0))?.collect()
-        })
-    }
-
     /// Which of these staged names belong to a draft that still keeps content.
     pub fn staged(&self, names: &[String]) -> Result<HashSet<String>, JournalError> {
-        // A name begins with its draft's number; one that was adopted has a row with another number, in quarantine.
+        // A name begins with its draft's number; one that was adopted has a row with another number and without a path.
         let numbers = names.iter().filter_map(|name| name.split('.').next()?.parse::<DraftId>().ok());
         let (numbers, words) = (outbox::list(&numbers.collect::<Vec<_>>()), json(names));
         self.read(|conn| {
             let mut statement = conn.prepare_cached(
                 "SELECT stage FROM drafts
                  WHERE id IN (SELECT value FROM json_each(?1)) AND (state IN ('open', 'sealed') OR state = 'quarantined' AND kept)
-                 UNION SELECT stage FROM drafts
-                 WHERE state = 'quarantined' AND kept AND stage IN (SELECT value FROM json_each(?2))",
+                 UNION SELECT stage FROM drafts INDEXED BY drafts_adopted
+                 WHERE state = 'quarantined' AND path = x'' AND kept AND stage IN (SELECT value FROM json_each(?2))",
             )?;
             statement.query_map([numbers, words], |row| row.get(0))?.collect()
         })

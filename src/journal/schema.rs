@@ -10,7 +10,7 @@ use rusqlite::{Connection, TransactionBehavior};
 
 /// Schema `n` is what the first `n` entries produce; `PRAGMA user_version` says how many have run. Entries are only ever
 /// appended: a released one is part of somebody's file.
-const MIGRATIONS: &[&str] = &[FIRST, SECOND, THIRD, FOURTH];
+const MIGRATIONS: &[&str] = &[FIRST, SECOND, THIRD, FOURTH, FIFTH];
 
 /// The newest schema this program knows.
 pub(super) const NEWEST: i64 = MIGRATIONS.len() as i64;
@@ -177,6 +177,11 @@ INSERT INTO meta (key, value) SELECT 'totals_folded', coalesce(max(id), 0) FROM 
 /// Dead letters are few among many rows that wait.
 const FOURTH: &str = "
 CREATE INDEX outbox_dead ON outbox (id) WHERE state = 'dead';
+";
+
+/// Adopted drafts are found by the names of their staged files; no other row is in this index.
+const FIFTH: &str = "
+CREATE INDEX drafts_adopted ON drafts (stage) WHERE state = 'quarantined' AND path = x'';
 ";
 
 /// The schema a file has: 0 for a new one.

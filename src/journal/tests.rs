@@ -19,7 +19,7 @@ fn begun(id: DraftId, path: &[u8]) -> Entry {
     Entry::Begun(Begun {
         id,
         path: path.to_vec(),
-        stage: format!("stage-{id}"),
+        stage: format!("{id}.0"),
         ino: u64::MAX - id.cast_unsigned(),
         kind: CommitKind::New,
         owner: Owner { uid: 1000, gid: 100, pid: 4711, command: "cp".to_owned() },
@@ -101,14 +101,16 @@ fn a_draft_from_begin_to_commit() {
     assert_eq!((row.state, row.bytes, row.path.as_slice()), (DraftState::Open, 3, path.as_slice()));
     assert_eq!(row.ino, u64::MAX - id.cast_unsigned());
     assert_eq!(journal.unfinished().unwrap().len(), 1);
-    assert_eq!(journal.known_stages().unwrap(), HashSet::from([format!("stage-{id}")]));
+    let staged = |names: &[String]| journal.read(|reader| reader.staged(names)).unwrap();
+    let name = format!("{id}.0");
+    assert_eq!(staged(&[name.clone(), format!("{id}.1"), "7.0".to_owned()]), HashSet::from([name.clone()]));
 
     journal.submit_durable(Entry::Sealed { id, bytes: 5 }).unwrap();
     assert_eq!(journal.row(id).unwrap().unwrap().state, DraftState::Sealed);
     journal.wait(journal.submit(committed(id, path))).unwrap();
     journal.wait(journal.submit(Entry::Digested { id, digest: "xxh3:0".to_owned() })).unwrap();
     assert!(journal.unfinished().unwrap().is_empty());
-    assert!(journal.known_stages().unwrap().is_empty());
+    assert!(staged(&[name]).is_empty());
 
     let reader = Reader::open(dir.path()).unwrap();
     let story = reader.show(id).unwrap().unwrap();
@@ -137,8 +139,9 @@ fn quarantine_keeps_its_reason_and_can_be_published() {
         bytes: 11,
         reason: "staged file without a row".to_owned(),
     });
-    let stages = HashSet::from([format!("stage-{kept}"), "orphan".to_owned()]);
-    assert_eq!(journal.known_stages().unwrap(), stages);
+    let stages = HashSet::from([format!("{kept}.0"), "orphan".to_owned()]);
+    let names = [format!("{kept}.0"), format!("{given_back}.0"), "orphan".to_owned(), "other".to_owned()];
+    assert_eq!(journal.read(|reader| reader.staged(&names)).unwrap(), stages);
     let reader = Reader::open(dir.path()).unwrap();
     let ids: Vec<_> = reader.quarantined().unwrap().iter().map(|row| row.id).collect();
     assert_eq!(ids, [kept, given_back, adopted]);

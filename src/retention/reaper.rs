@@ -170,12 +170,12 @@ impl Reaper {
         if rows.is_empty() {
             return Ok(false);
         }
-        self.reap(&rows)?;
+        self.reap(&rows, self.options.rate)?;
         Ok(rows.len() == self.options.segment)
     }
 
-    /// Removes the inodes of a segment, at the allowed rate, and writes down what became of each.
-    pub(super) fn reap(&self, rows: &[OutboxRow]) -> std::result::Result<Outcome, JournalError> {
+    /// Removes the inodes of a segment, at most `rate` per second, and writes down what became of each.
+    pub(super) fn reap(&self, rows: &[OutboxRow], rate: u32) -> std::result::Result<Outcome, JournalError> {
         let began = Instant::now();
         let mut outcome = Outcome::default();
         let mut removed = 0;
@@ -184,7 +184,7 @@ impl Reaper {
                 break;
             }
             let Some(_busy) = self.work_on(row.aside.id) else { continue };
-            match self.remove(row, &mut removed) {
+            match self.remove(row, rate, &mut removed) {
                 Ok(()) => {
                     outcome.gone.push(row.aside.id);
                     outcome.bytes += row.aside.bytes;
@@ -197,8 +197,7 @@ impl Reaper {
         }
         self.write_down(&outcome)?;
         failpoint!("reap_after_rows");
-        let fair = Duration::from_secs(1) * u32::try_from(removed).unwrap_or(u32::MAX) / self.options.rate.max(1);
-        self.pause(fair.saturating_sub(began.elapsed()));
+        self.pause(fair(removed, rate).saturating_sub(began.elapsed()));
         Ok(outcome)
     }
 
@@ -227,12 +226,12 @@ impl Reaper {
     }
 
     /// Removes what a row stands for. Already gone is as good.
-    fn remove(&self, row: &OutboxRow, removed: &mut u64) -> Result<()> {
+    fn remove(&self, row: &OutboxRow, rate: u32, removed: &mut u64) -> Result<()> {
         let aside = &row.aside;
         let name = OsStr::new(&aside.staged);
         let trash = self.by.staging.trash();
         let done = match aside.kind {
-            OutboxKind::Tree => return self.remove_tree(row, removed),
+            OutboxKind::Tree => return self.remove_tree(row, rate, removed),
             OutboxKind::Unlink | OutboxKind::Replace => match at::unlink(trash, name) {
                 // Where the server takes root's rights away, the owner still has them.
                 Err(Errno::ACCESS | Errno::PERM) if aside.uid != 0 => {
@@ -249,23 +248,23 @@ impl Reaper {
         }
     }
 
-    fn remove_tree(&self, row: &OutboxRow, removed: &mut u64) -> Result<()> {
+    fn remove_tree(&self, row: &OutboxRow, rate: u32, removed: &mut u64) -> Result<()> {
         let id = row.aside.id;
         if !row.begun {
-            // From here on it is not whole any more and cannot be restored, which the journal knows first.
-            let begun = self.by.journal.submit(Entry::ReapBegun { id, files: 0 });
-            self.by.journal.wait(begun).map_err(|error| Errno::from_raw_os_error(error.errno()))?;
+            // From here on it is not whole any more and cannot be restored, which the journal knows first, whatever
+            // becomes of the machine.
+            let begun = self.by.journal.submit_durable(Entry::ReapBegun { id, files: 0 });
+            begun.map_err(|error| Errno::from_raw_os_error(error.errno()))?;
         }
         failpoint!("reap_after_begin");
         let (mut reported, mut files) = (0, 0);
         let began = Instant::now();
-        let result = tree::remove(self.by.staging.trash(), OsStr::new(&row.aside.staged), || {
-            files += 1;
+        let result = tree::remove(self.by.staging.trash(), OsStr::new(&row.aside.staged), |gone| {
+            files += u64::from(gone);
             if files - reported >= REPORT {
                 self.by.journal.submit(Entry::ReapBegun { id, files: files - reported });
                 reported = files;
-                let fair = Duration::from_secs(1) * u32::try_from(files).unwrap_or(u32::MAX) / self.options.rate.max(1);
-                return self.pause(fair.saturating_sub(began.elapsed()));
+                return self.pause(fair(files, rate).saturating_sub(began.elapsed()));
             }
             !self.is_stopped()
         });
@@ -278,7 +277,8 @@ impl Reaper {
 
     fn failed(&self, row: &OutboxRow, errno: Errno) -> Attempt {
         let attempts = row.attempts + 1;
-        let dead = attempts >= self.options.max_attempts;
+        // A file of a tree that somebody has open through this mount, on NFS: it goes when they close it.
+        let dead = attempts >= self.options.max_attempts && errno != Errno::BUSY;
         let aside = &row.aside;
         if dead {
             tracing::error!(row = aside.id, path = crate::inode::display_path(&aside.path), %errno, "given up: commitfs outbox");
@@ -298,4 +298,9 @@ impl Reaper {
         self.dice.store(dice, Ordering::Relaxed);
         (dice >> 11) as f64 / (1u64 << 53) as f64
     }
+}
+
+/// How long so many removals take at least, at so many per second.
+fn fair(removed: u64, rate: u32) -> Duration {
+    Duration::from_secs(1) * u32::try_from(removed).unwrap_or(u32::MAX) / rate.max(1)
 }

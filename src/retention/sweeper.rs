@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use super::Reaper;
 use crate::commit::STAGED_MARKER;
@@ -12,6 +12,9 @@ use crate::sys::{Errno, Kind, Stat, at, stat};
 
 /// Names and rows per page.
 const PAGE: usize = 1000;
+/// This daemon's own names that have come into the trash folder within this time may have their row on its way, or not
+/// yet have lost their other name: an export that hangs makes each step take as long as it likes.
+const SETTLED: Duration = Duration::from_secs(600);
 
 /// What a sweep has found, and, unless it was a dry run, put right.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
@@ -57,17 +60,22 @@ impl Reaper {
     /// Compares both sides, and puts right what is wrong if `repair` says so.
     pub fn sweep(&self, repair: bool) -> Result<Swept, SweepError> {
         let mut swept = Swept::default();
-        self.sweep_trash(repair, &mut swept)?;
-        self.sweep_rows(repair, &mut swept)?;
-        self.sweep_staged(repair, &mut swept)?;
-        self.sweep_drafts(repair, &mut swept)?;
-        self.sweep_instances(repair, &mut swept)?;
-        Ok(swept)
+        // One that fails holds up no other.
+        let outcomes = [
+            self.sweep_trash(repair, &mut swept),
+            self.sweep_rows(repair, &mut swept),
+            self.sweep_staged(repair, &mut swept),
+            self.sweep_drafts(repair, &mut swept),
+            self.sweep_instances(repair, &mut swept),
+        ];
+        outcomes.into_iter().collect::<Result<(), _>>().map(|()| swept)
     }
 
     fn sweep_trash(&self, repair: bool, swept: &mut Swept) -> Result<(), SweepError> {
         let failed = |errno| SweepError::Export { what: "trash folder", errno };
         let folder = at::open_dir(self.by.staging.trash(), OsStr::new(".")).map_err(failed)?;
+        // The server's time, where there is a lease to take it from.
+        let now = self.by.staging.beat().map_or_else(|_| SystemTime::now(), |lease| lease.mtime.to_system());
         let mut page = Vec::with_capacity(PAGE);
         for entry in at::entries(folder).map_err(failed)? {
             let name = entry.map_err(failed)?.name.to_string_lossy().into_owned();
@@ -75,24 +83,28 @@ impl Reaper {
                 page.push(name);
             }
             if page.len() == PAGE {
-                self.sweep_names(&page, repair, swept)?;
+                self.sweep_names(&page, now, repair, swept)?;
                 page.clear();
             }
         }
-        self.sweep_names(&page, repair, swept)
+        self.sweep_names(&page, now, repair, swept)
     }
 
-    /// A name of this daemon's own whose row is not there yet may be on its way: it is looked at twice.
-    fn sweep_names(&self, names: &[String], repair: bool, swept: &mut Swept) -> Result<(), SweepError> {
+    fn sweep_names(
+        &self,
+        names: &[String],
+        now: SystemTime,
+        repair: bool,
+        swept: &mut Swept,
+    ) -> Result<(), SweepError> {
         let own = format!(".{:x}", self.by.staging.started());
-        let mut orphans = self.unknown(names)?;
-        if orphans.iter().any(|name| name.ends_with(&own)) {
-            std::thread::sleep(std::time::Duration::from_millis(100));
-            orphans = self.unknown(&orphans)?;
-        }
+        let on_its_way = |name: &str, stat: &Stat| {
+            name.ends_with(&own) && now.duration_since(stat.ctime.to_system()).unwrap_or_default() < SETTLED
+        };
         let mut found: Vec<(String, Stat)> = Vec::new();
-        for name in orphans {
+        for name in self.unknown(names)? {
             match stat::stat_at(self.by.staging.trash(), OsStr::new(&name)) {
+                Ok(stat) if on_its_way(&name, &stat) => {}
                 Ok(stat) if stat.kind != Kind::Dir && stat.nlink > 1 => {
                     swept.trash_still_named += 1;
                     if repair && let Err(errno) = at::unlink(self.by.staging.trash(), OsStr::new(&name)) {
@@ -146,10 +158,16 @@ impl Reaper {
             let rows = self.by.journal.read(|reader| reader.outbox_page(after, PAGE))?;
             let Some(last) = rows.last() else { return Ok(()) };
             after = last.aside.id;
-            let mut gone = Vec::new();
+            let (mut gone, mut mine) = (Vec::new(), Vec::new());
             for row in &rows {
                 match stat::stat_at(self.by.staging.trash(), OsStr::new(&row.aside.staged)) {
-                    Err(Errno::NOENT) => gone.push(row.aside.id),
+                    // One that somebody restores or reaps right now has its end written by them.
+                    Err(Errno::NOENT) => {
+                        if let Some(busy) = self.work_on(row.aside.id) {
+                            mine.push(busy);
+                            gone.push(row.aside.id);
+                        }
+                    }
                     Ok(_) => {}
                     Err(errno) => return Err(SweepError::Export { what: "inode of an outbox row", errno }),
                 }

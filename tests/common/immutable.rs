@@ -24,8 +24,14 @@ impl Drop for Immutable {
     }
 }
 
+/// On the server's own file system, where the export is an NFS mount.
 #[track_caller]
 fn chattr(flag: &str, path: &Path) {
+    let at_server = std::env::var_os("COMMITFS_TEST_SERVER").map(|server| {
+        let real = path.parent().unwrap().canonicalize().unwrap().join(path.file_name().unwrap());
+        Path::new(&server).join(real.strip_prefix(super::mount::backing_base()).unwrap())
+    });
+    let path = at_server.as_deref().unwrap_or(path);
     let out = Command::new("chattr").arg(flag).arg(path).output().unwrap();
     assert!(out.status.success(), "chattr {flag} {}: {}", path.display(), show(&out));
 }

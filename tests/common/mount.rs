@@ -332,6 +332,14 @@ impl Mount {
         self.setup.options = Some(options.to_owned());
     }
 
+    /// The most memory that the daemon has ever had resident, in bytes.
+    #[track_caller]
+    pub fn peak_memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.daemon_pid())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() << 10
+    }
+
     pub fn daemon_pid(&self) -> u32 {
         self.daemon.as_ref().expect("a daemon").id()
     }

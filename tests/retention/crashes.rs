@@ -1,6 +1,6 @@
 //! kill -9 in the middle: no orphan, no loss.
 
-use crate::common::{Mount, checker, eventually};
+use crate::common::{Mount, checker, eventually, sized};
 #[cfg(feature = "failpoints")]
 use crate::outbox;
 use crate::{eventually_empty, trash};
@@ -8,7 +8,7 @@ use crate::{eventually_empty, trash};
 #[test]
 fn kill_9_in_a_mass_deletion_leaves_no_orphan_and_no_loss() {
     let mut m = Mount::setup().options("retain=1h").mount();
-    let count = 4000;
+    let count = sized(4000, 20_000);
     std::fs::create_dir(m.raw("d")).unwrap();
     for n in 0..count {
         std::fs::write(m.raw("d").join(format!("f{n}")), format!("{n}")).unwrap();
@@ -96,7 +96,7 @@ mod points {
                 checker::totals(&m);
                 let r = m.agent("R");
                 if let Ok(kept) = r.cat("kept") {
-                    let whole = [&b"old"[..], b"new0", b"new1", b"moved"];
+                    let whole = [&b"old"[..], b"moved", b"new0", b"new1", b"new2", b"new3", b"new4"];
                     assert!(whole.contains(&&kept[..]), "{point}: {}", kept.escape_ascii());
                 } else {
                     assert!(pass == 1 && r.stat("kept").is_err(), "{point}: the name has no version");

@@ -1,7 +1,7 @@
 //! `fsck`, and what dead instances leave.
 
 use crate::common::mount::show;
-use crate::common::{Mount, checker, eventually};
+use crate::common::{Mount, checker, eventually, sized};
 use crate::{id, outbox, row_of, trash};
 
 #[test]
@@ -52,6 +52,61 @@ fn fsck_finds_both_kinds_of_orphans_and_repairs_them_when_told() {
     m.cli_ok(&["refresh", "."]);
     checker::check(&m);
     checker::totals(&m);
+}
+
+#[test]
+fn many_rows_and_many_inodes_are_compared_in_bounded_memory() {
+    let mut m = Mount::setup().options("retain=1h").mount();
+    let rows = sized(20_000, 1_000_000);
+    let (agreeing, orphans) = (rows / 10, rows / 10);
+    let conn = rusqlite::Connection::open(m.state().join("journal.sqlite")).unwrap();
+    conn.busy_timeout(crate::common::wait::LIMIT).unwrap();
+    let fill = |of: &str, columns: &str, count: usize| {
+        let numbers = "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < ?1)";
+        conn.execute(&format!("INSERT INTO {of} {numbers} SELECT {columns} FROM n"), [count as i64]).unwrap();
+    };
+    // In the outbox, the first tenth has its inode; in quarantine nothing has. The trash folder has as many without a row.
+    fill(
+        "outbox (id, kind, state, path, staged, ino, uid, gid, bytes, files, deleted_at, due_at, next_attempt)",
+        "n + 10000000, 'unlink', 'pending', CAST('f' || n AS BLOB), n || '.1', n, 0, 0, 0, 1, 0, 1 << 60, 1 << 60",
+        rows,
+    );
+    fill(
+        "drafts (id, state, path, stage, ino, kind, uid, gid, pid, command, bytes, begun_at, changed_at, event, reason, kept)",
+        "n + 10000000, 'quarantined', CAST('f' || n AS BLOB), (n + 10000000) || '.1', n, 'new', 0, 0, 0, '', 0, 0, 0, n, 'killed', 1",
+        rows,
+    );
+    drop(conn);
+    let folder = |of: &str| std::fs::read_dir(m.raw(of)).unwrap().flatten().next().unwrap().path();
+    let (trash, stage) = (folder(".commitfs/trash"), folder(".commitfs/stage"));
+    for n in 1..=agreeing {
+        std::fs::File::create(trash.join(format!("{n}.1"))).unwrap();
+    }
+    for n in 0..orphans {
+        std::fs::File::create(trash.join(format!("{n}.2"))).unwrap();
+        std::fs::File::create(stage.join(format!("{n}.2"))).unwrap();
+    }
+    let before = m.peak_memory();
+    let found = |out: std::process::Output| {
+        serde_json::from_slice::<serde_json::Value>(&out.stdout).unwrap_or_else(|e| panic!("{e}: {}", show(&out)))
+    };
+    let dry = found(m.cli(&["fsck", "--json"]));
+    assert_eq!(dry["rows_without_trash"], rows - agreeing, "{dry}");
+    assert_eq!((&dry["trash_without_row"], &dry["staged_without_row"]), (&orphans.into(), &orphans.into()), "{dry}");
+    assert_eq!(dry["drafts_without_content"], rows, "{dry}");
+    let repaired = found(m.cli(&["fsck", "--repair", "--json"]));
+    assert_eq!(repaired["rows_without_trash"], dry["rows_without_trash"]);
+    assert!(m.cli_ok(&["fsck"]).contains("agree"));
+    let more = m.peak_memory() - before;
+    eprintln!("comparing {rows} rows needed {} KiB more", more >> 10);
+    assert!(more < 24 << 20, "comparing {rows} rows needed {more} bytes more");
+    assert_eq!(m.json(&["status"])["outbox"], agreeing + orphans);
+    // The next start compares them too, and finds nothing to do.
+    m.kill9();
+    m.remount();
+    assert!(m.cli_ok(&["fsck"]).contains("agree"));
+    assert_eq!(m.json(&["status"])["quarantined"], rows + orphans);
+    assert!(m.peak_memory() < 64 << 20, "starting needed {} bytes", m.peak_memory());
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::common::mount::show;
-use crate::common::{Mount, checker, eventually};
+use crate::common::{Mount, checker, eventually, sized};
 use crate::{eventually_empty, id, outbox, row_of, trash};
 
 /// A chain of folders, deeper than any path can name, with a file at each level.
@@ -84,13 +84,49 @@ fn deep_and_wide_trees_go_in_the_background() {
     let m = Mount::new();
     std::fs::create_dir_all(m.raw("t/wide")).unwrap();
     chain(&m.raw("t"), 5000);
-    for n in 0..20_000 {
+    let wide = sized(20_000, 200_000);
+    for n in 0..wide {
         std::fs::File::create(m.raw("t/wide").join(format!("f{n}"))).unwrap();
     }
+    let before = m.peak_memory();
     m.cli_ok(&["rm", "-r", "t", "--now", "--wait"]);
     assert!(!m.raw("t").exists());
     eventually_empty(&m);
+    let more = m.peak_memory() - before;
+    assert!(more < 16 << 20, "removing needed {more} bytes more");
     checker::totals(&m);
+    eventually("rows of its folders are gone", || m.json(&["status"])["totals"]["folders"] == 1);
+}
+
+#[test]
+fn a_terminal_sees_how_a_removal_goes_on() {
+    let m = Mount::setup().options("reap_rate=1000").mount();
+    for name in ["now", "kept"] {
+        std::fs::create_dir(m.raw(name)).unwrap();
+        for n in 0..3000 {
+            std::fs::File::create(m.raw(name).join(format!("f{n}"))).unwrap();
+        }
+    }
+    m.cli_ok(&["refresh", "."]);
+    let on_terminal = |arguments: &str| {
+        let program = env!("CARGO_BIN_EXE_commitfs");
+        let command = format!("{program} rm -r {arguments} --state-dir {}", m.state().display());
+        let out = std::process::Command::new("script").args(["-qec", &command, "/dev/null"]).output().unwrap();
+        assert!(out.status.success(), "{}", show(&out));
+        String::from_utf8_lossy(&out.stdout).into_owned()
+    };
+    // The daemon's own pace makes it last: rows are looked at ten times a second, and 3000 files take three seconds.
+    let seen = on_terminal("now --now");
+    assert!(seen.contains("of 3000") && seen.contains("now removed"), "{seen}");
+    assert!(outbox(&m).is_empty(), "it was waited for");
+    // What is kept is not waited for.
+    let seen = on_terminal("kept");
+    assert!(!seen.contains("of 3000") && seen.contains("kept for"), "{seen}");
+    assert_eq!(outbox(&m).len(), 1);
+    // Nobody at a terminal, nobody asked to wait: it goes by itself.
+    std::fs::create_dir(m.raw("other")).unwrap();
+    let quiet = m.cli(&["rm", "-r", "other", "--now"]);
+    assert!(quiet.status.success() && quiet.stderr.is_empty(), "{}", show(&quiet));
 }
 
 #[test]

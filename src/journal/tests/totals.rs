@@ -274,8 +274,9 @@ fn a_batch_is_one_update_per_folder() {
 fn counting_sets_what_is_there_and_tells_the_drift() {
     let dir = tempfile::tempdir().unwrap();
     let journal = Journal::open(dir.path()).unwrap();
-    let counted =
-        |folder: &[u8], bytes, files| Entry::Counted(Counted { folder: folder.to_vec(), bytes, files, newest: None });
+    let counted = |folder: &[u8], bytes, files| {
+        Entry::Counted(Counted { folder: folder.to_vec(), bytes, files, newest: None, exact: true })
+    };
     journal.submit(counted(b"", 10, 1));
     journal.submit(Entry::Found { folder: Vec::new(), names: vec![b"a".to_vec(), b"b".to_vec()] });
     journal.submit(counted(b"a", 5, 2));
