@@ -71,9 +71,10 @@ impl Setup {
         self
     }
 
-    /// The export is that of another mount, as on a second host: a bind mount of it.
+    /// The export is that of another mount, as on a second host: a bind mount of it, or of what the second client of an
+    /// NFS server has there.
     pub fn export_of(mut self, first: &Mount) -> Self {
-        self.bind = Some(first.raw("").read_link().unwrap());
+        self.bind = Some(first.elsewhere());
         self
     }
 
@@ -136,6 +137,11 @@ pub fn bare() -> bool {
 /// Where exports go.
 pub fn backing_base() -> PathBuf {
     base("COMMITFS_TEST_BACKING")
+}
+
+/// Where a second NFS client has mounted what [`backing_base`] is on, if there is one.
+pub fn peer_base() -> Option<PathBuf> {
+    std::env::var_os("COMMITFS_TEST_PEER").map(PathBuf::from)
 }
 
 /// Where everything else goes.
@@ -202,6 +208,15 @@ pub struct Mount {
 }
 
 impl Mount {
+    /// The export as the second NFS client has it, or as it is where there is none.
+    pub fn elsewhere(&self) -> PathBuf {
+        let export = self.raw("").read_link().unwrap();
+        match peer_base() {
+            Some(peer) => peer.join(export.strip_prefix(backing_base()).unwrap()),
+            None => export,
+        }
+    }
+
     /// Mounts a fresh, empty export with default settings.
     #[track_caller]
     pub fn new() -> Mount {

@@ -62,14 +62,7 @@ fn a_reader_on_another_client_keeps_the_version_it_has_open() {
     use std::os::unix::fs::FileExt;
     let m = Mount::new();
     let w = m.agent("W");
-    let export = m.raw("").read_link().unwrap();
-    let elsewhere = match std::env::var_os("COMMITFS_TEST_PEER") {
-        Some(peer) => {
-            let below = export.strip_prefix(crate::common::mount::backing_base()).unwrap();
-            std::path::Path::new(&peer).join(below)
-        }
-        None => export,
-    };
+    let elsewhere = m.elsewhere();
     const SIZE: u64 = 3 << 20;
     w.mkdir("t").unwrap();
     let mut open = Vec::new();
@@ -102,7 +95,7 @@ fn a_reader_on_another_client_keeps_the_version_it_has_open() {
 
 /// An NFS client keeps a name of its own for a file that is open while its name goes.
 fn is_on_nfs() -> bool {
-    std::env::var_os("COMMITFS_TEST_PEER").is_some()
+    crate::common::mount::peer_base().is_some()
 }
 
 /// A client's attribute cache may lag behind.

@@ -74,6 +74,27 @@ fn s53_recovery_leaves_the_drafts_of_other_hosts_alone() {
 }
 
 #[test]
+fn s53_locks_hold_between_hosts() {
+    let (a, b) = two_hosts();
+    let (w, v) = (a.agent("W"), b.agent("V"));
+    w.put("f", "old").unwrap();
+    let (x, y) = (w.open("f", "rw").unwrap(), v.open("f", "rw").unwrap());
+    w.lock(x, "write", 0, 10).unwrap();
+    assert_eq!(v.lock(y, "write", 5, 10).unwrap_err(), "EAGAIN");
+    assert_eq!(v.lock(y, "read", 0, 1).unwrap_err(), "EAGAIN");
+    v.lock(y, "write", 10, 10).unwrap();
+    w.lock(x, "unlock", 0, 10).unwrap();
+    v.lock(y, "write", 0, 0).unwrap();
+    assert_eq!(w.lock(x, "read", 0, 1).unwrap_err(), "EAGAIN");
+    v.close(y).unwrap();
+    w.flock(x).unwrap();
+    let y = v.open("f", "rw").unwrap();
+    assert_eq!(v.flock(y).unwrap_err(), "EAGAIN");
+    w.close(x).unwrap();
+    eventually("the lock goes with its descriptor", || v.flock(y).is_ok());
+}
+
+#[test]
 fn s53_a_change_made_without_commitfs_is_seen_by_the_next_open() {
     let m = Mount::new();
     let (w, r) = m.pair();
