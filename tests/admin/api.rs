@@ -6,11 +6,25 @@ use std::process::Command;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
+use crate::common::http::Server;
 use crate::common::mount::show;
 use crate::common::{Mount, Setup, eventually};
 
 fn with_tcp() -> Mount {
     Setup::default().config("admin = '127.0.0.1:0'\n").mount()
+}
+
+/// The paths in `d` that a list has, read three rows at a time.
+pub fn paths_by_threes(server: &Server, list: &str) -> Vec<String> {
+    let (mut seen, mut target) = (Vec::new(), format!("/v1/{list}?path=d/*&limit=3"));
+    loop {
+        let page = server.get(&target).json();
+        let items = page["items"].as_array().unwrap();
+        assert!(items.len() <= 3);
+        seen.extend(items.iter().map(|row| row["path"].as_str().unwrap().to_owned()));
+        let Some(next) = page["next"].as_str() else { return seen };
+        target = format!("/v1/{list}?path=d/*&limit=3&cursor={next}");
+    }
 }
 
 #[test]
@@ -43,16 +57,7 @@ fn rows_as_they_come_and_pages_of_them() {
         let row = &pending["items"][0];
         assert_eq!((&row["path"], &row["state"], &row["pid"]), (&json!("pending"), &json!("open"), &json!(w.pid())));
 
-        let mut target = "/v1/commits?path=d/*&limit=3".to_owned();
-        let mut seen = Vec::new();
-        loop {
-            let page = server.get(&target).json();
-            let items = page["items"].as_array().unwrap();
-            assert!(items.len() <= 3);
-            seen.extend(items.iter().map(|row| row["path"].as_str().unwrap().to_owned()));
-            let Some(next) = page["next"].as_str() else { break };
-            target = format!("/v1/commits?path=d/*&limit=3&cursor={next}");
-        }
+        let seen = paths_by_threes(&server, "commits");
         assert_eq!(seen, ["d/f6", "d/f5", "d/f4", "d/f3", "d/f2", "d/f1", "d/f0"]);
         let found = server.get("/v1/commits?contains=f4").json();
         assert_eq!(found["items"][0]["path"], "d/f4");

@@ -43,15 +43,7 @@ fn trash_is_paged_restored_and_purged() {
     }
     row_of(&server, "d/f6");
     for list in ["trash", "outbox"] {
-        let (mut seen, mut target) = (Vec::new(), format!("/v1/{list}?path=d/*&limit=3"));
-        loop {
-            let page = server.get(&target).json();
-            let items = page["items"].as_array().unwrap();
-            assert!(items.len() <= 3);
-            seen.extend(items.iter().map(|row| row["path"].as_str().unwrap().to_owned()));
-            let Some(next) = page["next"].as_str() else { break };
-            target = format!("/v1/{list}?path=d/*&limit=3&cursor={next}");
-        }
+        let seen = super::api::paths_by_threes(&server, list);
         assert_eq!(seen, ["d/f0", "d/f1", "d/f2", "d/f3", "d/f4", "d/f5", "d/f6"], "{list}");
     }
     let row = &rows(&server, "/v1/trash?contains=f4")[0];
