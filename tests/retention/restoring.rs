@@ -163,5 +163,8 @@ fn link_counts_are_those_of_names_that_can_be_seen() {
     let names = if is_on_nfs() { 1 } else { 0 };
     eventually("a version without a name has no link", || r.fstat(fd).unwrap().nlink <= names);
     assert_eq!(r.read(fd, 10).unwrap(), b"x");
-    checker::check(&m);
+    if !is_on_nfs() {
+        // The NFS client gives an open file a further name of its own, and takes it away when it likes.
+        checker::check(&m);
+    }
 }
