@@ -1,0 +1,391 @@
+//! The table itself: looking inodes up, forgetting them, and reaching them again.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+
+use dashmap::DashMap;
+use dashmap::mapref::entry::Entry;
+use parking_lot::Mutex;
+use rustix::fs::OFlags;
+use smallvec::SmallVec;
+
+use super::{Anchor, FIRST_SYNTHETIC, Ident, Key, Node, NodeFd, ROOT_ID, Seen};
+use crate::sys::handle::Handle;
+use crate::sys::{Errno, Kind, Result, Stat, at, memory, stat};
+
+/// All nodes of a mount.
+#[derive(Debug)]
+pub struct NodeTable {
+    root: Arc<Node>,
+    by_id: DashMap<u64, Arc<Node>>,
+    by_key: DashMap<Key, Arc<Node>>,
+    next_synthetic: AtomicU64,
+    /// Descriptors that may still be held.
+    fd_budget: AtomicI64,
+    /// Folders removed whole that the kernel still knows, or knew: while there are none, nobody has to look.
+    gone_folders: AtomicUsize,
+    /// Files that are written in place, with the size at which folder totals count them.
+    in_place: DashMap<Key, u64>,
+    handles: bool,
+    /// The most nodes since memory was given back last.
+    peak: AtomicUsize,
+}
+
+impl NodeTable {
+    /// A table over the export's root folder; at most `fd_budget` descriptors are held for nodes.
+    pub fn new(root: OwnedFd, fd_budget: i64) -> Result<Self> {
+        let stat = stat::fstat(&root)?;
+        let handles = Handle::of(&root).and_then(|h| h.open(&root, OFlags::PATH)).is_ok();
+        let root = Arc::new(Node {
+            id: ROOT_ID,
+            key: Key::of(&stat),
+            kind: Kind::Dir,
+            folder: Some(Box::default()),
+            anchor: Anchor::Fd(root),
+            seen: Mutex::new(Seen { parent: None, name: SmallVec::new(), ident: Ident::of(&stat) }),
+            nlookup: AtomicU64::new(1),
+            writers_in_place: AtomicU32::new(0),
+            executed: AtomicU32::new(0),
+            gone: AtomicBool::new(false),
+        });
+        let table = NodeTable {
+            root: root.clone(),
+            by_id: DashMap::new(),
+            by_key: DashMap::new(),
+            next_synthetic: AtomicU64::new(FIRST_SYNTHETIC),
+            fd_budget: AtomicI64::new(fd_budget),
+            gone_folders: AtomicUsize::new(0),
+            in_place: DashMap::new(),
+            handles,
+            peak: AtomicUsize::new(0),
+        };
+        table.by_key.insert(root.key, root.clone());
+        table.by_id.insert(ROOT_ID, root);
+        Ok(table)
+    }
+
+    /// The export's root.
+    pub fn root(&self) -> &Arc<Node> {
+        &self.root
+    }
+
+    /// Nodes that the kernel remembers.
+    pub fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    /// Gives the memory of forgotten nodes back to the system, once most of many are gone.
+    pub fn give_back(&self) {
+        const MANY: usize = 50_000;
+        let now = self.len();
+        let peak = self.peak.fetch_max(now, Ordering::Relaxed).max(now);
+        if peak < MANY || now > peak / 4 {
+            return;
+        }
+        self.peak.store(now, Ordering::Relaxed);
+        self.by_id.shrink_to_fit();
+        self.by_key.shrink_to_fit();
+        memory::give_back();
+    }
+
+    /// Never true: the root is always there.
+    pub fn is_empty(&self) -> bool {
+        self.by_id.is_empty()
+    }
+
+    /// A node id that no inode number can collide with.
+    pub fn fresh_id(&self) -> u64 {
+        self.next_synthetic.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The node with this id; `ESTALE` when the table does not know it.
+    pub fn get(&self, id: u64) -> Result<Arc<Node>> {
+        self.by_id.get(&id).map(|node| node.clone()).ok_or(Errno::STALE)
+    }
+
+    /// A descriptor of the node's inode, good for `*at` calls and attributes.
+    pub fn fd<'a>(&self, node: &'a Node) -> Result<NodeFd<'a>> {
+        match &node.anchor {
+            Anchor::Fd(fd) => Ok(NodeFd::Held(fd.as_fd())),
+            Anchor::Handle(handle) => handle.open(self.mount_fd(), OFlags::PATH).map(NodeFd::Opened),
+            Anchor::Name => self.fd_by_name(node).map(NodeFd::Opened),
+        }
+    }
+
+    /// Opens the content of a regular file.
+    pub fn open(&self, node: &Node, flags: OFlags) -> Result<File> {
+        match &node.anchor {
+            Anchor::Fd(fd) => at::reopen(fd, flags),
+            Anchor::Handle(handle) => handle.open_file(self.mount_fd(), flags),
+            Anchor::Name => at::reopen(self.fd_by_name(node)?, flags),
+        }
+    }
+
+    /// Finds `name` in `parent` on the export and counts one look-up of the node.
+    pub fn lookup(&self, parent: &Arc<Node>, name: &OsStr) -> Result<(Arc<Node>, Stat)> {
+        let fd = at::open_path(self.fd(parent)?, name)?;
+        let stat = stat::fstat(&fd)?;
+        Ok((self.remember(parent, name, fd, &stat), stat))
+    }
+
+    /// Records attributes after a change made through the mount on an inode that may have a node.
+    pub fn note(&self, stat: &Stat) {
+        if let Some(node) = self.by_key.get(&Key::of(stat)) {
+            node.note(stat);
+        }
+    }
+
+    /// Records that an inode now has this name; returns its node if it has one.
+    pub fn moved(&self, stat: &Stat, parent: &Arc<Node>, name: &OsStr) -> Option<Arc<Node>> {
+        let node = self.by_key.get(&Key::of(stat)).map(|node| node.clone())?;
+        node.set_link(parent, name);
+        Some(node)
+    }
+
+    /// A descriptor for writing in place is opened; `size` is the file's before anything was written through it.
+    pub fn begin_in_place(&self, node: &Node, size: u64) {
+        if node.writers_in_place.fetch_add(1, Ordering::AcqRel) == 0 {
+            self.in_place.insert(node.key, size);
+        }
+    }
+
+    /// Such a descriptor is gone, and the file has `size` bytes now; returns the size that counted before.
+    pub fn end_in_place(&self, node: &Node, size: u64) -> u64 {
+        let counted = self.in_place.insert(node.key, size).unwrap_or(size);
+        if node.writers_in_place.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.in_place.remove(&node.key);
+        }
+        counted
+    }
+
+    /// The size at which folder totals count a file that is being written in place.
+    pub fn counted(&self, key: Key) -> Option<u64> {
+        if self.in_place.is_empty() { None } else { self.in_place.get(&key).map(|size| *size) }
+    }
+
+    /// An inode has lost its name to the trash folder: it has one link less than its attributes say.
+    pub fn retire(&self, key: Key) {
+        if let Some(node) = self.by_key.get(&key)
+            && !node.gone.swap(true, Ordering::AcqRel)
+            && node.kind == Kind::Dir
+        {
+            self.gone_folders.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
+    /// An inode is back from the trash folder.
+    pub fn reinstate(&self, key: Key) {
+        if let Some(node) = self.by_key.get(&key)
+            && node.gone.swap(false, Ordering::AcqRel)
+            && node.kind == Kind::Dir
+        {
+            self.gone_folders.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+
+    /// True for a folder that was removed whole, and everything below it, as last seen.
+    pub fn is_gone(&self, folder: &Arc<Node>) -> bool {
+        if self.gone_folders.load(Ordering::Acquire) == 0 {
+            return false;
+        }
+        let mut above = Some(folder.clone());
+        while let Some(node) = above {
+            if node.gone.load(Ordering::Acquire) {
+                return true;
+            }
+            above = node.link().parent;
+        }
+        false
+    }
+
+    /// Takes `count` look-ups back; a node without any is gone.
+    pub fn forget(&self, id: u64, count: u64) {
+        let Ok(node) = self.get(id) else { return };
+        if id == ROOT_ID {
+            return;
+        }
+        let removed = match self.by_key.entry(node.key) {
+            Entry::Occupied(current) => {
+                let gone = drop_lookups(&node, count);
+                if gone {
+                    if Arc::ptr_eq(current.get(), &node) {
+                        current.remove();
+                    }
+                    self.by_id.remove(&id)
+                } else {
+                    None
+                }
+            }
+            Entry::Vacant(_) => drop_lookups(&node, count).then(|| self.by_id.remove(&id)).flatten(),
+        };
+        if removed.is_some() && matches!(node.anchor, Anchor::Fd(_)) {
+            self.fd_budget.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn mount_fd(&self) -> BorrowedFd<'_> {
+        match &self.root.anchor {
+            Anchor::Fd(fd) => fd.as_fd(),
+            Anchor::Handle(_) | Anchor::Name => unreachable!("the root holds its descriptor"),
+        }
+    }
+
+    fn fd_by_name(&self, node: &Node) -> Result<OwnedFd> {
+        let link = node.link();
+        let parent = link.parent.ok_or(Errno::STALE)?;
+        let fd = at::open_path(self.fd(&parent)?, &link.name)?;
+        if Key::of(&stat::fstat(&fd)?) == node.key { Ok(fd) } else { Err(Errno::STALE) }
+    }
+
+    /// The node of an inode just opened under a name, with one look-up counted.
+    fn remember(&self, parent: &Arc<Node>, name: &OsStr, fd: OwnedFd, stat: &Stat) -> Arc<Node> {
+        let key = Key::of(stat);
+        let handle = (self.handles && key.dev == self.root.key.dev).then(|| Handle::of(&fd).ok()).flatten();
+        let node = match self.by_key.entry(key) {
+            Entry::Occupied(mut current) => {
+                if current.get().is_same(stat, handle.as_ref()) {
+                    current.get().nlookup.fetch_add(1, Ordering::Relaxed);
+                    current.get().clone()
+                } else {
+                    let node = self.new_node(parent, name, fd, handle, stat);
+                    current.insert(node.clone());
+                    node
+                }
+            }
+            Entry::Vacant(vacant) => {
+                let node = self.new_node(parent, name, fd, handle, stat);
+                vacant.insert(node.clone());
+                node
+            }
+        };
+        if node.id != ROOT_ID {
+            node.set_link(parent, name);
+        }
+        if node.writers_in_place.load(Ordering::Acquire) > 0 {
+            node.note(stat);
+        }
+        node
+    }
+
+    fn new_node(
+        &self,
+        parent: &Arc<Node>,
+        name: &OsStr,
+        fd: OwnedFd,
+        handle: Option<Handle>,
+        stat: &Stat,
+    ) -> Arc<Node> {
+        // Folders are used at every look-up below them and are few: they hold a descriptor while there are enough.
+        let anchor = match handle {
+            Some(handle) if stat.kind != Kind::Dir || !self.take_fd() => Anchor::Handle(handle),
+            Some(_) => Anchor::Fd(fd),
+            None if self.take_fd() => Anchor::Fd(fd),
+            None => Anchor::Name,
+        };
+        let build = |id| {
+            Arc::new(Node {
+                id,
+                key: Key::of(stat),
+                kind: stat.kind,
+                folder: (stat.kind == Kind::Dir).then(Box::default),
+                anchor,
+                seen: Mutex::new(Seen {
+                    parent: Some(parent.clone()),
+                    name: SmallVec::from_slice(name.as_bytes()),
+                    ident: Ident::of(stat),
+                }),
+                nlookup: AtomicU64::new(1),
+                writers_in_place: AtomicU32::new(0),
+                executed: AtomicU32::new(0),
+                gone: AtomicBool::new(false),
+            })
+        };
+        if stat.ino > ROOT_ID
+            && stat.ino < FIRST_SYNTHETIC
+            && stat.dev == self.root.key.dev
+            && let Entry::Vacant(free) = self.by_id.entry(stat.ino)
+        {
+            return free.insert(build(stat.ino)).clone();
+        }
+        let node = build(self.fresh_id());
+        self.by_id.insert(node.id, node.clone());
+        node
+    }
+
+    fn take_fd(&self) -> bool {
+        let taken = self.fd_budget.fetch_sub(1, Ordering::Relaxed) > 0;
+        if !taken {
+            self.fd_budget.fetch_add(1, Ordering::Relaxed);
+        }
+        taken
+    }
+}
+
+fn drop_lookups(node: &Node, count: u64) -> bool {
+    let before = node.nlookup.fetch_sub(count, Ordering::AcqRel);
+    debug_assert!(before >= count, "the kernel forgot more than it looked up");
+    before <= count
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    fn table(dir: &std::path::Path) -> NodeTable {
+        NodeTable::new(at::open_dir(rustix::fs::CWD, dir.as_os_str()).unwrap(), 100).unwrap()
+    }
+
+    #[test]
+    fn a_node_lives_as_long_as_its_lookups() {
+        let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        fs::write(dir.path().join("f"), "1").unwrap();
+        let table = table(dir.path());
+        let root = table.root().clone();
+        let (a, stat) = table.lookup(&root, OsStr::new("f")).unwrap();
+        let (b, _) = table.lookup(&root, OsStr::new("f")).unwrap();
+        assert!(Arc::ptr_eq(&a, &b));
+        assert_eq!(a.id, stat.ino);
+        table.forget(a.id, 1);
+        assert!(table.get(a.id).is_ok());
+        table.forget(a.id, 1);
+        assert_eq!(table.get(a.id).unwrap_err(), Errno::STALE);
+        assert_eq!(table.len(), 1);
+    }
+
+    #[test]
+    fn a_file_changed_from_outside_is_a_new_version_with_a_new_id() {
+        let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        fs::write(dir.path().join("f"), "1").unwrap();
+        let table = table(dir.path());
+        let root = table.root().clone();
+        let (old, _) = table.lookup(&root, OsStr::new("f")).unwrap();
+        fs::write(dir.path().join("f"), "longer").unwrap();
+        let (new, stat) = table.lookup(&root, OsStr::new("f")).unwrap();
+        assert_ne!(old.id, new.id);
+        assert_eq!(new.key, Key::of(&stat));
+        table.forget(old.id, 1);
+        let (again, _) = table.lookup(&root, OsStr::new("f")).unwrap();
+        assert_eq!(again.id, new.id, "forgetting the old version does not touch the new one");
+    }
+
+    #[test]
+    fn rounds_of_sync_serve_everybody() {
+        let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let table = table(dir.path());
+        let root = table.root();
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..20 {
+                        root.as_folder().unwrap().sync(table.fd(root).unwrap()).unwrap();
+                    }
+                });
+            }
+        });
+    }
+}
