@@ -111,8 +111,8 @@ fn many_rows_and_many_inodes_are_compared_in_bounded_memory() {
 
 #[test]
 fn a_dead_instance_is_adopted_and_its_return_finds_out() {
-    let mut m = Mount::setup().options("retain=1h").mount();
-    let other = Mount::setup().export_of(&m).options("retain=1h,lease=1s,sweep=300ms").mount();
+    let mut m = Mount::setup().options("retain=1h,lease=3s").mount();
+    let other = Mount::setup().export_of(&m).options("retain=1h,lease=3s,sweep=300ms").mount();
     let w = m.agent("W");
     w.put("gone", "published").unwrap();
     w.unlink("gone").unwrap();
