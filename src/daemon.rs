@@ -1,5 +1,6 @@
 //! The daemon: assembles the rooms, mounts, waits, and takes everything down again in order.
 
+mod away;
 mod history;
 mod keeping;
 mod lease;
@@ -16,6 +17,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use fuser::{MountOption, Session, SessionACL};
 use rustix::mount::MountFlags;
 
+use self::away::Watch;
 use self::history::History;
 use self::lease::Lease;
 use crate::admin::control::{self, Verbs};
@@ -188,7 +190,7 @@ pub fn serve(config: Config, ready: ReadySignal) -> Result<(), ServeError> {
     );
     ready.ready();
 
-    daemon.run_until(&ended);
+    let watch = daemon.run_until(&ended).map_err(start("thread"))?;
     drop(settling);
     drop(history);
     fs.stop();
@@ -202,6 +204,7 @@ pub fn serve(config: Config, ready: ReadySignal) -> Result<(), ServeError> {
     lease.withdraw();
     totals.stop();
     journal.close();
+    drop(watch);
     tracing::info!("stopped");
     Ok(())
 }
@@ -215,28 +218,45 @@ struct Daemon {
 }
 
 impl Daemon {
-    fn run_until(&self, ended: &Receiver<End>) {
-        match ended.recv() {
+    /// Waits for the end. The mount is gone then, and the rest is looked after: it may have to do without the export.
+    fn run_until(self: &Arc<Self>, ended: &Receiver<End>) -> std::io::Result<Watch> {
+        let why = ended.recv();
+        let watch = Watch::start(self.clone())?;
+        match why {
             Ok(End::Unmounted) | Err(_) => {}
             Ok(End::Signal) => {
                 tracing::info!("signal: committing what is complete");
-                self.settle_releases();
-                if let Err(errno) = self.unmount_now(true) {
+                let unmounted = if self.settle_releases() { self.unmount_now(true) } else { self.take_away() };
+                if let Err(errno) = unmounted {
                     tracing::error!(%errno, "cannot unmount");
                 }
             }
         }
+        Ok(watch)
     }
 
-    /// Waits until every release that the kernel has queued so far was read, and for the commits they began.
-    fn settle_releases(&self) {
-        // Requests are read in order: one of our own goes behind those that are there.
-        if let Err(errno) = rustix::fs::statfs(&self.config.mountpoint) {
-            tracing::debug!(%errno, "the mount does not answer");
-        }
-        let limit = Instant::now() + DRAIN_LIMIT;
-        while self.fs.is_settling() && Instant::now() < limit {
-            std::thread::sleep(Duration::from_millis(5));
+    /// Waits until every release that the kernel has queued so far was read, and for the commits they began. False if
+    /// the export is away.
+    fn settle_releases(&self) -> bool {
+        let (fs, mountpoint) = (self.fs.clone(), self.config.mountpoint.clone());
+        let settled = self.unless_away(move || {
+            // Requests are read in order: one of our own goes behind those that are there.
+            if let Err(errno) = rustix::fs::statfs(&mountpoint) {
+                tracing::debug!(%errno, "the mount does not answer");
+            }
+            let limit = Instant::now() + DRAIN_LIMIT;
+            while fs.is_settling() && Instant::now() < limit {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        });
+        settled.is_some()
+    }
+
+    /// Takes the mount away from whoever waits for an export that does not answer.
+    fn take_away(&self) -> sys::Result<()> {
+        match mount::abort(&self.config.mountpoint) {
+            Err(Errno::PERM) => unmount_as_user(&self.config.mountpoint, true),
+            other => other,
         }
     }
 
@@ -283,10 +303,15 @@ impl Verbs for Daemon {
     }
 
     fn unmount(&self, force: bool) -> Result<(), VerbError> {
-        self.settle_releases();
-        self.unmount_now(force).map_err(|errno| {
+        let answers = self.settle_releases();
+        let unmounted = if force && !answers { self.take_away() } else { self.unmount_now(force) };
+        unmounted.map_err(|errno| {
             let mountpoint = self.config.mountpoint.display();
             let mut message = format!("{mountpoint}: {errno}");
+            if !answers {
+                message.push_str("\n  the export does not answer; --force takes the mount away without it");
+                return VerbError { message, errno: errno.raw_os_error() };
+            }
             for (path, bytes) in self.fs.busy() {
                 message.push_str(&format!("\n  being written: {} ({bytes} bytes)", display_path(&path)));
             }

@@ -1,6 +1,7 @@
 //! Named crash points of the commit protocol, compiled in only with the `failpoints` feature.
 //!
-//! `COMMITFS_FAILPOINT=NAME[:N]` kills the process with SIGKILL at the N-th pass (default the first) of point NAME.
+//! `COMMITFS_FAILPOINT=NAME[:N]` kills the process with SIGKILL at the N-th pass (default the first) of point NAME;
+//! `NAME:N:stop` stops it with SIGSTOP instead, until it gets SIGCONT.
 //! `docs/JOURNAL.md` lists the points next to the state each leaves behind.
 
 /// Marks a step of the protocol; without the feature it compiles to nothing.
@@ -18,21 +19,23 @@ pub fn pass(name: &str) {
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU64, Ordering};
 
-    static ARMED: OnceLock<Option<(String, AtomicU64)>> = OnceLock::new();
+    use rustix::process::Signal;
+
+    static ARMED: OnceLock<Option<(String, AtomicU64, Signal)>> = OnceLock::new();
     let armed = ARMED.get_or_init(|| {
         let spec = std::env::var("COMMITFS_FAILPOINT").ok()?;
-        let (name, nth) = match spec.split_once(':') {
-            Some((name, nth)) => (name.to_owned(), nth.parse().expect("COMMITFS_FAILPOINT=NAME:N")),
-            None => (spec, 1),
-        };
-        Some((name, AtomicU64::new(nth)))
+        let mut words = spec.split(':');
+        let name = words.next()?.to_owned();
+        let nth = words.next().map_or(1, |nth| nth.parse().expect("COMMITFS_FAILPOINT=NAME:N"));
+        let signal = if words.next() == Some("stop") { Signal::STOP } else { Signal::KILL };
+        Some((name, AtomicU64::new(nth), signal))
     });
-    if let Some((armed, left)) = armed
+    if let Some((armed, left, signal)) = armed
         && armed == name
         && left.fetch_sub(1, Ordering::Relaxed) == 1
     {
         let me = rustix::process::getpid();
-        if rustix::process::kill_process(me, rustix::process::Signal::KILL).is_ok() {
+        if rustix::process::kill_process(me, *signal).is_ok() && *signal == Signal::KILL {
             loop {
                 std::thread::park();
             }

@@ -256,12 +256,13 @@ impl Node {
     }
 
     fn is_same(&self, stat: &Stat, handle: Option<&Handle>) -> bool {
-        if let (Anchor::Handle(mine), Some(other)) = (&self.anchor, handle)
-            && mine != other
-        {
-            return false;
-        }
-        self.is_as(stat)
+        let other_inode = handle.is_some_and(|other| match &self.anchor {
+            Anchor::Handle(mine) => mine != other,
+            // A folder that was removed may have left its inode number to the next one.
+            Anchor::Fd(fd) => Handle::of(fd).is_ok_and(|mine| mine != *other),
+            Anchor::Name => false,
+        });
+        !other_inode && self.is_as(stat)
     }
 }
 

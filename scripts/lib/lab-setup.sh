@@ -7,19 +7,19 @@
 #   $lab/uml     a kernel that runs as an ordinary process (user-mode-linux), its modules and its C library
 
 lab_suite=forky # the first suite whose user-mode-linux starts on today's processors
-lab_packages=(nfs-kernel-server nfs-common rpcbind e2fsprogs xfsprogs iproute2 kmod busybox-static util-linux patchelf)
+lab_packages=(nfs-kernel-server nfs-common rpcbind e2fsprogs xfsprogs iproute2 kmod busybox-static util-linux patchelf quota)
 
 lab_setup() {
-  local stamp="$lab/ready-$lab_suite"
+  local stamp="$lab/ready-$lab_suite" made_of="$lab ${lab_packages[*]}"
   # The kernel names its C library by absolute path: a folder that was moved is built again.
-  [ "$(cat "$stamp" 2>/dev/null)" != "$lab" ] || return 0
+  [ "$(cat "$stamp" 2>/dev/null)" != "$made_of" ] || return 0
   rm -rf "$lab"
   mkdir -p "$lab/debs/partial" "$lab/tools/usr" "$lab/uml" "$lab/lists/partial"
   say "NFS laboratory: fetching a kernel and the NFS tools (once)"
   unpack_tools
   unpack_kernel
   rm -rf "$lab/debs" "$lab/lists"
-  say "$lab" >"$stamp"
+  say "$made_of" >"$stamp"
 }
 
 # apt-get with our own list of one suite: the system's lists stay as they are.

@@ -257,23 +257,37 @@ impl Committer {
             .and_then(|old| self.link_aside(sealed.writer.as_ref(), &dir, name, &old, &sealed.target.path()));
         let rename = || at::rename(self.staging.dir(), stage, &dir, name, RenameFlags::empty());
         if let Err(errno) = self.staging.acting_for(sealed.writer.as_ref(), rename) {
-            // A reply that was lost on the way: the server renamed, the repeated request found nothing to rename.
-            match stat::stat_at(&dir, name) {
-                Ok(there) if there.ino == sealed.staged.ino && errno == Errno::NOENT => {
-                    tracing::warn!(draft = sealed.id, "rename said ENOENT but had happened");
-                }
-                _ => {
-                    self.unlink_aside(aside.as_ref());
-                    claim.end(&[(before, before)], |changes| self.submit(vec![], &[(&parent.path(), changes[0])]));
-                    return Err(errno);
-                }
+            if !self.happened(sealed, &dir, errno) {
+                self.unlink_aside(aside.as_ref());
+                claim.end(&[(before, before)], |changes| self.submit(vec![], &[(&parent.path(), changes[0])]));
+                return Err(errno);
             }
+            tracing::warn!(draft = sealed.id, %errno, "the rename was answered with an error but had happened");
         }
         failpoint!("replace_after_rename");
         if let (Some(old), Some(_)) = (old, &aside) {
             self.nodes.retire(Key::of(&old));
         }
         Ok(Placed { claim, before, aside })
+    }
+
+    /// Whether the rename of a draft took place although its answer says otherwise: the server did it, the reply was lost
+    /// on the way, and the repeated request found nothing to rename. The client's caches may know neither name as it is.
+    fn happened(&self, sealed: &Sealed, dir: impl std::os::fd::AsFd, errno: Errno) -> bool {
+        if errno != Errno::NOENT {
+            return false;
+        }
+        let fresh = |folder: std::os::fd::BorrowedFd<'_>, name: &OsStr| {
+            stat::revalidate(folder).and_then(|()| stat::stat_at(folder, name)).map(|there| there.ino)
+        };
+        if fresh(dir.as_fd(), &sealed.target.name) == Ok(sealed.staged.ino) {
+            return true;
+        }
+        // A staged name goes by the rename, by a removal, which nobody asked for, or with an instance that is taken for
+        // dead. So another host may have put its own version over this one already.
+        fresh(self.staging.dir(), OsStr::new(&sealed.staged.name)) == Err(Errno::NOENT)
+            && stat::revalidate(dir.as_fd()).is_ok()
+            && self.staging.was_adopted() == Ok(false)
     }
 
     /// Writes a commit down, with what it replaced and what it changed. Not waited for.

@@ -52,6 +52,8 @@ pub struct Draft {
     only_resizes: AtomicBool,
     /// A version came to lie under the draft's name after the draft began.
     shadows: AtomicBool,
+    /// The kernel was asked to forget it.
+    left: AtomicBool,
 }
 
 /// Content and target of a draft.
@@ -366,6 +368,15 @@ impl Draft {
             }
             ending => Some(ending),
         }
+    }
+
+    /// The name of a draft that is over, once: nobody has it open, but the kernel knows it until it looks the name up
+    /// again, and its file stays open as long.
+    pub fn take_leave(&self) -> Option<Target> {
+        let body = self.body.read();
+        let over = matches!(body.phase, Phase::Published(_) | Phase::Ended(_));
+        let unused = self.handles.load(Ordering::Acquire) == 0;
+        body.target.clone().filter(|_| over && unused && !self.left.swap(true, Ordering::AcqRel))
     }
 
     /// Counts one more open descriptor, of a reader or a writer.

@@ -37,6 +37,11 @@ pub fn detach(mountpoint: &Path) -> Result<()> {
     rustix::mount::unmount(mountpoint, UnmountFlags::DETACH)
 }
 
+/// Takes a mount out of the name space and ends its connection: whoever waits for an answer gets `ECONNABORTED`.
+pub fn abort(mountpoint: &Path) -> Result<()> {
+    rustix::mount::unmount(mountpoint, UnmountFlags::DETACH | UnmountFlags::FORCE)
+}
+
 /// Unmounts if nobody uses it: `EBUSY` otherwise.
 pub fn unmount(mountpoint: &Path) -> Result<()> {
     rustix::mount::unmount(mountpoint, UnmountFlags::empty())

@@ -131,6 +131,13 @@ impl Mount {
         assert!(rows.is_empty(), "in quarantine: {rows:#?}");
     }
 
+    /// Waits until so many drafts are pending and no more.
+    #[track_caller]
+    pub fn settled_but(&self, open: usize) {
+        self.recorded();
+        super::wait::eventually("nothing else is pending any more", || self.pending().len() == open);
+    }
+
     /// Waits until nothing is pending.
     #[track_caller]
     pub fn settled(&self) {

@@ -3,7 +3,11 @@
 //! `hunt DIR [DIR...] [--seconds N] [--seed S] [--writers N] [--readers N]` prints one line of JSON and ends with 1 if a
 //! reader ever saw a part, an old version after a close had returned, or missed a name. Every process is started for
 //! itself, so that on a mount no reader is in a writer's family. On a bare folder it must find something: that proves the
-//! hunter. Several folders are one and the same on several hosts: writers and readers take turns among them.
+//! hunter. Several folders are one and the same on several hosts: writers and readers take turns among them. With
+//! `--plain DIR` the folder has a reader more, on a host without commitfs, who may see names late but never a part.
+//!
+//! What a close promises on another host begins with the commit, which may come after a close without proof. With `--raw
+//! DIR` for each folder, its export, a writer promises what it finds there.
 //!
 //! `--at-least N` goes on, on a slow machine, until there were N versions, 5 N reads and N/10 listings, for ten times the
 //! seconds at most.
@@ -30,6 +34,8 @@ use ledger::Ledger;
 pub struct Task {
     /// The folder that is hunted in.
     pub dir: PathBuf,
+    /// The export of that folder, as its host has it, if other hosts are to see what was closed.
+    pub raw: Option<PathBuf>,
     /// The counters that all processes share.
     pub ledger: PathBuf,
     /// Which writer or reader.
@@ -86,26 +92,41 @@ fn main() -> ExitCode {
     let seconds = number("--seconds", 10);
     let writers = number("--writers", 4).clamp(1, ledger::WRITERS as u64);
     let seed = number("--seed", 1);
+    let named = |name: &str| -> Vec<PathBuf> {
+        args.iter().zip(args.iter().skip(1)).filter(|(flag, _)| *flag == name).map(|(_, dir)| dir.into()).collect()
+    };
+    let (plain, raw) = (named("--plain"), named("--raw"));
     if let (Some(role), Some(ledger)) = (option("--role"), option("--ledger")) {
         let until = Instant::now() + Duration::from_secs(seconds);
         let at_last = until + Duration::from_secs(9 * seconds);
         let number = number("--number", 0);
-        let task = Task { dir, ledger: ledger.into(), number, seed, writers, until, at_least, at_last };
+        let raw = raw.first().cloned();
+        let task = Task { dir, raw, ledger: ledger.into(), number, seed, writers, until, at_least, at_last };
         return match role.as_str() {
             "writer" => writer::run(&task),
+            "plain" => reader::run_plain(&task),
             _ => reader::run(&task),
         };
     }
-    hunt(&dirs, (seconds, at_least), seed, writers, number("--readers", 4))
+    hunt((&dirs, &plain, &raw), (seconds, at_least), seed, writers, number("--readers", 4))
 }
 
 /// Starts everybody and adds up what they saw.
-fn hunt(dirs: &[PathBuf], (seconds, at_least): (u64, u64), seed: u64, writers: u64, readers: u64) -> ExitCode {
+fn hunt(
+    (dirs, plain): (&[PathBuf], &[PathBuf]),
+    (seconds, at_least): (u64, u64),
+    seed: u64,
+    writers: u64,
+    readers: u64,
+) -> ExitCode {
     let ledger_path = std::env::temp_dir().join(format!("hunt-{}", std::process::id()));
     let ledger = Ledger::create(&ledger_path).expect("a ledger");
-    let start = |role: &str, number: u64| -> Child {
+    let start = |role: &str, dirs: &[PathBuf], number: u64| -> Child {
         let mut command = Command::new(std::env::current_exe().expect("own path"));
         command.arg(&dirs[number as usize % dirs.len()]).args(["--role", role, "--ledger"]).arg(&ledger_path);
+        if let Some(raw) = raw.get(number as usize % dirs.len()) {
+            command.arg("--raw").arg(raw);
+        }
         let numbers = [("--number", number), ("--seconds", seconds), ("--seed", seed), ("--writers", writers)];
         for (name, value) in numbers.into_iter().chain([("--at-least", at_least)]) {
             command.args([name, &value.to_string()]);
@@ -113,8 +134,9 @@ fn hunt(dirs: &[PathBuf], (seconds, at_least): (u64, u64), seed: u64, writers: u
         command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().expect("a process")
     };
     let mut all: Vec<(String, Child)> = Vec::new();
-    all.extend((0..writers).map(|n| (format!("writer {n}"), start("writer", n))));
-    all.extend((0..readers).map(|n| (format!("reader {n}"), start("reader", n))));
+    all.extend((0..writers).map(|n| (format!("writer {n}"), start("writer", dirs, n))));
+    all.extend((0..readers).map(|n| (format!("reader {n}"), start("reader", dirs, n))));
+    all.extend((0..plain.len() as u64).map(|n| (format!("plain reader {n}"), start("plain", plain, n))));
     let mut failed = 0;
     for (who, mut child) in all {
         let status = child.wait().expect("its end");
@@ -126,8 +148,8 @@ fn hunt(dirs: &[PathBuf], (seconds, at_least): (u64, u64), seed: u64, writers: u
     let sum = ledger.totals();
     let _ = std::fs::remove_file(&ledger_path);
     println!(
-        "{{\"seed\":{seed},\"seconds\":{seconds},\"versions\":{},\"reads\":{},\"listings\":{},\"torn\":{},\"stale\":{},\"lost\":{},\"failed\":{failed}}}",
-        sum.versions, sum.reads, sum.listings, sum.torn, sum.stale, sum.lost
+        "{{\"seed\":{seed},\"seconds\":{seconds},\"versions\":{},\"reads\":{},\"listings\":{},\"plain\":{},\"torn\":{},\"stale\":{},\"lost\":{},\"failed\":{failed}}}",
+        sum.versions, sum.reads, sum.listings, sum.plain, sum.torn, sum.stale, sum.lost
     );
     if sum.torn + sum.stale + sum.lost + failed > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }

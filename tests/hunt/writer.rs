@@ -7,6 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use crate::content::{self, Header, name_number};
 use crate::ledger::{Ledger, NAMES, Promises};
@@ -37,7 +38,9 @@ pub fn run(task: &Task) -> ExitCode {
             new_file(task, mine, &mut dice)
         } else {
             generations[slot] += 1;
-            let done = write(&task.dir, &name(task.number, slot), WAYS[slot], generations[slot], &mut dice);
+            let name = name(task.number, slot);
+            let done = write(&task.dir, &name, WAYS[slot], generations[slot], &mut dice);
+            let done = done.and_then(|()| committed(task, &name, generations[slot]));
             if done.is_ok() {
                 mine.closed[slot].store(generations[slot], Ordering::SeqCst);
             }
@@ -50,6 +53,22 @@ pub fn run(task: &Task) -> ExitCode {
         ledger.versions.fetch_add(1, Ordering::SeqCst);
     }
     ExitCode::SUCCESS
+}
+
+/// Waits until the export has what was closed, if others look there.
+fn committed(task: &Task, name: &str, generation: u64) -> Result<()> {
+    let Some(raw) = &task.raw else { return Ok(()) };
+    let there = || {
+        let data = std::fs::read(raw.join(name)).ok()?;
+        content::verify(&data).ok().filter(|headers| content::newest(headers) >= generation)
+    };
+    while there().is_none() {
+        if Instant::now() >= task.at_last {
+            return Err(std::io::Error::other(format!("{name}: generation {generation} was closed and never committed")));
+        }
+        std::thread::yield_now();
+    }
+    Ok(())
 }
 
 /// One version of one name, in pieces.
@@ -126,6 +145,7 @@ fn write(dir: &Path, name: &str, way: &str, generation: u64, dice: &mut Dice) ->
 fn new_file(task: &Task, mine: &Promises, dice: &mut Dice) -> Result<()> {
     let n = mine.created.load(Ordering::SeqCst);
     write(&task.dir, &new_name(task.number, n), "rewrite", 1, dice)?;
+    committed(task, &new_name(task.number, n), 1)?;
     mine.created.store(n + 1, Ordering::SeqCst);
     let oldest = mine.unlinking.load(Ordering::SeqCst);
     if n - oldest > 30 {

@@ -320,3 +320,17 @@ fn s34_writes_through_a_descriptor_that_was_in_flight_make_a_new_version() {
     v.close(received).unwrap();
     eventually("the late write is published too", || r.cat("f").is_ok_and(|d| d == b"first second"));
 }
+
+#[test]
+fn s27_a_version_leaves_nothing_open_behind_its_close() {
+    let m = Mount::new();
+    let w = m.agent("W");
+    let open = || std::fs::read_dir(format!("/proc/{}/fd", m.daemon_pid())).unwrap().count();
+    w.put("first", "x").unwrap();
+    m.settled();
+    let before = open();
+    for n in 0..300 {
+        w.put(&format!("f{n}"), "x").unwrap();
+    }
+    eventually("nothing of them is open any more", || open() < before + 30);
+}

@@ -1,11 +1,19 @@
 //! Several hosts: two mounts of one export, each with a journal of its own, and changes made without commitfs.
 
+use crate::common::content::{newest, verify, version};
+use crate::common::mount::peer_base;
 use crate::common::{Agent, Mount, Setup, eventually};
 
 /// The same export, mounted twice, each with a state of its own.
 fn two_hosts() -> (Mount, Mount) {
-    let a = Mount::new();
-    let b = Setup::default().export_of(&a).mount();
+    two_hosts_with("")
+}
+
+/// Likewise, with options.
+fn two_hosts_with(options: &str) -> (Mount, Mount) {
+    let setup = if options.is_empty() { Setup::default() } else { Setup::default().options(options) };
+    let a = setup.clone().mount();
+    let b = setup.export_of(&a).mount();
     (a, b)
 }
 
@@ -31,6 +39,165 @@ fn s53_an_open_on_one_host_sees_what_was_committed_on_another() {
     }
     eventually("what was unlinked on one host is gone on the other", || r.list(".").unwrap() == [b"f"]);
     eventually("also for those who had seen it", || (0..100).all(|n| r.stat(&format!("new{n}")).is_err()));
+}
+
+#[test]
+fn s53_what_another_host_has_looked_at_before_does_not_hide_a_commit() {
+    // On NFS every look-up asks the server; on another file system the kernel may keep a name for `ttl`.
+    let (a, b) = two_hosts_with("ttl=0s");
+    let (w, r) = (a.agent("W"), b.agent("R"));
+    w.put("f", "round none").unwrap();
+    for round in 0..40 {
+        let (fresh, data) = (format!("new{round}"), format!("round {round}, {}", "x".repeat(round * 300)));
+        // Warm: that the one is not there, what the other is, what there is at all.
+        r.sees_nothing(&fresh);
+        r.shown("f");
+        w.put("f", &data).unwrap();
+        w.put(&fresh, &data).unwrap();
+        eventually("committed", || {
+            [a.raw_content("f"), a.raw_content(&fresh)].iter().all(|c| c.as_deref() == Some(data.as_bytes()))
+        });
+        // The first look after the close, by each route in turn, and then by all.
+        match round % 4 {
+            0 => assert_eq!(r.stat("f").unwrap().size, data.len() as u64, "round {round}: stat of a version"),
+            1 => assert_eq!(
+                r.stat(&fresh).map(|found| found.size),
+                Ok(data.len() as u64),
+                "round {round}: stat of a new name"
+            ),
+            2 => assert!(r.lists(".", &fresh), "round {round}: listing"),
+            _ => assert_eq!(r.cat(&fresh).unwrap(), data.as_bytes(), "round {round}: open of a new name"),
+        }
+        for name in ["f", &fresh] {
+            assert_eq!(r.shown(name).data, data.as_bytes(), "round {round}: {name}");
+        }
+    }
+}
+
+#[test]
+fn s53_of_versions_closed_at_once_on_two_hosts_one_wins_whole() {
+    let (a, b) = two_hosts_with("retain=1h,ttl=0s");
+    let (w, v) = (a.agent("W"), b.agent("V"));
+    w.put("f", &version("f", 1, 1, 10)).unwrap();
+    let rounds = 20;
+    for round in 1..=rounds {
+        let (mine, theirs) = (version("f", 2 * round, 3, 9000), version("f", 2 * round + 1, 2, 15_000));
+        let (x, y) = (w.open("f", "w|trunc").unwrap(), v.open("f", "w|trunc").unwrap());
+        w.write(x, &mine).unwrap();
+        v.write(y, &theirs).unwrap();
+        w.send(&["close", &x.to_string()]);
+        v.send(&["close", &y.to_string()]);
+        w.answer().unwrap();
+        v.answer().unwrap();
+        eventually("both hosts see one of the two", || {
+            let seen = w.cat("f").unwrap();
+            let headers = verify(&seen).unwrap_or_else(|why| panic!("round {round}: {why}"));
+            newest(&headers) >= 2 * round && v.cat("f").unwrap() == seen
+        });
+    }
+    // Each host's log has what it published, and each version that was there before a commit is set aside by it.
+    for (host, first) in [(&a, 1), (&b, 0)] {
+        assert_eq!(host.commits_of("f"), first + rounds as usize);
+        host.nothing_quarantined();
+    }
+    let aside: usize = [&a, &b].map(|host| host.json(&["outbox", "ls"]).as_array().map_or(0, Vec::len)).iter().sum();
+    // Of two at the very same moment both set the version before them aside.
+    assert!(aside >= rounds as usize, "{aside} versions were set aside in {rounds} rounds");
+}
+
+#[test]
+fn s53_what_a_commit_replaces_on_another_host_is_in_the_log() {
+    let (a, b) = two_hosts_with("retain=1h");
+    let (w, v, r) = (a.agent("W"), b.agent("V"), b.agent("R"));
+    let (x, y) = (w.open("f", "w|creat").unwrap(), v.open("f", "w|creat").unwrap());
+    w.write(x, "from the first host").unwrap();
+    v.write(y, "from the second host").unwrap();
+    w.close(x).unwrap();
+    eventually("committed", || r.cat("f").is_ok_and(|data| data == b"from the first host"));
+    v.close(y).unwrap();
+    eventually("committed", || a.raw_content("f").is_some_and(|data| data == b"from the second host"));
+    assert_eq!((a.commits_of("f"), b.commits_of("f")), (1, 1));
+    let rows = b.json(&["outbox", "ls"]);
+    let row = &rows.as_array().unwrap()[0];
+    assert_eq!((row["path"].as_str(), row["kind"].as_str()), (Some("f"), Some("replace")), "{rows}");
+    b.cli_ok(&["trash", "restore", &row["id"].to_string(), "--replace"]);
+    eventually("what lost can be had back", || w.cat("f").is_ok_and(|data| data == b"from the first host"));
+}
+
+#[test]
+fn s53_a_reader_on_another_host_keeps_its_version_while_that_is_retained() {
+    let (a, b) = two_hosts_with("retain=1h");
+    let (w, r) = (a.agent("W"), b.agent("R"));
+    let old = version("f", 1, 8, 100_000);
+    w.put("f", &old).unwrap();
+    eventually("committed", || r.cat("f").is_ok_and(|data| data == old));
+    let held = r.open("f", "r").unwrap();
+    let before = r.fstat(held).unwrap();
+    assert_eq!(r.pread(held, 0, 4096).unwrap(), &old[..4096]);
+    for generation in 2..8 {
+        w.put("f", &version("f", generation, 1, 50)).unwrap();
+    }
+    w.unlink("f").unwrap();
+    eventually("it is gone on the other host too", || r.stat("f").is_err());
+    if peer_base().is_some() {
+        // Nothing that this machine still knows may answer for the server.
+        std::fs::write("/proc/sys/vm/drop_caches", "3").unwrap();
+    }
+    let mut seen = Vec::new();
+    while seen.len() < old.len() {
+        seen.extend(r.pread(held, seen.len() as u64, 1 << 16).unwrap());
+    }
+    assert!(seen == old, "the version is what it was");
+    let after = r.fstat(held).unwrap();
+    assert_eq!((after.size, after.mtime, after.ino), (before.size, before.mtime, before.ino));
+}
+
+#[test]
+fn s61_without_commitfs_a_host_sees_whole_files_and_the_newest_in_time() {
+    let m = Mount::new();
+    let plain = m.elsewhere();
+    let w = m.agent("W");
+    for generation in 1..=12 {
+        for name in ["f", &format!("new{generation}")] {
+            let whole = version(name, generation, 3, 20_000);
+            let fd = w.open(name, "w|creat|trunc").unwrap();
+            for piece in whole.chunks(whole.len() / 4) {
+                w.write(fd, piece).unwrap();
+                match std::fs::read(plain.join(name)) {
+                    Ok(seen) => {
+                        let headers = verify(&seen).unwrap_or_else(|why| panic!("{name} without commitfs: {why}"));
+                        assert!(newest(&headers) < generation, "{name} is seen before it is closed");
+                    }
+                    Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::NotFound, "{name}: {error}"),
+                }
+            }
+            w.close(fd).unwrap();
+        }
+    }
+    let whole = version("f", 12, 3, 20_000);
+    eventually("the newest version is seen", || std::fs::read(plain.join("f")).is_ok_and(|seen| seen == whole));
+}
+
+#[test]
+fn s61_without_commitfs_a_listing_shows_new_names_at_once_and_makes_them_found() {
+    let m = Mount::new();
+    let plain = m.elsewhere();
+    let w = m.agent("W");
+    for round in 0..5 {
+        let name = format!("new{round}");
+        // As one polls for a file; it is remembered that it was not there.
+        assert!(!plain.join(&name).exists());
+        w.put(&name, "content").unwrap();
+        eventually("committed", || m.raw_content(&name).is_some());
+        let listed: Vec<_> = std::fs::read_dir(&plain).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert!(listed.iter().any(|found| *found == *name), "{name} is not in {listed:?}");
+        assert_eq!(std::fs::read(plain.join(&name)).unwrap(), b"content", "round {round}: after the listing");
+    }
+    assert!(!plain.join("late").exists());
+    w.put("late", "content").unwrap();
+    eventually("and without a listing in time", || {
+        std::fs::read(plain.join("late")).is_ok_and(|seen| seen == b"content")
+    });
 }
 
 #[test]

@@ -1,0 +1,161 @@
+//! The laboratory from inside: the server, the cables to its clients, further exports.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::common::mount::show;
+use crate::common::poll;
+
+/// The server that all tests share.
+pub struct Lab {
+    version: String,
+}
+
+impl Lab {
+    /// The laboratory that this test runs in.
+    #[track_caller]
+    pub fn enter() -> Lab {
+        let version = std::env::var("LAB_NFS");
+        Lab { version: version.expect("no NFS laboratory here: run scripts/nfs-lab faults") }
+    }
+
+    /// Whether clients speak version 3, which knows no open files.
+    pub fn is_v3(&self) -> bool {
+        self.version == "3"
+    }
+
+    /// The folder on the server that is exported.
+    pub fn server(&self) -> PathBuf {
+        PathBuf::from(std::env::var_os("LAB_SRV").unwrap())
+    }
+
+    /// A path of client A as the server has it.
+    pub fn on_server(&self, path: &Path) -> PathBuf {
+        self.server().join(path.strip_prefix(crate::common::mount::backing_base()).unwrap())
+    }
+
+    /// Ends the server and starts it again: replies that it had not sent yet are never sent, and what it remembered of
+    /// its clients is gone.
+    #[track_caller]
+    pub fn restart_server(&self) {
+        run("rpc.nfsd", &["0"]);
+        run("rpc.nfsd", &["8"]);
+    }
+
+    /// Takes the server away from client A, until the guard is dropped.
+    #[track_caller]
+    pub fn cut(&self) -> Cut {
+        run("ip", &["link", "set", "vA", "down"]);
+        Cut(&["link", "set", "vA", "up"])
+    }
+
+    /// Client A's requests go on reaching the server, whose replies do not come back until the guard is dropped.
+    #[track_caller]
+    pub fn drop_replies(&self) -> Cut {
+        run("ip", &["route", "add", "blackhole", "10.77.1.2/32"]);
+        Cut(&["route", "del", "blackhole", "10.77.1.2/32"])
+    }
+
+    /// A further export on a small file system of its own, mounted by client A.
+    #[track_caller]
+    pub fn export(&self, kind: Kind) -> Export {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed) + 2;
+        let name = format!("x{number}");
+        let (image, folder) = (format!("/run/disk/{name}.img"), format!("/mnt/srv/{name}"));
+        let point = format!("/mnt/A-{name}");
+        for folder in [&folder, &point] {
+            std::fs::create_dir_all(folder).unwrap();
+        }
+        std::fs::File::create(&image).unwrap().set_len(kind.mebibytes << 20).unwrap();
+        let features = if kind.quota { "^has_journal,quota" } else { "^has_journal" };
+        run("mkfs.ext4", &["-q", "-F", "-m", "0", "-O", features, &image]);
+        let options = if kind.quota { "loop,usrquota" } else { "loop" };
+        run("mount", &["-o", options, &image, &folder]);
+        run("chmod", &["1777", &folder]);
+        let squash = if kind.squash { "root_squash" } else { "no_root_squash" };
+        let export = format!("*:{folder}");
+        run("exportfs", &["-i", "-o", &format!("rw,sync,{squash},no_subtree_check,fsid={number}"), &export]);
+        let (source, version) = match self.is_v3() {
+            true => (format!("10.77.1.1:{folder}"), "vers=3,nolock".to_owned()),
+            false => (format!("10.77.1.1:/{name}"), format!("vers={}", self.version)),
+        };
+        let client = ["--net=/run/netns/A", "--uts=/run/uts/A", "mount", "-t", "nfs", "-o"];
+        run("nsenter", &[&client[..], &[&format!("{version},hard"), &source, &point]].concat());
+        Export { folder, point, export }
+    }
+}
+
+/// What an export is like.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Kind {
+    pub mebibytes: u64,
+    pub squash: bool,
+    pub quota: bool,
+}
+
+/// A further export; declare it before the mounts that use it.
+pub struct Export {
+    folder: String,
+    point: String,
+    export: String,
+}
+
+impl Export {
+    /// As client A has it.
+    pub fn path(&self) -> &Path {
+        Path::new(&self.point)
+    }
+
+    /// As the server has it.
+    pub fn on_server(&self) -> &Path {
+        Path::new(&self.folder)
+    }
+
+    /// Bytes that the server has left.
+    pub fn free(&self) -> u64 {
+        let s = rustix::fs::statfs(self.on_server()).unwrap();
+        s.f_bavail * s.f_bsize as u64
+    }
+
+    /// Lets a user have so many bytes and no more.
+    #[track_caller]
+    pub fn limit(&self, uid: u32, kibibytes: u64) {
+        run("setquota", &["-u", &uid.to_string(), "0", &kibibytes.to_string(), "0", "0", &self.folder]);
+    }
+}
+
+impl Drop for Export {
+    fn drop(&mut self) {
+        let undo: [&[&str]; 3] =
+            [&["umount", &self.point], &["exportfs", "-u", &self.export], &["umount", &self.folder]];
+        for call in undo {
+            let done = poll(std::time::Duration::from_secs(10), || attempt(call[0], &call[1..]).ok());
+            if done.is_none() {
+                eprintln!("{call:?} does not work");
+            }
+        }
+    }
+}
+
+/// A cable that is cut while this lives: words for `ip` that mend it.
+pub struct Cut(&'static [&'static str]);
+
+impl Drop for Cut {
+    fn drop(&mut self) {
+        if let Err(why) = attempt("ip", self.0) {
+            eprintln!("{why}");
+        }
+    }
+}
+
+#[track_caller]
+pub fn run(program: &str, arguments: &[&str]) {
+    attempt(program, arguments).unwrap_or_else(|why| panic!("{why}"));
+}
+
+fn attempt(program: &str, arguments: &[&str]) -> Result<(), String> {
+    let out = Command::new(program).args(arguments).output().map_err(|error| format!("{program}: {error}"))?;
+    if out.status.success() { Ok(()) } else { Err(format!("{program} {arguments:?}: {}", show(&out))) }
+}
