@@ -147,7 +147,6 @@ impl Committer {
         let file = Arc::new(self.staging.read(&row.stage).map_err(|errno| failed(errno, "content for"))?);
         let sealed = Sealed {
             id,
-            begun: self.journal.submit(Entry::Grown { id, bytes: row.bytes }),
             staged: Staged { file, name: row.stage, ino: row.ino },
             target,
             kind: row.kind,
@@ -156,7 +155,7 @@ impl Committer {
             marked,
             began,
         };
-        let durable = sealed.make_durable(self).map_err(|f| failed(f.errno, f.step))?;
+        let durable = sealed.make_durable().map_err(|f| failed(f.errno, f.step))?;
         let published = durable.publish(self).map_err(|f| failed(f.errno, f.step))?;
         let (target, recorded) = published.record(self);
         recorded.map_err(|errno| failed(errno, "published, but not yet durable:"))?;

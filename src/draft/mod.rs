@@ -19,7 +19,7 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::commit::{Reason, Sealed, Staged, Target};
 use crate::inode::Key;
-use crate::journal::{CommitKind, DraftId, Owner, Ticket};
+use crate::journal::{CommitKind, DraftId, Owner};
 use crate::rules::Decision;
 use crate::sys::cred::Creds;
 use crate::sys::stat::{self, Stat};
@@ -100,8 +100,6 @@ pub enum Phase {
 pub struct Work {
     /// The draft's id in the journal.
     pub id: DraftId,
-    /// Position of its first row there.
-    pub begun: Ticket,
     /// The file.
     pub staged: Staged,
     /// True while the journal says `sealed`: a close was promised without proof, and a further write must take that
@@ -305,7 +303,6 @@ impl Draft {
             (Some(_), Some(reason)) => Ending::Refused { id: work.id, staged: work.staged, reason },
             (Some(target), None) => Ending::Commit(Sealed {
                 id: work.id,
-                begun: work.begun,
                 digest: self.stream.lock().digest(&work.staged.file),
                 staged: work.staged,
                 target,

@@ -243,7 +243,7 @@ impl Draft {
         let name = by.staging.name_of(id);
         let staged = make(&name)?;
         failpoint!("begin_after_stage");
-        let begun = by.journal.submit(Entry::Begun(Begun {
+        by.journal.submit(Entry::Begun(Begun {
             id,
             path,
             stage: name,
@@ -254,7 +254,6 @@ impl Draft {
         failpoint!("begin_after_row");
         Ok(Work {
             id,
-            begun,
             staged,
             promised: AtomicBool::new(false),
             promising: Mutex::new(()),

@@ -126,8 +126,7 @@ impl Fs {
                 sealed.marked = self.wants_marker(&sealed.target.path());
                 let marked = sealed.marked;
                 let (id, staged, digested) = (sealed.id, sealed.staged.clone(), sealed.digest.is_some());
-                let published =
-                    sealed.make_durable(&self.committer).and_then(|durable| durable.publish(&self.committer));
+                let published = sealed.make_durable().and_then(|durable| durable.publish(&self.committer));
                 let published = match published {
                     Ok(published) => published,
                     Err(Failed { step, errno }) => {

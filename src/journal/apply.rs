@@ -1,6 +1,6 @@
 //! What each entry writes: rows, changes of state, events.
 
-use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, TransactionBehavior, params};
 
 use super::fold::{self, Tree};
 use super::record::{CommitKind, DraftId, DraftState, Entry, Owner};
@@ -166,6 +166,34 @@ pub(super) fn apply(conn: &Connection, entry: &Entry, now: i64) -> rusqlite::Res
             .execute(params![key, value])?;
             Ok(true)
         }
+    }
+}
+
+/// As [`apply`], leaving no trace of an entry that fails.
+pub(super) fn apply_alone(conn: &Connection, entry: &Entry, now: i64) -> rusqlite::Result<bool> {
+    conn.prepare_cached("SAVEPOINT entry")?.execute([])?;
+    let outcome = apply(conn, entry, now);
+    match &outcome {
+        Ok(_) => {}
+        // The whole transaction is rolled back.
+        Err(error) if is_environment(error) => return outcome,
+        Err(_) => drop(conn.prepare_cached("ROLLBACK TO entry")?.execute([])?),
+    }
+    conn.prepare_cached("RELEASE entry")?.execute([])?;
+    outcome
+}
+
+/// Whether trying again later can help, as opposed to an entry that will never fit.
+pub(super) fn is_environment(error: &rusqlite::Error) -> bool {
+    match error.sqlite_error_code() {
+        Some(
+            ErrorCode::ConstraintViolation
+            | ErrorCode::TypeMismatch
+            | ErrorCode::TooBig
+            | ErrorCode::ParameterOutOfRange,
+        )
+        | None => false,
+        Some(_) => true,
     }
 }
 
