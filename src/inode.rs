@@ -258,8 +258,9 @@ impl Node {
     fn is_same(&self, stat: &Stat, handle: Option<&Handle>) -> bool {
         let other_inode = handle.is_some_and(|other| match &self.anchor {
             Anchor::Handle(mine) => mine != other,
-            // A folder that was removed may have left its inode number to the next one.
-            Anchor::Fd(fd) => Handle::of(fd).is_ok_and(|mine| mine != *other),
+            // A folder that another host removed may have left its inode number to the next one; NFS has no handle of
+            // it any more.
+            Anchor::Fd(fd) => Handle::of(fd).map_or(true, |mine| mine != *other),
             Anchor::Name => false,
         });
         !other_inode && self.is_as(stat)

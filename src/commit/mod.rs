@@ -183,6 +183,12 @@ impl Published {
             Err(errno) => {
                 tracing::error!(draft = id, %errno, "cannot read the attributes of a published version");
                 by.totals.doubt(&target.parent);
+                // Another host has replaced it already, and kept nothing of it.
+                if errno == Errno::STALE
+                    && let Ok(Some(row)) = by.journal.row(id)
+                {
+                    by.record_published(&row, None);
+                }
             }
         }
         failpoint!("commit_after_record");

@@ -258,6 +258,7 @@ impl Committer {
         let rename = || at::rename(self.staging.dir(), stage, &dir, name, RenameFlags::empty());
         if let Err(errno) = self.staging.acting_for(sealed.writer.as_ref(), rename) {
             if !self.happened(sealed, &dir, errno) {
+                self.put_back(aside.as_ref(), &dir, name);
                 self.unlink_aside(aside.as_ref());
                 claim.end(&[(before, before)], |changes| self.submit(vec![], &[(&parent.path(), changes[0])]));
                 return Err(errno);
@@ -288,6 +289,20 @@ impl Committer {
         fresh(self.staging.dir(), OsStr::new(&sealed.staged.name)) == Err(Errno::NOENT)
             && stat::revalidate(dir.as_fd()).is_ok()
             && self.staging.was_adopted() == Ok(false)
+    }
+
+    /// Gives a version that was not replaced after all its name back, should it have lost it: the NFS client of Linux moves
+    /// a name that it has open out of the way before it renames over it.
+    fn put_back(&self, aside: Option<&SetAside>, dir: impl std::os::fd::AsFd, name: &OsStr) {
+        let Some(aside) = aside else { return };
+        let there = stat::revalidate(dir.as_fd()).and_then(|()| stat::stat_at(dir.as_fd(), name));
+        if there.err() != Some(Errno::NOENT) {
+            return;
+        }
+        match at::link_at(self.staging.trash(), OsStr::new(&aside.staged), dir, name) {
+            Ok(()) => tracing::warn!(staged = aside.staged, "a version had lost its name and has it back"),
+            Err(errno) => tracing::error!(staged = aside.staged, %errno, "a version has lost its name"),
+        }
     }
 
     /// Writes a commit down, with what it replaced and what it changed. Not waited for.

@@ -120,7 +120,7 @@ impl Committer {
     }
 
     /// Size and time are the inode's own where it still has its name, else the last ones reported.
-    fn record_published(&self, row: &DraftRow, there: Option<Stat>) {
+    pub(super) fn record_published(&self, row: &DraftRow, there: Option<Stat>) {
         self.journal.submit(Entry::Committed(Commit {
             id: row.id,
             path: row.path.clone(),

@@ -52,8 +52,6 @@ pub struct Draft {
     only_resizes: AtomicBool,
     /// A version came to lie under the draft's name after the draft began.
     shadows: AtomicBool,
-    /// The kernel was asked to forget it.
-    left: AtomicBool,
 }
 
 /// Content and target of a draft.
@@ -367,13 +365,20 @@ impl Draft {
         }
     }
 
-    /// The name of a draft that is over, once: nobody has it open, but the kernel knows it until it looks the name up
-    /// again, and its file stays open as long.
-    pub fn take_leave(&self) -> Option<Target> {
-        let body = self.body.read();
-        let over = matches!(body.phase, Phase::Published(_) | Phase::Ended(_));
-        let unused = self.handles.load(Ordering::Acquire) == 0;
-        body.target.clone().filter(|_| over && unused && !self.left.swap(true, Ordering::AcqRel))
+    /// Closes the file of a draft that is over and that nobody has open. The kernel knows the draft until it looks the
+    /// name up again; asking it to forget would wait for whoever has the folder locked.
+    pub fn let_go(&self) {
+        let over = |body: &Body| {
+            let holds = matches!(body.phase, Phase::Published(_) | Phase::Ended(Some(_)));
+            holds && self.handles.load(Ordering::Acquire) == 0
+        };
+        if over(&self.body.read()) {
+            let mut body = self.body.write();
+            if over(&body) {
+                body.phase = Phase::Ended(None);
+                body.base = None;
+            }
+        }
     }
 
     /// Counts one more open descriptor, of a reader or a writer.
@@ -417,7 +422,8 @@ impl Body {
             Phase::Clean => self.base.as_ref().map(|base| base.file.clone()).ok_or(Errno::IO),
             Phase::Open(work) => Ok(work.staged.file.clone()),
             Phase::Sealing(file) | Phase::Published(file) | Phase::Ended(Some(file)) => Ok(file.clone()),
-            Phase::Ended(None) => Err(Errno::IO),
+            // Its name leads to the version.
+            Phase::Ended(None) => Err(Errno::STALE),
         }
     }
 }

@@ -63,7 +63,6 @@ impl Draft {
             only_appends: AtomicBool::new(true),
             only_resizes: AtomicBool::new(true),
             shadows: AtomicBool::new(false),
-            left: AtomicBool::new(false),
         })
     }
 

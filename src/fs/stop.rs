@@ -73,14 +73,6 @@ impl Fs {
         sizes
     }
 
-    /// Has the kernel forget drafts that are over, which lets their files go.
-    fn take_leave(self: &Arc<Self>) {
-        for target in self.drafts.all().iter().filter_map(|draft| draft.take_leave()) {
-            let fs = self.clone();
-            self.notices.run(move || fs.notify(&target, true, false));
-        }
-    }
-
     /// Publishes a quarantined draft; the kernel is told of it.
     pub fn publish_quarantined(&self, id: DraftId) -> Result<(), VerbError> {
         let target = self.committer.publish_quarantined(id, |path| self.wants_marker(path))?;
@@ -121,7 +113,7 @@ fn report(fs: &Weak<Fs>) {
             sizes.insert(id, bytes);
         }
         told = sizes;
-        fs.take_leave();
+        fs.drafts.all().iter().for_each(|draft| draft.let_go());
         fs.nodes().give_back();
     }
 }

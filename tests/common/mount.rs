@@ -122,6 +122,7 @@ impl Setup {
             daemon: None,
             watch: None,
             expect_clean: true,
+            hung: HUNG,
             agents: AtomicU32::new(0),
         }
     }
@@ -204,10 +205,16 @@ pub struct Mount {
     daemon: Option<Child>,
     watch: Option<mpsc::Sender<()>>,
     expect_clean: bool,
+    hung: Duration,
     agents: AtomicU32,
 }
 
 impl Mount {
+    /// For a test that is to take longer than others.
+    pub fn lives_for(&mut self, limit: Duration) {
+        self.hung = limit;
+    }
+
     /// The export as the second NFS client has it, or as it is where there is none.
     pub fn elsewhere(&self) -> PathBuf {
         let export = self.raw("").read_link().unwrap();
@@ -326,8 +333,9 @@ impl Mount {
         self.daemon = Some(daemon);
         let (watch, ended) = mpsc::channel();
         self.watch = Some(watch);
+        let hung = self.hung;
         std::thread::spawn(move || {
-            if ended.recv_timeout(HUNG) == Err(mpsc::RecvTimeoutError::Timeout) {
+            if ended.recv_timeout(hung) == Err(mpsc::RecvTimeoutError::Timeout) {
                 eprintln!("the mount served by {pid} seems to hang: killing its daemon");
                 signal(pid, Signal::KILL);
             }

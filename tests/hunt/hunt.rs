@@ -9,6 +9,9 @@
 //! What a close promises on another host begins with the commit, which may come after a close without proof. With `--raw
 //! DIR` for each folder, its export, a writer promises what it finds there.
 //!
+//! With `--outages FILE` the daemon may be killed: FILE holds a number that is odd while it is away, and another one after
+//! each time. What fails or seems to be missing meanwhile is not held against it; what was closed is.
+//!
 //! `--at-least N` goes on, on a slow machine, until there were N versions, 5 N reads and N/10 listings, for ten times the
 //! seconds at most.
 
@@ -36,6 +39,8 @@ pub struct Task {
     pub dir: PathBuf,
     /// The export of that folder, as its host has it, if other hosts are to see what was closed.
     pub raw: Option<PathBuf>,
+    /// The number of the present life of the daemon.
+    pub outages: Option<PathBuf>,
     /// The counters that all processes share.
     pub ledger: PathBuf,
     /// Which writer or reader.
@@ -53,6 +58,27 @@ pub struct Task {
 }
 
 impl Task {
+    /// The daemon's life, `None` while it is away.
+    pub fn life(&self) -> Option<u64> {
+        let Some(file) = &self.outages else { return Some(0) };
+        let number = std::fs::read_to_string(file).ok()?.trim().parse().ok()?;
+        (number % 2 == 0).then_some(number)
+    }
+
+    /// Runs `look` in one life of the daemon, again if that ended meanwhile; `None` when the time is over.
+    pub fn in_one_life<T>(&self, mut look: impl FnMut() -> T) -> Option<T> {
+        while Instant::now() < self.at_last {
+            if let Some(life) = self.life() {
+                let seen = look();
+                if self.life() == Some(life) {
+                    return Some(seen);
+                }
+            }
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+        None
+    }
+
     /// Whether to stop.
     pub fn is_over(&self, ledger: &Ledger) -> bool {
         let (now, sum) = (Instant::now(), ledger.totals());
@@ -100,8 +126,8 @@ fn main() -> ExitCode {
         let until = Instant::now() + Duration::from_secs(seconds);
         let at_last = until + Duration::from_secs(9 * seconds);
         let number = number("--number", 0);
-        let raw = raw.first().cloned();
-        let task = Task { dir, raw, ledger: ledger.into(), number, seed, writers, until, at_least, at_last };
+        let (raw, outages) = (raw.first().cloned(), option("--outages").map(PathBuf::from));
+        let task = Task { dir, raw, outages, ledger: ledger.into(), number, seed, writers, until, at_least, at_last };
         return match role.as_str() {
             "writer" => writer::run(&task),
             "plain" => reader::run_plain(&task),
@@ -113,7 +139,7 @@ fn main() -> ExitCode {
 
 /// Starts everybody and adds up what they saw.
 fn hunt(
-    (dirs, plain): (&[PathBuf], &[PathBuf]),
+    (dirs, plain, raw): (&[PathBuf], &[PathBuf], &[PathBuf]),
     (seconds, at_least): (u64, u64),
     seed: u64,
     writers: u64,
@@ -121,11 +147,16 @@ fn hunt(
 ) -> ExitCode {
     let ledger_path = std::env::temp_dir().join(format!("hunt-{}", std::process::id()));
     let ledger = Ledger::create(&ledger_path).expect("a ledger");
+    let args: Vec<String> = std::env::args().collect();
+    let outages = args.iter().position(|arg| arg == "--outages").and_then(|at| args.get(at + 1)).cloned();
     let start = |role: &str, dirs: &[PathBuf], number: u64| -> Child {
         let mut command = Command::new(std::env::current_exe().expect("own path"));
         command.arg(&dirs[number as usize % dirs.len()]).args(["--role", role, "--ledger"]).arg(&ledger_path);
         if let Some(raw) = raw.get(number as usize % dirs.len()) {
             command.arg("--raw").arg(raw);
+        }
+        if let Some(outages) = &outages {
+            command.arg("--outages").arg(outages);
         }
         let numbers = [("--number", number), ("--seconds", seconds), ("--seed", seed), ("--writers", writers)];
         for (name, value) in numbers.into_iter().chain([("--at-least", at_least)]) {

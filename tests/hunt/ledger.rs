@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// At most.
-pub const WRITERS: usize = 16;
+pub const WRITERS: usize = 64;
 /// Names that each writer rewrites in its several ways.
 pub const NAMES: usize = 6;
 

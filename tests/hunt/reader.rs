@@ -76,8 +76,9 @@ impl Reader<'_> {
     fn known(&mut self, writer: u64, slot: usize, way: u64) {
         let closed = self.ledger.promises[writer as usize].closed[slot].load(Ordering::SeqCst);
         let name = name(writer, slot);
+        let path = self.task.dir.join(&name);
+        let Some(found) = self.task.in_one_life(|| read(&path, way)) else { return };
         self.ledger.reads.fetch_add(1, Ordering::SeqCst);
-        let found = read(&self.task.dir.join(&name), way);
         self.judge(&name, closed, found);
     }
 
@@ -88,7 +89,8 @@ impl Reader<'_> {
         // The next one may appear at any moment, but only whole.
         for n in created.saturating_sub(2)..created + 1 {
             let name = new_name(writer, n);
-            let found = read(&self.task.dir.join(&name), n % 8);
+            let path = self.task.dir.join(&name);
+            let Some(found) = self.task.in_one_life(|| read(&path, n % 8)) else { return };
             self.ledger.reads.fetch_add(1, Ordering::SeqCst);
             let gone = promises.unlinking.load(Ordering::SeqCst) > n;
             self.judge(&name, u64::from(n < created && !gone), found);
@@ -123,9 +125,12 @@ impl Reader<'_> {
     /// Names that exist for the whole of a listing must be in it, and none twice.
     fn listing(&mut self) {
         let before: Vec<u64> = self.ledger.promises.iter().map(|p| p.created.load(Ordering::SeqCst)).collect();
-        let entries: Vec<OsString> = match std::fs::read_dir(&self.task.dir) {
-            Ok(entries) => entries.flatten().map(|e| e.file_name()).collect(),
-            Err(error) => return self.report(&self.ledger.lost, &format!("listing: {error}")),
+        let dir = &self.task.dir;
+        let list = || std::fs::read_dir(dir)?.map(|entry| Ok(entry?.file_name())).collect::<Result<Vec<OsString>>>();
+        let entries = match self.task.in_one_life(list) {
+            Some(Ok(entries)) => entries,
+            Some(Err(error)) => return self.report(&self.ledger.lost, &format!("listing: {error}")),
+            None => return,
         };
         self.ledger.listings.fetch_add(1, Ordering::SeqCst);
         let names: BTreeSet<&OsString> = entries.iter().collect();

@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::content::{self, Header, name_number};
 use crate::ledger::{Ledger, NAMES, Promises};
@@ -31,22 +31,30 @@ pub fn run(task: &Task) -> ExitCode {
     let ledger = Ledger::open(&task.ledger).expect("the ledger");
     let mine = &ledger.promises[task.number as usize];
     let mut dice = Dice::new(task.seed ^ (task.number << 32));
-    let mut generations = [0_u64; NAMES];
+    let (mut generations, mut cut) = ([0_u64; NAMES], [false; NAMES]);
     while !task.is_over(ledger) {
         let slot = dice.roll(NAMES as u64 + 1) as usize;
+        let life = task.life();
         let result = if slot == NAMES {
             new_file(task, mine, &mut dice)
         } else {
             generations[slot] += 1;
+            let generation = generations[slot];
             let name = name(task.number, slot);
-            let done = write(&task.dir, &name, WAYS[slot], generations[slot], &mut dice);
-            let done = done.and_then(|()| committed(task, &name, generations[slot]));
+            let done = write(&task.dir, &name, WAYS[slot], (generation, cut[slot]), &mut dice);
+            let done = done.and_then(|()| committed(task, &name, generation));
+            // An append that failed may be missing: the next one begins anew.
+            cut[slot] = done.is_err();
             if done.is_ok() {
-                mine.closed[slot].store(generations[slot], Ordering::SeqCst);
+                mine.closed[slot].store(generation, Ordering::SeqCst);
             }
             done
         };
         if let Err(error) = result {
+            if life.is_none() || task.life() != life {
+                std::thread::park_timeout(Duration::from_millis(5));
+                continue;
+            }
             eprintln!("writer {} (seed {}): {error}", task.number, task.seed);
             return ExitCode::FAILURE;
         }
@@ -64,15 +72,17 @@ fn committed(task: &Task, name: &str, generation: u64) -> Result<()> {
     };
     while there().is_none() {
         if Instant::now() >= task.at_last {
-            return Err(std::io::Error::other(format!("{name}: generation {generation} was closed and never committed")));
+            return Err(std::io::Error::other(format!(
+                "{name}: generation {generation} was closed and never committed"
+            )));
         }
-        std::thread::yield_now();
+        std::thread::park_timeout(Duration::from_millis(5));
     }
     Ok(())
 }
 
 /// One version of one name, in pieces.
-fn write(dir: &Path, name: &str, way: &str, generation: u64, dice: &mut Dice) -> Result<()> {
+fn write(dir: &Path, name: &str, way: &str, (generation, cut): (u64, bool), dice: &mut Dice) -> Result<()> {
     let path = dir.join(name);
     let records = 1 + dice.roll(6);
     let len = dice.roll(20_000);
@@ -80,7 +90,7 @@ fn write(dir: &Path, name: &str, way: &str, generation: u64, dice: &mut Dice) ->
     match way {
         "append" => {
             // Starts again now and then, so that it does not grow for ever.
-            let again = generation % 40 == 1;
+            let again = cut || generation % 40 == 1;
             let mut options = OpenOptions::new();
             options.create(true).append(!again).write(true).truncate(again);
             let mut file = options.open(path)?;
@@ -144,13 +154,17 @@ fn write(dir: &Path, name: &str, way: &str, generation: u64, dice: &mut Dice) ->
 /// A name that never was; old ones are removed from the other end.
 fn new_file(task: &Task, mine: &Promises, dice: &mut Dice) -> Result<()> {
     let n = mine.created.load(Ordering::SeqCst);
-    write(&task.dir, &new_name(task.number, n), "rewrite", 1, dice)?;
+    write(&task.dir, &new_name(task.number, n), "rewrite", (1, false), dice)?;
     committed(task, &new_name(task.number, n), 1)?;
     mine.created.store(n + 1, Ordering::SeqCst);
     let oldest = mine.unlinking.load(Ordering::SeqCst);
     if n - oldest > 30 {
         mine.unlinking.store(oldest + 1, Ordering::SeqCst);
-        std::fs::remove_file(task.dir.join(new_name(task.number, oldest)))?;
+        match std::fs::remove_file(task.dir.join(new_name(task.number, oldest))) {
+            // The daemon was killed before it could say that it was done.
+            Err(error) if task.outages.is_some() && error.kind() == std::io::ErrorKind::NotFound => {}
+            other => other?,
+        }
     }
     Ok(())
 }

@@ -107,7 +107,9 @@ fn umount_answers_while_it_is_away() {
     let away = lab.cut();
     let path = m.mnt().to_str().unwrap().to_owned();
     // Somebody uses it. By its path, which nobody can look at now, nothing else is known of it.
-    for (refused, why) in [(m.cli_plain(&["umount".as_ref(), path.as_ref()]), "in use"), (m.cli(&["umount"]), "does not answer")] {
+    for (refused, why) in
+        [(m.cli_plain(&["umount".as_ref(), path.as_ref()]), "in use"), (m.cli(&["umount"]), "does not answer")]
+    {
         let said = String::from_utf8_lossy(&refused.stderr).into_owned();
         assert!(!refused.status.success() && said.contains(why), "{said}");
         assert!(is_mounted(&m));

@@ -53,8 +53,16 @@ impl Lab {
     /// Client A's requests go on reaching the server, whose replies do not come back until the guard is dropped.
     #[track_caller]
     pub fn drop_replies(&self) -> Cut {
+        std::fs::write("/proc/sys/net/ipv4/tcp_orphan_retries", "1").unwrap();
         run("ip", &["route", "add", "blackhole", "10.77.1.2/32"]);
         Cut(&["route", "del", "blackhole", "10.77.1.2/32"])
+    }
+
+    /// Whether a socket of a server that has ended still tries to deliver its last reply to client A.
+    pub fn is_still_sending(&self) -> bool {
+        // Local and remote address and port, state: but for a connection that is only being made, SYN_RECV.
+        let sockets = std::fs::read_to_string("/proc/net/tcp").unwrap();
+        sockets.lines().any(|line| line.contains(":0801 02014D0A:") && line.split_whitespace().nth(3) != Some("03"))
     }
 
     /// A further export on a small file system of its own, mounted by client A.
