@@ -96,6 +96,8 @@ pub(super) struct Writer {
     /// is behind it. It is replaced in place, so that a waiting backlog grows with drafts and not with time.
     grown: HashMap<DraftId, usize>,
     failing: bool,
+    /// [`LINGER`].
+    linger: Duration,
     /// `PRAGMA synchronous` in force.
     durable: Option<bool>,
     last_write: Option<Instant>,
@@ -131,6 +133,10 @@ impl Writer {
             disconnected: false,
             grown: HashMap::new(),
             failing: false,
+            #[cfg(not(feature = "failpoints"))]
+            linger: LINGER,
+            #[cfg(feature = "failpoints")]
+            linger: crate::failpoint::linger(LINGER),
             durable: None,
             last_write: None,
             _lock: lock,
@@ -173,7 +179,7 @@ impl Writer {
             return self.gather_while_failing();
         }
         let (messages, open) = if self.backlog.is_empty() && !self.disconnected {
-            self.intake.take(self.last_write.map(|at| at + LINGER), BATCH)
+            self.intake.take(self.last_write.map(|at| at + self.linger), BATCH)
         } else {
             self.intake.take_now()
         };
