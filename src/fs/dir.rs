@@ -4,8 +4,10 @@
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use fuser::INodeNo;
 use parking_lot::Mutex;
 use rustix::fs::OFlags;
 
@@ -22,8 +24,10 @@ use crate::sys::{Errno, Kind, Result, Stat, at, stat};
 pub(super) struct OpenFolder {
     node: Arc<Node>,
     listing: Mutex<Option<Arc<[Listed]>>>,
-    /// The kernel keeps what is listed through this descriptor and shows it to everybody: nobody's drafts are among it.
+    /// The kernel keeps what is listed through this descriptor and shows it to everybody who may keep it.
     shared: bool,
+    /// Nobody else may see the listing: a draft is in it.
+    private: AtomicBool,
 }
 
 /// What the kernel may do with the listings of an open folder.
@@ -67,7 +71,7 @@ impl Fs {
             listing = Some(recent);
         }
         let fh = self.handles.number();
-        self.handles.insert(fh, Handle::Folder(OpenFolder { node, listing: Mutex::new(listing), shared }));
+        self.handles.insert(fh, Handle::Folder(OpenFolder { node, listing: Mutex::new(listing), shared, private: AtomicBool::new(false) }));
         Ok((fh, listings))
     }
 
@@ -120,6 +124,7 @@ impl Fs {
         let handle = self.handles.get(fh)?;
         let Handle::Folder(folder) = &*handle else { return Err(Errno::NOTDIR) };
         let listing = self.listing(caller, folder, offset)?;
+        self.before_end(folder, &listing, offset);
         for (index, entry) in listing.iter().enumerate().skip(offset as usize) {
             if take(entry, index as u64 + 1) {
                 break;
@@ -140,6 +145,7 @@ impl Fs {
         let handle = self.handles.get(fh)?;
         let Handle::Folder(folder) = &*handle else { return Err(Errno::NOTDIR) };
         let listing = self.listing(caller, folder, offset)?;
+        self.before_end(folder, &listing, offset);
         let answering = folder.node.as_folder()?.answers.read_arc();
         for (index, listed) in listing.iter().enumerate().skip(offset as usize) {
             let entry = match self.entry_for(caller, folder, listed) {
@@ -179,25 +185,37 @@ impl Fs {
         let held = folder.listing.lock().clone();
         match held {
             Some(listing) if offset > 0 => Ok(listing),
-            _ if folder.shared => {
+            _ => {
                 // From here on a change of the folder makes the kernel drop what it has kept.
                 folder.node.telling();
                 let before = stat::fstat(self.nodes().fd(&folder.node)?)?;
-                let listing: Arc<[Listed]> = self.take_listing(None, &folder.node)?.into();
+                let (listing, private) = self.take_listing(caller, &folder.node)?;
+                let listing: Arc<[Listed]> = listing.into();
                 *folder.listing.lock() = Some(listing.clone());
-                self.recent.keep(&folder.node, &before, &listing);
-                Ok(listing)
-            }
-            _ => {
-                let listing: Arc<[Listed]> = self.take_listing(Some(caller), &folder.node)?.into();
-                *folder.listing.lock() = Some(listing.clone());
+                folder.private.store(private, Ordering::Release);
+                if folder.shared && !private {
+                    self.recent.keep(&folder.node, &before, &listing);
+                }
                 Ok(listing)
             }
         }
     }
 
-    /// What is listed for `caller`; without one, for anybody who writes nothing there.
-    fn take_listing(&self, caller: Option<Caller>, node: &Arc<Node>) -> Result<Vec<Listed>> {
+    /// The kernel keeps a listing once it has been told its end. A private one is taken away from it just before: what it
+    /// has then is not whole, and it asks again.
+    fn before_end(&self, folder: &OpenFolder, listing: &[Listed], offset: u64) {
+        if folder.shared
+            && folder.private.load(Ordering::Acquire)
+            && offset as usize >= listing.len()
+            && let Some(kernel) = self.kernel.get()
+            && let Err(error) = kernel.inval_inode(INodeNo(folder.node.id), 0, 0)
+        {
+            tracing::debug!(%error, "the kernel did not drop a listing");
+        }
+    }
+
+    /// What is listed for `caller`, and whether a draft is among it.
+    fn take_listing(&self, caller: Caller, node: &Arc<Node>) -> Result<(Vec<Listed>, bool)> {
         let dir = self.nodes().open(node, OFlags::RDONLY | OFlags::DIRECTORY)?;
         let above = node.link().parent.map_or(node.key.ino, |parent| parent.key.ino);
         let dot = |name: &str, ino| Listed { ino, kind: Kind::Dir, name: OsString::from(name).into() };
@@ -215,18 +233,19 @@ impl Fs {
             };
             listing.push(Listed { ino: entry.ino, kind, name: entry.name });
         }
-        let Some(caller) = caller else { return Ok(listing) };
+        let mut private = false;
         for (name, draft) in self.drafts.in_folder(node.key) {
             if !draft.is_family(caller) {
                 continue;
             }
+            private = true;
             if let Ok(stat) = draft.stat()
                 && !listing.iter().any(|listed| *listed.name == *name)
             {
                 listing.push(Listed { ino: stat.ino, kind: Kind::File, name: name.into() });
             }
         }
-        Ok(listing)
+        Ok((listing, private))
     }
 }
 

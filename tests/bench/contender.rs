@@ -82,10 +82,7 @@ impl Kind {
                 return Some(command);
             }
             Self::Commitfs | Self::CommitfsPt => {
-                let mut state = mountpoint.with_extension("state");
-                if let (Some(above), Some(name)) = (&programs.state, mountpoint.file_name()) {
-                    state = above.join(name).with_extension("state");
-                }
+                let state = state_dir(self, backing, programs);
                 let mut command = Command::new(&programs.commitfs);
                 command.args(["mount", "-f", "--state-dir"]).arg(state);
                 if let Some(config) = &programs.config {
@@ -103,6 +100,15 @@ impl Kind {
         command.args([backing, mountpoint]);
         Some(command)
     }
+}
+
+/// The state folder of a mount over `backing`: one per kind, whatever it is mounted over.
+pub fn state_dir(kind: Kind, backing: &Path, programs: &Programs) -> PathBuf {
+    programs.state.as_deref().unwrap_or_else(|| above(backing)).join(format!("{}-state", kind.name()))
+}
+
+fn above(backing: &Path) -> &Path {
+    backing.parent().unwrap_or(backing)
 }
 
 pub struct Contender {
@@ -124,7 +130,7 @@ impl Contender {
 
     /// Mounts over a folder that is there, with these mount options.
     pub fn start_over(kind: Kind, backing: &Path, programs: &Programs, options: &[&str]) -> Result<Self> {
-        let above = programs.mounts.as_deref().or_else(|| backing.parent()).ok_or("no folder above the backing")?;
+        let above = programs.mounts.as_deref().unwrap_or_else(|| above(backing));
         let mountpoint = above.join(format!("{}-mount", kind.name()));
         let commitfs = kind.is_commitfs().then(|| programs.commitfs.clone());
         let daemon = kind

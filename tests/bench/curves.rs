@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 use commitfs::journal::{Begun, Commit, CommitKind, Entry, Journal, Owner};
 use serde_json::{Map, Value, json};
 
-use crate::contender::{Contender, Kind};
+use crate::contender::{self, Contender, Kind};
 use crate::plot::{Plot, Series};
 use crate::report::{machine, median};
 use crate::work::{SMALL, publish_into};
@@ -50,7 +50,9 @@ pub fn draw(folder: &Path, options: &Options, plots: &Path, stop: &AtomicBool) -
         let own = folder.join(name);
         std::fs::create_dir(&own)?;
         let drawing = Drawing { folder: &own, options, stop, rounds, slice: Duration::from_millis(slice) };
+        drawing.forget_state()?;
         let plot = curve(&drawing)?;
+        drawing.forget_state()?;
         std::fs::remove_dir_all(&own)?;
         std::fs::write(plots.join(name).with_extension("svg"), plot.svg())?;
         let numbers = json!({ "machine": machine(), "backing": options.backing, "series": numbers(&plot) });
@@ -152,7 +154,7 @@ impl Drawing<'_> {
         let kinds = self.writers();
         let mut series: Vec<Series> = kinds.iter().map(|kind| Series::new(kind.name())).collect();
         let mut pruned = Series::new("commitfs while old rows go");
-        let state = self.folder.join("commitfs-mount.state");
+        let state = contender::state_dir(Kind::Commitfs, &self.folder.join("any"), &self.options.programs);
         let mut have = 0;
         let points = self.points(&[1_000, 10_000, 100_000, 1_000_000, 3_000_000, 10_000_000]);
         for rows in &points {
@@ -208,6 +210,17 @@ impl Drawing<'_> {
             Series::add(&mut series, nodes as f64, &used);
         }
         Ok(Plot { title: "resident memory of the daemon", x: "files looked at", y: "MiB", series })
+    }
+
+    /// Each curve begins with journals of its own.
+    fn forget_state(&self) -> Result<()> {
+        for kind in [Kind::Commitfs, Kind::CommitfsPt] {
+            let state = contender::state_dir(kind, &self.folder.join("any"), &self.options.programs);
+            if state.exists() {
+                std::fs::remove_dir_all(state)?;
+            }
+        }
+        Ok(())
     }
 
     /// Waits until the daemons have done what they do after a mount.

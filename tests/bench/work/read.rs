@@ -118,7 +118,9 @@ pub fn while_replaced(turn: &Turn<'_>, readers: usize) -> Result<f64> {
             Ok(())
         };
         let readers: Vec<_> = (0..readers).map(|_| scope.spawn(read)).collect();
-        readers.into_iter().fold(Ok(()), |all, reader| all.and(reader.join().expect("a reader panicked")))
+        let ended: Vec<Result<()>> =
+            readers.into_iter().map(|reader| reader.join().expect("a reader panicked")).collect();
+        ended.into_iter().collect::<Result<()>>()
     });
     let elapsed = begin.elapsed();
     drop(writer.stdin.take());
