@@ -144,12 +144,7 @@ impl NodeTable {
 
     /// The look-up of an inode that has a node already, without opening it: two calls instead of four. `None` if what is
     /// there is not that inode for sure.
-    fn lookup_known(
-        &self,
-        parent: &Arc<Node>,
-        dir: BorrowedFd<'_>,
-        name: &OsStr,
-    ) -> Result<Option<(Arc<Node>, Stat)>> {
+    fn lookup_known(&self, parent: &Arc<Node>, dir: BorrowedFd<'_>, name: &OsStr) -> Result<Option<(Arc<Node>, Stat)>> {
         let stat = stat::stat_at(dir, name)?;
         let known = |node: &Arc<Node>| matches!(node.anchor, Anchor::Handle(_)) && node.is_as(&stat);
         let Some(node) = self.by_key.get(&Key::of(&stat)).filter(|node| known(node)).map(|node| node.clone()) else {
