@@ -49,6 +49,7 @@ impl Committer {
         };
         let before = self.totals.weigh(&old);
         let aside = self.aside(OutboxKind::Unlink, &old, &folder.path_of(name)).filter(|aside| {
+            self.journal.leaving(aside);
             let trash = OsStr::new(&aside.staged);
             let keep = || at::rename(&dir, name, self.staging.trash(), trash, RenameFlags::empty());
             // Whatever the reason, without the right to remove it the next call fails too.
@@ -351,6 +352,7 @@ impl Committer {
         path: &[u8],
     ) -> Option<SetAside> {
         let aside = self.aside(OutboxKind::Replace, old, path)?;
+        self.journal.leaving(&aside);
         let trash = OsStr::new(&aside.staged);
         match self.staging.acting_for(creds, || at::link_at(dir, name, self.staging.trash(), trash)) {
             Ok(()) => {

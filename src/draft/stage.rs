@@ -63,6 +63,7 @@ impl Draft {
             only_appends: AtomicBool::new(true),
             only_resizes: AtomicBool::new(true),
             shadows: AtomicBool::new(false),
+            awaited: AtomicBool::new(false),
         })
     }
 

@@ -53,6 +53,7 @@ impl Fs {
             },
             Proof::StillOpen => done(tainted),
             Proof::Unknown => {
+                draft.await_commit();
                 draft.hold(HOLD_LIMIT);
                 done(tainted.and_then(|()| draft.promise(&self.committer)));
             }
@@ -81,6 +82,7 @@ impl Fs {
                 let last = *writes && draft.remove_writer(fh);
                 // Sealed here and not on the worker: a look-up that comes after this answer must find a commit to wait
                 // for.
+                draft.await_commit();
                 let ending = if last { draft.seal() } else { None };
                 draft.end_hold();
                 self.poke();

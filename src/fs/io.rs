@@ -1,5 +1,6 @@
 //! Reading, writing, and what else changes or inspects the content of an open file.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use fuser::INodeNo;
@@ -13,6 +14,11 @@ use crate::sys::{Errno, Result, at, copy, mount, stat};
 /// A change of a draft's content that can be tried again once the draft is ready for it.
 type Call<T> = Arc<dyn Fn(&Draft) -> Result<std::result::Result<T, Blocked>> + Send + Sync>;
 
+thread_local! {
+    /// What a session thread reads into. A fresh one for each request would have the kernel clear its pages every time.
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
 struct Change<T> {
     call: Call<T>,
     keep: Keep,
@@ -25,16 +31,23 @@ struct Change<T> {
 }
 
 impl Fs {
-    /// Reads up to `size` bytes; fewer only at the end of the file.
-    pub fn read(&self, fh: u64, offset: u64, size: u32) -> Result<Vec<u8>> {
-        let mut data = vec![0; size as usize];
-        let read = match &*self.handles.get(fh)? {
-            Handle::Version { file, .. } | Handle::Direct { file, .. } => at::read_at(&**file, &mut data, offset)?,
-            Handle::Draft { draft, .. } => at::read_at(&*draft.content()?, &mut data, offset)?,
-            Handle::Folder(_) => return Err(Errno::ISDIR),
-        };
-        data.truncate(read);
-        Ok(data)
+    /// Reads up to `size` bytes, fewer only at the end of the file, and hands them to `give`.
+    pub fn read<T>(&self, fh: u64, offset: u64, size: u32, give: impl FnOnce(Result<&[u8]>) -> T) -> T {
+        BUFFER.with_borrow_mut(|buffer| {
+            let size = size as usize;
+            if buffer.len() < size {
+                buffer.resize(size, 0);
+            }
+            give(self.read_into(fh, offset, &mut buffer[..size]).map(|read| &buffer[..read]))
+        })
+    }
+
+    fn read_into(&self, fh: u64, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+        match &*self.handles.get(fh)? {
+            Handle::Version { file, .. } | Handle::Direct { file, .. } => at::read_at(&**file, buffer, offset),
+            Handle::Draft { draft, .. } => at::read_at(&*draft.content()?, buffer, offset),
+            Handle::Folder(_) => Err(Errno::ISDIR),
+        }
     }
 
     /// Writes all of `data`. `strip` asks to take set-id bits off.

@@ -292,8 +292,10 @@ impl<'a> Change<'a> {
                 told_by
             ])?;
         conn.prepare_cached(
-            "INSERT INTO events (id, at, kind, draft_id, path, detail, bytes, files)
-             SELECT ?1, ?2, ?3, id, path, ?5, ?6, ?7 FROM drafts WHERE id = ?4",
+            "INSERT INTO events (id, at, kind, draft_id, path, detail, bytes, files, commits)
+             SELECT ?1, ?2, ?3, id, path, ?5, ?6, ?7,
+                    coalesce((SELECT commits FROM events WHERE id = ?1 - 1), 0) + (?3 = 'committed')
+             FROM drafts WHERE id = ?4",
         )?
         .execute(params![
             told_by,
@@ -322,8 +324,11 @@ pub(super) fn event(
     path: &[u8],
     detail: Option<&str>,
 ) -> rusqlite::Result<()> {
-    conn.prepare_cached("INSERT INTO events (id, at, kind, draft_id, path, detail) VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?
-        .execute(params![id, now, kind, draft, path, detail])?;
+    conn.prepare_cached(
+        "INSERT INTO events (id, at, kind, draft_id, path, detail, commits)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, coalesce((SELECT commits FROM events WHERE id = ?1 - 1), 0) + (?3 = 'committed'))",
+    )?
+    .execute(params![id, now, kind, draft, path, detail])?;
     Ok(())
 }
 

@@ -70,6 +70,8 @@ struct Shared {
     intake: Arc<Intake>,
     /// Held while an entry is written there and queued: the order is the same in both.
     redo: Arc<Mutex<Redo>>,
+    /// What was being taken out when the last daemon ended.
+    leaving: redo::Leaving,
     /// The newest entry that should be in the redo file and is not, by its ticket; 0 for none.
     unsecured: AtomicU64,
     progress: Arc<Progress>,
@@ -101,7 +103,7 @@ impl Journal {
             .create(state_dir)
             .map_err(|error| JournalError::io("creating state folder", state_dir, &error))?;
         let lock = lock(state_dir)?;
-        let Opened { conn, redo, next_draft, next_outbox } = open_writer(state_dir)?;
+        let Opened { conn, redo, leaving, next_draft, next_outbox } = open_writer(state_dir)?;
         let redo = Arc::new(Mutex::new(redo));
         let intake = Arc::new(Intake::default());
         let progress = Arc::new(Progress::default());
@@ -116,6 +118,7 @@ impl Journal {
             state_dir: state_dir.to_owned(),
             intake,
             redo,
+            leaving,
             unsecured: AtomicU64::new(0),
             progress,
             feed,
@@ -167,6 +170,19 @@ impl Journal {
             0 => Ok(()),
             ticket => self.wait(Ticket(ticket)),
         }
+    }
+
+    /// An inode is about to be taken out: should this process end before its row is written, the next one knows what it
+    /// was. Best effort: an adopted inode without a path is restored with `--to`.
+    pub fn leaving(&self, aside: &SetAside) {
+        if let Err(error) = self.0.redo.lock().leaving(aside) {
+            tracing::debug!(staged = aside.staged, %error, "could not be written down ahead");
+        }
+    }
+
+    /// What was said of a name in the trash folder by [`Journal::leaving`], before this process began.
+    pub fn was_leaving(&self, staged: &str) -> Option<&SetAside> {
+        self.0.leaving.get(staged)
     }
 
     /// Queues an entry and returns when it would survive power loss too. Fails as [`Journal::wait`] does.
@@ -362,6 +378,7 @@ fn private(path: &Path) -> Result<File, JournalError> {
 struct Opened {
     conn: Connection,
     redo: Redo,
+    leaving: redo::Leaving,
     next_draft: DraftId,
     next_outbox: OutboxId,
 }
@@ -378,12 +395,12 @@ fn open_writer(state_dir: &Path) -> Result<Opened, JournalError> {
         return Err(JournalError::NewerSchema { dir: state_dir.to_owned(), found, known: schema::NEWEST });
     }
     schema::prepare_writer(&conn).and_then(|()| schema::migrate(&mut conn)).map_err(|error| failed(&error))?;
-    let redo = Redo::open(state_dir, &mut conn)?;
+    let (redo, leaving) = Redo::open(state_dir, &mut conn)?;
     let next_draft = apply::reserve(&mut conn).map_err(|error| failed(&error))?;
     let next_outbox = outbox::first_free(&conn).map_err(|error| failed(&error))?;
     // A new file's name must survive power loss like its content.
     File::open(state_dir)
         .and_then(|dir| dir.sync_all())
         .map_err(|error| JournalError::io("syncing state folder", state_dir, &error))?;
-    Ok(Opened { conn, redo, next_draft, next_outbox })
+    Ok(Opened { conn, redo, leaving, next_draft, next_outbox })
 }

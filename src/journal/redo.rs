@@ -2,12 +2,14 @@
 //!
 //! Recovery recognises a finished rename by the first row of its draft. A transaction for each of them would cost more than
 //! the rest of a commit, so entries that recovery begins from are appended to a file first, one line each, and the
-//! database takes them with others a few milliseconds later. Opening the journal applies what it does not have yet.
+//! database takes them with others a few milliseconds later. Opening the journal applies what it does not have yet. What is
+//! about to be taken out of the name space is written down too, so that it keeps its path whenever the daemon dies.
 //!
 //! Lines are numbered without end; the number of the last one applied is written by the transaction that applies it. As
 //! the database's own log, the file survives the end of this process, not necessarily that of the machine.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
@@ -20,7 +22,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::apply::{apply_alone, is_environment, name};
 use super::record::{Begun, DraftId, Entry};
-use super::{JournalError, schema};
+use super::{JournalError, SetAside, schema};
 
 /// Names of the files in the state folder. They are written in turn: one is begun anew when all of its lines are applied.
 pub(super) const FILES: [&str; 2] = ["journal.redo.0", "journal.redo.1"];
@@ -40,7 +42,12 @@ struct Line<'a> {
 #[derive(Serialize, Deserialize)]
 enum What<'a> {
     Begun(Cow<'a, Begun>),
-    Retargeted { id: DraftId, path: Cow<'a, [u8]> },
+    Retargeted {
+        id: DraftId,
+        path: Cow<'a, [u8]>,
+    },
+    /// About to be taken out. Not an entry: nobody knows yet whether it will be.
+    Leaving(Cow<'a, SetAside>),
 }
 
 impl<'a> What<'a> {
@@ -52,13 +59,17 @@ impl<'a> What<'a> {
         }
     }
 
-    fn into_entry(self) -> Entry {
+    fn into_entry(self) -> Option<Entry> {
         match self {
-            What::Begun(begun) => Entry::Begun(begun.into_owned()),
-            What::Retargeted { id, path } => Entry::Retargeted { id, path: path.into_owned() },
+            What::Begun(begun) => Some(Entry::Begun(begun.into_owned())),
+            What::Retargeted { id, path } => Some(Entry::Retargeted { id, path: path.into_owned() }),
+            What::Leaving(_) => None,
         }
     }
 }
+
+/// By their names in the trash folder.
+pub(super) type Leaving = HashMap<String, SetAside>;
 
 /// Whether recovery begins from an entry, so that it is written down ahead.
 pub(super) fn keeps(entry: &Entry) -> bool {
@@ -81,8 +92,9 @@ pub(super) struct Redo {
 }
 
 impl Redo {
-    /// Applies what the database does not have yet, durably, and begins anew.
-    pub fn open(dir: &Path, conn: &mut Connection) -> Result<Redo, JournalError> {
+    /// Applies what the database does not have yet, durably, and begins anew. Returns also what was being taken out of
+    /// late, by the name it was given.
+    pub fn open(dir: &Path, conn: &mut Connection) -> Result<(Redo, Leaving), JournalError> {
         let paths = FILES.map(|name| dir.join(name));
         let mut lines = Vec::new();
         for path in &paths {
@@ -93,15 +105,28 @@ impl Redo {
             }
         }
         lines.sort_unstable_by_key(|line| line.number);
+        let leaving = lines.iter().filter_map(|line| match &line.what {
+            What::Leaving(aside) => Some((aside.staged.clone(), SetAside::clone(aside))),
+            _ => None,
+        });
+        let leaving = leaving.collect();
         let last_number = apply_lines(conn, lines).map_err(|error| JournalError::sqlite("opening", &error))?;
         let begin = |path| begin(path).map_err(|error| JournalError::io("beginning", path, &error));
         let [file, _] = [begin(&paths[0])?, begin(&paths[1])?];
-        Ok(Redo { paths, file, current: 0, len: 0, limit: LIMIT, last_number, other: None })
+        Ok((Redo { paths, file, current: 0, len: 0, limit: LIMIT, last_number, other: None }, leaving))
     }
 
     /// Writes down an entry that it keeps, and returns its number.
     pub fn append(&mut self, entry: &Entry) -> io::Result<u64> {
-        let what = What::of(entry).ok_or(io::ErrorKind::Unsupported)?;
+        self.write(What::of(entry).ok_or(io::ErrorKind::Unsupported)?)
+    }
+
+    /// Writes down what is about to be taken out.
+    pub fn leaving(&mut self, aside: &SetAside) -> io::Result<()> {
+        self.write(What::Leaving(Cow::Borrowed(aside))).map(drop)
+    }
+
+    fn write(&mut self, what: What<'_>) -> io::Result<u64> {
         if self.len >= self.limit && self.other.is_none() {
             self.file = begin(&self.paths[1 - self.current])?;
             self.current = 1 - self.current;
@@ -147,7 +172,8 @@ fn apply_lines(conn: &mut Connection, lines: Vec<Line<'static>>) -> rusqlite::Re
         if number <= last {
             continue;
         }
-        let entry = what.into_entry();
+        last = number;
+        let Some(entry) = what.into_entry() else { continue };
         let applied = match apply_alone(&tx, &entry, at) {
             Err(error) if is_environment(&error) => return Err(error),
             other => other.is_ok_and(|applied| applied),
@@ -155,7 +181,6 @@ fn apply_lines(conn: &mut Connection, lines: Vec<Line<'static>>) -> rusqlite::Re
         if !applied {
             tracing::warn!(number, entry = name(&entry), "written down before a crash, and contradicts the journal");
         }
-        last = number;
     }
     if last > applied {
         tracing::info!(lines = last - applied, "journal: entries of the last run, written down and not yet applied");
