@@ -298,7 +298,8 @@ impl Filesystem for Adapter {
     ) {
         metrics::request(Op::Write);
         let strip = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-        self.fs.write(caller(req), fh.0, offset, data, strip, |written| match written {
+        let cached = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+        self.fs.write(caller(req), fh.0, offset, data, (strip, cached), |written| match written {
             Ok(written) => reply.written(written),
             Err(errno) => reply.error(code(Op::Write, errno)),
         });

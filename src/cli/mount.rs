@@ -102,14 +102,8 @@ pub(super) fn umount(place: Place<'_>, force: bool) -> Result<(), CliError> {
     let state_dir = match (target::find(place), place.path) {
         (Ok(dir), _) => dir,
         // A mount that nobody remembers can still be taken away.
-        (Err(error), Some(path)) => {
-            let (point, answers) = target::resolve_soon(path);
-            if !is_mount(&point)? {
-                return Err(error);
-            }
-            return take_away(&point, force, answers);
-        }
-        (Err(error), None) => return Err(error),
+        (Err(_), Some(path)) if is_mount(&target::resolve(path))? => return take_away(&target::resolve(path), force),
+        (Err(error), _) => return Err(error),
     };
     let mut client = match Client::connect(&state_dir) {
         Ok(client) => client,
@@ -118,7 +112,7 @@ pub(super) fn umount(place: Place<'_>, force: bool) -> Result<(), CliError> {
             if !is_mount(&mountpoint)? {
                 return Err(CliError::Failure(format!("{}: is not mounted", mountpoint.display())));
             }
-            return take_away(&mountpoint, force, true);
+            return take_away(&mountpoint, force);
         }
         Err(error) => return Err(CliError::Failure(format!("control socket in {}: {error}", state_dir.display()))),
     };
@@ -166,14 +160,9 @@ fn is_running(pid: u64) -> bool {
     !matches!(state, Some('Z' | 'X'))
 }
 
-/// Unmounts without a daemon: by the system call for root, by fusermount3 otherwise. By force, whoever waits for a mount
-/// that does not answer gets an error.
-fn take_away(mountpoint: &Path, force: bool, answers: bool) -> Result<(), CliError> {
-    let outcome = match (force, answers) {
-        (true, true) => kernel::detach(mountpoint),
-        (true, false) => kernel::abort(mountpoint),
-        (false, _) => kernel::unmount(mountpoint),
-    };
+/// Unmounts without a daemon: by the system call for root, by fusermount3 otherwise.
+fn take_away(mountpoint: &Path, force: bool) -> Result<(), CliError> {
+    let outcome = if force { kernel::detach(mountpoint) } else { kernel::unmount(mountpoint) };
     match outcome {
         Ok(()) => Ok(()),
         Err(Errno::PERM) => fusermount(mountpoint, force),

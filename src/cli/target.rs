@@ -4,7 +4,6 @@ use std::fs;
 use std::io;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use serde::Deserialize;
 
@@ -82,38 +81,15 @@ pub(super) fn resolve(path: &Path) -> PathBuf {
     }
 }
 
-/// How long a mount or an export may take to answer before others are asked: its server may be away.
-const PATIENCE: Duration = Duration::from_secs(5);
-
-/// What `ask` finds, which may wait for an export that does not answer; `None` when that takes too long. Its thread is
-/// left behind then.
-fn answered<T: Send + 'static>(ask: impl FnOnce() -> T + Send + 'static) -> Option<T> {
-    let (found, answer) = crossbeam_channel::bounded(1);
-    // Nobody may listen any more.
-    let asking = std::thread::Builder::new().spawn(move || drop(found.send(ask())));
-    asking.ok().and_then(|_| answer.recv_timeout(PATIENCE).ok())
-}
-
-/// As [`resolve`], of a path that may not answer; the second value says whether it did.
-pub(super) fn resolve_soon(path: &Path) -> (PathBuf, bool) {
-    let named = path.to_owned();
-    match answered(move || resolve(&named)) {
-        Some(full) => (full, true),
-        None => (std::path::absolute(path).unwrap_or_else(|_| path.to_owned()), false),
-    }
-}
-
 fn find_at(path: &Path) -> Result<PathBuf, CliError> {
-    let (full, _) = resolve_soon(path);
-    let root = full.clone();
-    if let Some(dir) = answered(move || config::mounted_state_dir(&root)).flatten() {
+    let full = resolve(path);
+    if let Some(dir) = config::mounted_state_dir(&full) {
         return Ok(dir);
     }
     // A mount whose daemon is gone still tells its export.
     let mount = mounts()?.into_iter().find(|mount| mount.point == full);
     for export in mount.map(|mount| mount.export).iter().chain([&full]) {
-        let root = export.clone();
-        if let Some(dir) = answered(move || from_cards(&root)).transpose()?.flatten() {
+        if let Some(dir) = from_cards(export)? {
             return Ok(dir);
         }
         if let Some(dir) = config::default_state_dir(export).filter(|dir| dir.join(journal::FILE).exists()) {
@@ -130,10 +106,9 @@ fn find_at(path: &Path) -> Result<PathBuf, CliError> {
             one.display(),
             other.display()
         ))),
-        (None, _) => Err(CliError::Failure(match answered(move || fs::symlink_metadata(&full)) {
-            None => format!("{}: does not answer; give --state-dir DIR", path.display()),
-            Some(Err(error)) if error.kind() != io::ErrorKind::NotConnected => format!("{}: {error}", path.display()),
-            Some(_) => format!(
+        (None, _) => Err(CliError::Failure(match fs::symlink_metadata(&full) {
+            Err(error) if error.kind() != io::ErrorKind::NotConnected => format!("{}: {error}", path.display()),
+            _ => format!(
                 "{}: is no commitfs mount, and no export that this host has a journal of; {}",
                 path.display(),
                 candidates()

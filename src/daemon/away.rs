@@ -11,7 +11,7 @@ use super::Daemon;
 use crate::sys::{Errno, stat};
 
 /// How long the export may take to answer a single question before it counts as away.
-pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(15);
 
 /// How long the end goes on before the export is asked whether it is there, each time.
 const PAUSE: Duration = Duration::from_secs(5);

@@ -220,7 +220,7 @@ impl Fs {
 
     /// What is listed for `caller`, and whether a draft is among it.
     fn take_listing(&self, caller: Caller, node: &Arc<Node>) -> Result<(Vec<Listed>, bool)> {
-        let dir = self.nodes().open(node, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        let dir = self.open_for(caller, node, OFlags::RDONLY | OFlags::DIRECTORY)?;
         let above = node.link().parent.map_or(node.key.ino, |parent| parent.key.ino);
         let dot = |name: &str, ino| Listed { ino, kind: Kind::Dir, name: OsString::from(name).into() };
         let mut listing = vec![dot(".", node.key.ino), dot("..", above)];

@@ -50,14 +50,15 @@ impl Fs {
         }
     }
 
-    /// Writes all of `data`. `strip` asks to take set-id bits off.
+    /// Writes all of `data`. `strip` asks to take set-id bits off; `cached` data was gathered by the kernel, which would tell
+    /// of any failure but `ENOSPC` as `EIO`, and ask no more: it is told at fsync and at close, as it is.
     pub fn write(
         self: &Arc<Self>,
         caller: Caller,
         fh: u64,
         offset: u64,
         data: &[u8],
-        strip: bool,
+        (strip, cached): (bool, bool),
         done: impl Done<u32>,
     ) {
         let len = data.len() as u32;
@@ -65,6 +66,14 @@ impl Fs {
         let handle = match self.handles.get(fh) {
             Ok(handle) => handle,
             Err(errno) => return done(Err(errno)),
+        };
+        let tainted = match &*handle {
+            Handle::Draft { draft, .. } if cached => Some(draft.clone()),
+            _ => None,
+        };
+        let done = move |written: Result<u32>| {
+            let later = |errno| errno != Errno::NOSPC && tainted.is_some_and(|draft| draft.tainted().is_some());
+            done(written.or_else(|errno| if later(errno) { Ok(len) } else { Err(errno) }));
         };
         match &*handle {
             Handle::Draft { draft, writes: true } => match draft.write(data, offset) {

@@ -105,7 +105,7 @@ impl Fs {
         node: &Arc<Node>,
         stat: &Stat,
     ) -> Result<Seen> {
-        let file = match self.nodes().open(node, OFlags::RDONLY) {
+        let file = match self.open_for(caller, node, OFlags::RDONLY) {
             Ok(file) => Arc::new(file),
             // Replaced since it was looked up, and gone.
             Err(Errno::STALE | Errno::NOENT) => {
@@ -152,7 +152,7 @@ impl Fs {
         }
         let (node, stat) = self.nodes().lookup(folder, name)?;
         if switching.is_some() && node.kind == Kind::File {
-            let file = self.nodes().open(&node, OFlags::RDONLY).map(Arc::new).ok();
+            let file = self.open_for(caller, &node, OFlags::RDONLY).map(Arc::new).ok();
             self.drafts.switch_looked_up(caller.tid, file.map(|file| (node.id, file)));
         }
         Ok(Seen::Entry(self.version_entry(&node, stat, Duration::ZERO)))

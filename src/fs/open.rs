@@ -85,7 +85,7 @@ impl Fs {
         }
         let file = match found {
             Some(file) => file,
-            None => match self.nodes().open(&node, OFlags::RDONLY) {
+            None => match self.open_for(caller, &node, OFlags::RDONLY) {
                 Ok(file) => Arc::new(file),
                 // Replaced in this very moment.
                 Err(Errno::STALE) => {
@@ -104,6 +104,19 @@ impl Fs {
         Ok(Opened { fh, mode: OpenMode::Version(file, id) })
     }
 
+    /// Opens a version for a caller. Where root is nobody on the export, files that only their owner may read are opened
+    /// as the caller: not by handle then, which takes more rights than a caller has.
+    pub(super) fn open_for(&self, caller: Caller, node: &Node, flags: OFlags) -> Result<File> {
+        match self.nodes().open(node, flags) {
+            Err(Errno::ACCESS | Errno::PERM) if self.options.act_as_caller => {
+                let path = self.nodes().fd(node)?;
+                let creds = self.creds(caller);
+                self.committer.staging.acting(creds.as_ref(), || at::reopen(&path, flags))
+            }
+            other => other,
+        }
+    }
+
     /// True if the name under which the node was last seen still shows it, unchanged.
     fn is_current(&self, node: &Node) -> bool {
         let link = node.link();
@@ -120,13 +133,16 @@ impl Fs {
 
     fn open_in_place(&self, caller: Caller, node: Arc<Node>, flags: OFlags, writes: bool) -> Result<Opened> {
         let access = if flags & OFlags::ACCMODE == OFlags::RDONLY { OFlags::RDONLY } else { OFlags::RDWR };
-        let file = Arc::new(self.nodes().open(&node, access | (flags & (OFlags::APPEND | OFlags::SYNC)))?);
+        let file = Arc::new(self.open_for(caller, &node, access | (flags & (OFlags::APPEND | OFlags::SYNC)))?);
         if writes {
             self.nodes().begin_in_place(&node, stat::fstat(&*file)?.size);
         }
         if flags.contains(OFlags::TRUNC) {
-            let writable =
-                if access == OFlags::RDWR { file.clone() } else { Arc::new(self.nodes().open(&node, OFlags::RDWR)?) };
+            let writable = if access == OFlags::RDWR {
+                file.clone()
+            } else {
+                Arc::new(self.open_for(caller, &node, OFlags::RDWR)?)
+            };
             at::truncate(&*writable, 0)?;
             self.strip_set_ids(caller, &*writable)?;
             node.note(&stat::fstat(&*writable)?);

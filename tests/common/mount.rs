@@ -371,6 +371,11 @@ impl Mount {
     #[track_caller]
     pub fn kill9(&mut self) {
         signal(self.daemon_pid(), Signal::KILL);
+        // A thread that tells the kernel of a name cannot die while somebody has the folder locked who waits for the daemon:
+        // until the connection is ended, as `umount -f` does.
+        if unmount(&self.mnt, UnmountFlags::FORCE | UnmountFlags::DETACH).is_err() {
+            eprintln!("the mount of a killed daemon was gone already");
+        }
         self.daemon_ended();
     }
 
