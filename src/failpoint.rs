@@ -64,3 +64,12 @@ pub fn pass(name: &str) {
         }
     }
 }
+
+/// How long a batch of the journal gathers: longer than by default where a test wants a crash to come first.
+#[cfg(feature = "failpoints")]
+pub fn linger(default: std::time::Duration) -> std::time::Duration {
+    match std::env::var("COMMITFS_LINGER_MS") {
+        Ok(text) => std::time::Duration::from_millis(text.parse().expect("COMMITFS_LINGER_MS=NUMBER")),
+        Err(_) => default,
+    }
+}

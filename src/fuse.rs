@@ -16,7 +16,7 @@ use fuser::{
 use rustix::fs::OFlags;
 
 use crate::draft::Caller;
-use crate::fs::{Changes, Entry, Found, Fs, Listed, LockRequest, OpenMode, SetTime};
+use crate::fs::{Changes, Entry, Found, Fs, Listed, Listings, LockRequest, OpenMode, SetTime};
 use crate::metrics::{self, Op};
 use crate::sys::{Errno, at, lock};
 use reply::{code, file_attr, file_type, reply_attr, reply_empty, reply_entry, reply_xattr};
@@ -278,10 +278,10 @@ impl Filesystem for Adapter {
         reply: ReplyData,
     ) {
         metrics::request(Op::Read);
-        match self.fs.read(fh.0, offset, size) {
-            Ok(data) => reply.data(&data),
+        self.fs.read(fh.0, offset, size, |read| match read {
+            Ok(data) => reply.data(data),
             Err(errno) => reply.error(code(Op::Read, errno)),
-        }
+        });
     }
 
     fn write(
@@ -336,7 +336,11 @@ impl Filesystem for Adapter {
     fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         metrics::request(Op::Opendir);
         match self.fs.open_folder(ino.0) {
-            Ok(fh) => reply.opened(FileHandle(fh), FopenFlags::empty()),
+            Ok((fh, Listings::NotKept)) => reply.opened(FileHandle(fh), FopenFlags::empty()),
+            Ok((fh, Listings::Fresh)) => reply.opened(FileHandle(fh), FopenFlags::FOPEN_CACHE_DIR),
+            Ok((fh, Listings::Kept)) => {
+                reply.opened(FileHandle(fh), FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE);
+            }
             Err(errno) => reply.error(code(Op::Opendir, errno)),
         }
     }

@@ -16,7 +16,7 @@ use std::time::Instant;
 
 use crate::folders::Totals;
 use crate::inode::{Node, NodeTable, display_path};
-use crate::journal::{Commit, CommitKind, DraftId, Journal, Ticket};
+use crate::journal::{Commit, CommitKind, DraftId, Journal};
 use crate::metrics::{self, Phase};
 use crate::rules::Rules;
 use crate::sys::at;
@@ -70,8 +70,6 @@ impl Target {
 pub struct Sealed {
     /// The draft.
     pub id: DraftId,
-    /// Position of its first row in the journal; the rename does not happen before that row is written.
-    pub begun: Ticket,
     /// Its content.
     pub staged: Staged,
     /// Where it goes.
@@ -119,10 +117,8 @@ pub struct Failed {
 
 impl Sealed {
     /// Makes the data durable.
-    pub fn make_durable(self, by: &Committer) -> std::result::Result<Durable, Failed> {
+    pub fn make_durable(self) -> std::result::Result<Durable, Failed> {
         failpoint!("commit_before_fsync");
-        // The rename will wait for the row of the draft's beginning; it is written while the disk works.
-        by.journal.hurry(self.begun);
         let began = Instant::now();
         if let Err(errno) = unless_skipped!("data", at::fsync(&self.staged.file)) {
             return Err(Failed { step: "fsync", errno });
@@ -141,7 +137,7 @@ impl Durable {
     pub fn publish(self, by: &Committer) -> std::result::Result<Published, Failed> {
         let Durable { sealed, stat } = self;
         let began = Instant::now();
-        if let Err(error) = by.journal.wait(sealed.begun) {
+        if let Err(error) = by.journal.secure() {
             // Without its first row nobody could tell after a crash what this file was.
             tracing::error!(draft = sealed.id, %error, "the journal has no row of this draft");
             return Err(Failed { step: "journal", errno: Errno::from_raw_os_error(error.errno()) });

@@ -48,6 +48,7 @@ impl Committer {
         };
         let before = self.totals.weigh(&old);
         let aside = self.aside(OutboxKind::Unlink, &old, &folder.path_of(name)).filter(|aside| {
+            self.journal.leaving(aside);
             let trash = OsStr::new(&aside.staged);
             let keep = || at::rename(&dir, name, self.staging.trash(), trash, RenameFlags::empty());
             // Whatever the reason, without the right to remove it the next call fails too. Unless only the answer was
@@ -334,6 +335,7 @@ impl Committer {
         path: &[u8],
     ) -> Option<SetAside> {
         let aside = self.aside(OutboxKind::Replace, old, path)?;
+        self.journal.leaving(&aside);
         let trash = OsStr::new(&aside.staged);
         let linked = match self.staging.acting_for(creds, || at::link_at(dir, name, self.staging.trash(), trash)) {
             Err(_) if is_there(self.staging.trash(), trash, old.ino) => Ok(()),

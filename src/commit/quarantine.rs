@@ -83,7 +83,8 @@ impl Committer {
     /// `path` and `owner` are for the log.
     pub fn quarantine(&self, id: DraftId, staged: &Staged, reason: Reason, path: &[u8], owner: &Owner) {
         failpoint!("quarantine_before_row");
-        let full = matches!(reason, Reason::Failed { errno, .. } if mount::is_no_space(errno));
+        // A full disk of the journal is no reason to give up content on the export.
+        let full = matches!(reason, Reason::Failed { step, errno } if step != "journal" && mount::is_no_space(errno));
         let bytes = stat::fstat(&staged.file).map(|s| s.size).unwrap_or(0);
         let (path, Owner { pid, uid, command, .. }) = (display_path(path), owner);
         tracing::warn!(draft = id, path, %reason, bytes, pid, uid, command, "quarantined");
@@ -147,7 +148,6 @@ impl Committer {
         let file = Arc::new(self.staging.read(&row.stage).map_err(|errno| failed(errno, "content for"))?);
         let sealed = Sealed {
             id,
-            begun: self.journal.submit(Entry::Grown { id, bytes: row.bytes }),
             staged: Staged { file, name: row.stage, ino: row.ino },
             target,
             kind: row.kind,
@@ -156,7 +156,7 @@ impl Committer {
             marked,
             began,
         };
-        let durable = sealed.make_durable(self).map_err(|f| failed(f.errno, f.step))?;
+        let durable = sealed.make_durable().map_err(|f| failed(f.errno, f.step))?;
         let published = durable.publish(self).map_err(|f| failed(f.errno, f.step))?;
         let (target, recorded) = published.record(self);
         recorded.map_err(|errno| failed(errno, "published, but not yet durable:"))?;

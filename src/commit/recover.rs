@@ -158,7 +158,6 @@ impl Committer {
         let (found, name) = self.find_folder(&row.path).map_err(|errno| ("folder", errno))?;
         let sealed = Sealed {
             id: row.id,
-            begun: self.journal.submit(Entry::Grown { id: row.id, bytes: row.bytes }),
             staged: Staged { file: Arc::new(file), name: row.stage.clone(), ino: row.ino },
             target: Target { parent: found.folder.clone(), name: name.to_owned() },
             kind: row.kind,
@@ -167,7 +166,7 @@ impl Committer {
             marked,
             began: Instant::now(),
         };
-        let durable = sealed.make_durable(self).map_err(|failed| (failed.step, failed.errno))?;
+        let durable = sealed.make_durable().map_err(|failed| (failed.step, failed.errno))?;
         let published = durable.publish(self).map_err(|failed| (failed.step, failed.errno))?;
         failpoint!("recover_after_rename");
         let (target, recorded) = published.record(self);

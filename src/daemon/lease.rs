@@ -11,7 +11,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use crate::commit::Committer;
 use crate::config::Config;
-use crate::retention::Reaper;
+use crate::retention::{self, Reaper};
 use crate::sys::{Errno, at};
 
 /// Signs of life per lease.
@@ -49,14 +49,15 @@ impl Lease {
     /// Writes the lease and keeps it alive.
     pub(super) fn announce(committer: &Arc<Committer>, reaper: &Arc<Reaper>, config: &Config) -> std::io::Result<Self> {
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        let text = serde_json::json!({
-            "instance": committer.staging.instance(),
-            "host": host,
-            "state_dir": config.state_dir.to_string_lossy(),
-            "mountpoint": config.mountpoint.to_string_lossy(),
-            "pid": std::process::id(),
-        });
-        let card = Card { committer: committer.clone(), text: text.to_string() };
+        let text = serde_json::to_string(&retention::LeaseFile {
+            instance: committer.staging.instance().to_owned(),
+            host,
+            state_dir: config.state_dir.to_string_lossy().into_owned(),
+            mountpoint: config.mountpoint.to_string_lossy().into_owned(),
+            pid: std::process::id(),
+            lease_ms: u64::try_from(config.reaper.lease.as_millis()).unwrap_or(u64::MAX),
+        })?;
+        let card = Card { committer: committer.clone(), text };
         card.write()?;
         let (stop, stopped) = bounded(0);
         let (reaper, beat, sweep) = (reaper.clone(), config.reaper.lease / BEATS, config.sweep);

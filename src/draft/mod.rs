@@ -19,7 +19,7 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::commit::{Reason, Sealed, Staged, Target};
 use crate::inode::Key;
-use crate::journal::{CommitKind, DraftId, Owner, Ticket};
+use crate::journal::{CommitKind, DraftId, Owner};
 use crate::rules::Decision;
 use crate::sys::cred::Creds;
 use crate::sys::stat::{self, Stat};
@@ -52,6 +52,8 @@ pub struct Draft {
     only_resizes: AtomicBool,
     /// A version came to lie under the draft's name after the draft began.
     shadows: AtomicBool,
+    /// A close was answered before its commit: who comes after that close must see what it promised.
+    awaited: AtomicBool,
 }
 
 /// Content and target of a draft.
@@ -98,8 +100,6 @@ pub enum Phase {
 pub struct Work {
     /// The draft's id in the journal.
     pub id: DraftId,
-    /// Position of its first row there.
-    pub begun: Ticket,
     /// The file.
     pub staged: Staged,
     /// True while the journal says `sealed`: a close was promised without proof, and a further write must take that
@@ -174,6 +174,17 @@ impl Draft {
     /// True while a commit is on its way.
     pub fn is_sealing(&self) -> bool {
         matches!(self.body.read().phase, Phase::Sealing(_))
+    }
+
+    /// The close that comes before this draft's commit is about to be answered, or was.
+    pub fn await_commit(&self) {
+        self.awaited.store(true, Ordering::Release);
+    }
+
+    /// True while a commit is on its way that outsiders have to wait for. They need not for one inside a close that has
+    /// not returned.
+    pub fn is_awaited(&self) -> bool {
+        self.awaited.load(Ordering::Acquire) && self.is_sealing()
     }
 
     /// True while the draft may still become a version: it has content of its own and accepts writes, or is on its
@@ -303,7 +314,6 @@ impl Draft {
             (Some(_), Some(reason)) => Ending::Refused { id: work.id, staged: work.staged, reason },
             (Some(target), None) => Ending::Commit(Sealed {
                 id: work.id,
-                begun: work.begun,
                 digest: self.stream.lock().digest(&work.staged.file),
                 staged: work.staged,
                 target,

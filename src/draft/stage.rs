@@ -63,6 +63,7 @@ impl Draft {
             only_appends: AtomicBool::new(true),
             only_resizes: AtomicBool::new(true),
             shadows: AtomicBool::new(false),
+            awaited: AtomicBool::new(false),
         })
     }
 
@@ -243,7 +244,7 @@ impl Draft {
         let name = by.staging.name_of(id);
         let staged = make(&name)?;
         failpoint!("begin_after_stage");
-        let begun = by.journal.submit(Entry::Begun(Begun {
+        by.journal.submit(Entry::Begun(Begun {
             id,
             path,
             stage: name,
@@ -254,7 +255,6 @@ impl Draft {
         failpoint!("begin_after_row");
         Ok(Work {
             id,
-            begun,
             staged,
             promised: AtomicBool::new(false),
             promising: Mutex::new(()),

@@ -102,6 +102,11 @@ impl Drafts {
         names.iter().map(|(name, draft)| (name.clone(), draft.clone())).collect()
     }
 
+    /// True if a draft would appear in a folder.
+    pub fn any_in_folder(&self, parent: Key) -> bool {
+        self.names.load(Ordering::Acquire) > 0 && self.by_name.get(&parent).is_some_and(|names| !names.is_empty())
+    }
+
     /// The drafts whose target lies in `folder` or below it.
     pub fn below(&self, folder: &Node) -> Vec<Arc<Draft>> {
         let mut all = self.all();

@@ -53,6 +53,7 @@ impl Fs {
             },
             Proof::StillOpen => done(tainted),
             Proof::Unknown => {
+                draft.await_commit();
                 draft.hold(HOLD_LIMIT);
                 done(tainted.and_then(|()| draft.promise(&self.committer)));
             }
@@ -81,6 +82,7 @@ impl Fs {
                 let last = *writes && draft.remove_writer(fh);
                 // Sealed here and not on the worker: a look-up that comes after this answer must find a commit to wait
                 // for.
+                draft.await_commit();
                 let ending = if last { draft.seal() } else { None };
                 draft.end_hold();
                 self.poke();
@@ -126,8 +128,7 @@ impl Fs {
                 sealed.marked = self.wants_marker(&sealed.target.path());
                 let marked = sealed.marked;
                 let (id, staged, digested) = (sealed.id, sealed.staged.clone(), sealed.digest.is_some());
-                let published =
-                    sealed.make_durable(&self.committer).and_then(|durable| durable.publish(&self.committer));
+                let published = sealed.make_durable().and_then(|durable| durable.publish(&self.committer));
                 let published = match published {
                     Ok(published) => published,
                     Err(Failed { step, errno }) => {

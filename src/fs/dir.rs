@@ -1,10 +1,13 @@
 //! Listing folders. A listing is a snapshot taken when it is read from the start, so that its offsets stay good while
 //! entries come and go.
 
+use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
+use fuser::INodeNo;
 use parking_lot::Mutex;
 use rustix::fs::OFlags;
 
@@ -14,12 +17,28 @@ use super::wait::Until;
 use super::{Entry, Fs};
 use crate::draft::Caller;
 use crate::inode::{Answering, Node};
-use crate::sys::{Errno, Kind, Result, at, stat};
+use crate::sys::stat::Time;
+use crate::sys::{Errno, Kind, Result, Stat, at, stat};
 
 /// An open folder.
 pub(super) struct OpenFolder {
     node: Arc<Node>,
     listing: Mutex<Option<Arc<[Listed]>>>,
+    /// The kernel keeps what is listed through this descriptor and shows it to everybody who may keep it.
+    shared: bool,
+    /// Nobody else may see the listing: a draft is in it.
+    private: AtomicBool,
+}
+
+/// What the kernel may do with the listings of an open folder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listings {
+    /// Ask for each.
+    NotKept,
+    /// Keep the next one; what it has is old.
+    Fresh,
+    /// Keep the next one, or go on using what it has.
+    Kept,
 }
 
 impl OpenFolder {
@@ -40,12 +59,24 @@ pub struct Listed {
 }
 
 impl Fs {
-    /// Opens a folder; returns the descriptor's number.
-    pub fn open_folder(&self, node: u64) -> Result<u64> {
+    /// Opens a folder; returns the descriptor's number, and what the kernel may do with its listings.
+    pub fn open_folder(&self, node: u64) -> Result<(u64, Listings)> {
         let node = self.folder(node)?;
+        // With a draft in the folder the answer depends on who asks; on NFS, on what other hosts do.
+        let shared = !self.options.nfs && !self.drafts.any_in_folder(node.key);
+        let mut listings = if shared { Listings::Fresh } else { Listings::NotKept };
+        let mut listing = None;
+        if shared && let Some(recent) = self.recent.of(&node, &stat::fstat(self.nodes().fd(&node)?)?, self.options.ttl)
+        {
+            listings = Listings::Kept;
+            listing = Some(recent);
+        }
         let fh = self.handles.number();
-        self.handles.insert(fh, Handle::Folder(OpenFolder { node, listing: Mutex::new(None) }));
-        Ok(fh)
+        self.handles.insert(
+            fh,
+            Handle::Folder(OpenFolder { node, listing: Mutex::new(listing), shared, private: AtomicBool::new(false) }),
+        );
+        Ok((fh, listings))
     }
 
     /// Closes a folder.
@@ -72,7 +103,7 @@ impl Fs {
     fn commits_in(&self, caller: Caller, folder: &Node) -> Vec<Until> {
         let mut waits = Vec::new();
         for (_, draft) in self.drafts.in_folder(folder.key) {
-            if draft.is_sealing() {
+            if draft.is_awaited() || draft.is_sealing() && draft.is_family(caller) {
                 waits.push(Until::Settled(draft));
             } else if draft.held_until().is_some() && !draft.is_family(caller) {
                 waits.push(Until::Released(draft));
@@ -97,6 +128,7 @@ impl Fs {
         let handle = self.handles.get(fh)?;
         let Handle::Folder(folder) = &*handle else { return Err(Errno::NOTDIR) };
         let listing = self.listing(caller, folder, offset)?;
+        self.before_end(folder, &listing, offset);
         for (index, entry) in listing.iter().enumerate().skip(offset as usize) {
             if take(entry, index as u64 + 1) {
                 break;
@@ -117,6 +149,7 @@ impl Fs {
         let handle = self.handles.get(fh)?;
         let Handle::Folder(folder) = &*handle else { return Err(Errno::NOTDIR) };
         let listing = self.listing(caller, folder, offset)?;
+        self.before_end(folder, &listing, offset);
         let answering = folder.node.as_folder()?.answers.read_arc();
         for (index, listed) in listing.iter().enumerate().skip(offset as usize) {
             let entry = match self.entry_for(caller, folder, listed) {
@@ -157,14 +190,36 @@ impl Fs {
         match held {
             Some(listing) if offset > 0 => Ok(listing),
             _ => {
-                let listing: Arc<[Listed]> = self.take_listing(caller, &folder.node)?.into();
+                // From here on a change of the folder makes the kernel drop what it has kept.
+                folder.node.telling();
+                let before = stat::fstat(self.nodes().fd(&folder.node)?)?;
+                let (listing, private) = self.take_listing(caller, &folder.node)?;
+                let listing: Arc<[Listed]> = listing.into();
                 *folder.listing.lock() = Some(listing.clone());
+                folder.private.store(private, Ordering::Release);
+                if folder.shared && !private {
+                    self.recent.keep(&folder.node, &before, &listing);
+                }
                 Ok(listing)
             }
         }
     }
 
-    fn take_listing(&self, caller: Caller, node: &Arc<Node>) -> Result<Vec<Listed>> {
+    /// The kernel keeps a listing once it has been told its end. A private one is taken away from it just before: what it
+    /// has then is not whole, and it asks again.
+    fn before_end(&self, folder: &OpenFolder, listing: &[Listed], offset: u64) {
+        if folder.shared
+            && folder.private.load(Ordering::Acquire)
+            && offset as usize >= listing.len()
+            && let Some(kernel) = self.kernel.get()
+            && let Err(error) = kernel.inval_inode(INodeNo(folder.node.id), 0, 0)
+        {
+            tracing::debug!(%error, "the kernel did not drop a listing");
+        }
+    }
+
+    /// What is listed for `caller`, and whether a draft is among it.
+    fn take_listing(&self, caller: Caller, node: &Arc<Node>) -> Result<(Vec<Listed>, bool)> {
         let dir = self.nodes().open(node, OFlags::RDONLY | OFlags::DIRECTORY)?;
         let above = node.link().parent.map_or(node.key.ino, |parent| parent.key.ino);
         let dot = |name: &str, ino| Listed { ino, kind: Kind::Dir, name: OsString::from(name).into() };
@@ -182,17 +237,59 @@ impl Fs {
             };
             listing.push(Listed { ino: entry.ino, kind, name: entry.name });
         }
+        let mut private = false;
         for (name, draft) in self.drafts.in_folder(node.key) {
             if !draft.is_family(caller) {
                 continue;
             }
+            private = true;
             if let Ok(stat) = draft.stat()
                 && !listing.iter().any(|listed| *listed.name == *name)
             {
                 listing.push(Listed { ino: stat.ino, kind: Kind::File, name: name.into() });
             }
         }
-        Ok(listing)
+        Ok((listing, private))
+    }
+}
+
+/// Listings that the kernel has, as they were taken: a descriptor that finds a part of one gone goes on with the same
+/// offsets. Few, and only for as long as the kernel's names are good.
+#[derive(Default)]
+pub(super) struct Recent {
+    kept: Mutex<VecDeque<Kept>>,
+}
+
+struct Kept {
+    node: u64,
+    taken: Instant,
+    /// The folder's times just before.
+    times: [Time; 2],
+    listing: Arc<[Listed]>,
+}
+
+/// Listings kept at most, and names in one of them.
+const MOST_LISTINGS: usize = 16;
+const MOST_NAMES: usize = 20_000;
+
+impl Recent {
+    /// The listing of a folder that has these attributes, if it was taken less than `ttl` ago and they are unchanged.
+    fn of(&self, node: &Node, stat: &Stat, ttl: Duration) -> Option<Arc<[Listed]>> {
+        let mut kept = self.kept.lock();
+        kept.retain(|listing| listing.taken.elapsed() < ttl);
+        let of = kept.iter().find(|kept| kept.node == node.id && kept.times == [stat.mtime, stat.ctime])?;
+        Some(of.listing.clone())
+    }
+
+    fn keep(&self, node: &Node, before: &Stat, listing: &Arc<[Listed]>) {
+        let mut kept = self.kept.lock();
+        kept.retain(|kept| kept.node != node.id);
+        if listing.len() > MOST_NAMES {
+            return;
+        }
+        kept.truncate(MOST_LISTINGS - 1);
+        let times = [before.mtime, before.ctime];
+        kept.push_front(Kept { node: node.id, taken: Instant::now(), times, listing: listing.clone() });
     }
 }
 

@@ -1,5 +1,6 @@
 //! Reading, writing, and what else changes or inspects the content of an open file.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use fuser::INodeNo;
@@ -13,6 +14,11 @@ use crate::sys::{Errno, Result, at, copy, mount, stat};
 /// A change of a draft's content that can be tried again once the draft is ready for it.
 type Call<T> = Arc<dyn Fn(&Draft) -> Result<std::result::Result<T, Blocked>> + Send + Sync>;
 
+thread_local! {
+    /// What a session thread reads into. A fresh one for each request would have the kernel clear its pages every time.
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
 struct Change<T> {
     call: Call<T>,
     keep: Keep,
@@ -25,24 +31,31 @@ struct Change<T> {
 }
 
 impl Fs {
-    /// Reads up to `size` bytes; fewer only at the end of the file.
-    pub fn read(&self, fh: u64, offset: u64, size: u32) -> Result<Vec<u8>> {
-        let mut data = vec![0; size as usize];
-        let read = match &*self.handles.get(fh)? {
-            Handle::Version { file, .. } | Handle::Direct { file, .. } => at::read_at(&**file, &mut data, offset)?,
+    /// Reads up to `size` bytes, fewer only at the end of the file, and hands them to `give`.
+    pub fn read<T>(&self, fh: u64, offset: u64, size: u32, give: impl FnOnce(Result<&[u8]>) -> T) -> T {
+        BUFFER.with_borrow_mut(|buffer| {
+            let size = size as usize;
+            if buffer.len() < size {
+                buffer.resize(size, 0);
+            }
+            give(self.read_into(fh, offset, &mut buffer[..size]).map(|read| &buffer[..read]))
+        })
+    }
+
+    fn read_into(&self, fh: u64, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+        match &*self.handles.get(fh)? {
+            Handle::Version { file, .. } | Handle::Direct { file, .. } => at::read_at(&**file, buffer, offset),
             Handle::Draft { draft, writes } => {
-                let read = draft.content().and_then(|file| at::read_at(&*file, &mut data, offset));
+                let read = draft.content().and_then(|file| at::read_at(&*file, buffer, offset));
                 // The kernel reads what a write does not fill of its page, and does not say so: the write has failed.
                 read.inspect_err(|&errno| {
                     if *writes {
-                        draft.taint("read", errno)
+                        draft.taint("read", errno);
                     }
-                })?
+                })
             }
-            Handle::Folder(_) => return Err(Errno::ISDIR),
-        };
-        data.truncate(read);
-        Ok(data)
+            Handle::Folder(_) => Err(Errno::ISDIR),
+        }
     }
 
     /// Writes all of `data`, which the kernel has gathered earlier: whoever wrote it was told that all was well. Of an

@@ -79,25 +79,17 @@ pub(super) struct Locks {
 #[derive(Default)]
 struct Queue {
     waiters: Vec<Waiter>,
-    /// Of every waiting process: which owners are in its way.
-    edges: Vec<Edge>,
-    last: u64,
     poked: bool,
     stopped: bool,
 }
 
-struct Edge {
-    waiter: u64,
-    owner: u64,
-    blockers: Vec<u64>,
-}
-
 struct Waiter {
-    number: u64,
     tid: u32,
     lock: Lock,
     domain: Arc<Domain>,
     on: OnExport,
+    /// Which owners were in its way when it was asked for last.
+    blockers: Vec<u64>,
     /// Answered `EAGAIN` then.
     until: Option<Instant>,
     /// Rounds in a row that found a signal which another thread of the process might have taken.
@@ -155,26 +147,9 @@ impl Fs {
             drop(queue);
             return done(Err(Errno::NOTCONN));
         }
-        if sort == Sort::Process && wait && queue.closes_a_circle(owner, &blockers) {
-            drop(queue);
-            return done(Err(Errno::DEADLK));
-        }
-        queue.last += 1;
         let until = soon.filter(|_| !wait);
-        let number = queue.last;
-        if sort == Sort::Process && wait {
-            queue.edges.push(Edge { waiter: number, owner, blockers });
-        }
-        queue.waiters.push(Waiter {
-            number,
-            tid: caller.tid,
-            lock,
-            domain,
-            on,
-            until,
-            signalled: 0,
-            done: Box::new(done),
-        });
+        let done = Box::new(done);
+        queue.waiters.push(Waiter { tid: caller.tid, lock, domain, on, blockers, until, signalled: 0, done });
         queue.poked = true;
         self.locks.changed.notify_one();
     }
@@ -312,21 +287,27 @@ impl Locks {
     }
 }
 
-impl Queue {
-    /// True if waiting for `blockers` would make `owner` wait for itself.
-    fn closes_a_circle(&self, owner: u64, blockers: &[u64]) -> bool {
-        let (mut reached, mut ahead) = (Vec::new(), blockers.to_vec());
-        while let Some(next) = ahead.pop() {
-            if next == owner {
+/// The youngest of those that wait for a process that waits, by however many others, for them: its `EDEADLK` lets the
+/// others go on. All must have been asked for again since the youngest came, or a lock that was given back meanwhile
+/// would still seem to be in the way.
+fn in_a_circle(waiters: &[Waiter]) -> Option<usize> {
+    let of_process = |waiter: &&Waiter| waiter.lock.sort == Sort::Process && waiter.until.is_none();
+    waiters.iter().rposition(|waiter| {
+        let (mut reached, mut ahead) = (Vec::new(), waiter.blockers.clone());
+        while of_process(&waiter)
+            && let Some(next) = ahead.pop()
+        {
+            if next == waiter.lock.owner {
                 return true;
             }
             if !reached.contains(&next) {
                 reached.push(next);
-                ahead.extend(self.edges.iter().filter(|edge| edge.owner == next).flat_map(|edge| &edge.blockers));
+                let waiting = waiters.iter().filter(of_process).filter(|other| other.lock.owner == next);
+                ahead.extend(waiting.flat_map(|other| &other.blockers));
             }
         }
         false
-    }
+    })
 }
 
 /// Which lock the caller asks for, by the system call it is in.
@@ -363,18 +344,17 @@ fn run(fs: &Fs) {
                 Ok(Attempt::Blocked(_)) if waiter.until.is_some_and(|until| until <= Instant::now()) => {
                     Err(Errno::AGAIN)
                 }
-                Ok(Attempt::Blocked(Blocked { owners: blockers, .. })) => {
-                    let mut queue = locks.queue.lock();
-                    if let Some(edge) = queue.edges.iter_mut().find(|edge| edge.waiter == waiter.number) {
-                        edge.blockers = blockers;
-                    }
+                Ok(Attempt::Blocked(Blocked { owners, .. })) => {
+                    waiter.blockers = owners;
                     kept.push(waiter);
                     continue;
                 }
                 Err(errno) => Err(errno),
             };
-            locks.queue.lock().edges.retain(|edge| edge.waiter != waiter.number);
             (waiter.done)(answer);
+        }
+        while let Some(last) = in_a_circle(&kept) {
+            (kept.remove(last).done)(Err(Errno::DEADLK));
         }
         queue = locks.queue.lock();
         if stopped {

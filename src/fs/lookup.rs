@@ -138,10 +138,11 @@ impl Fs {
         draft: Arc<Draft>,
         patient: bool,
     ) -> Result<Seen> {
-        if patient && draft.is_sealing() {
+        let switching = self.drafts.switching(caller.tid);
+        if patient && (draft.is_awaited() || draft.is_sealing() && (switching == Some(true) || draft.is_family(caller)))
+        {
             return Ok(Seen::Wait(Until::Settled(draft)));
         }
-        let switching = self.drafts.switching(caller.tid);
         if switching == Some(true) || draft.is_family(caller) {
             self.drafts.switch_looked_up(caller.tid, None);
             return self.draft_entry(&draft).map(Seen::Entry);

@@ -49,13 +49,14 @@ use crate::sys::{Errno, Kind, Result, Stat, procfs};
 
 pub use attr::{Changes, SetTime};
 pub use create::Created;
-pub use dir::Listed;
+pub use dir::{Listed, Listings};
 pub use lock::{Found, LockRequest};
 pub use lookup::Entry;
 pub use open::{OpenMode, Opened};
 pub use wait::Recovery;
 pub use xattr::STATE_DIR;
 
+use dir::Recent;
 use handle::Handles;
 use lock::Locks;
 use passthrough::Backings;
@@ -88,6 +89,7 @@ pub struct Fs {
     drafts: Drafts,
     handles: Handles,
     backings: Backings,
+    recent: Recent,
     locks: Locks,
     rules: Rules,
     options: Options,
@@ -117,6 +119,7 @@ impl Fs {
             reaper,
             drafts: Drafts::default(),
             handles: Handles::default(),
+            recent: Recent::default(),
             locks: Locks::default(),
             options,
             parking: Parking::default(),
@@ -223,8 +226,8 @@ impl Fs {
         if replaced && let Err(error) = kernel.inval_entry(parent, &target.name) {
             tracing::debug!(%error, "the kernel did not take the news of a name");
         }
-        // A negative offset: attributes only.
-        if changed && let Err(error) = kernel.inval_inode(parent, -1, 0) {
+        // From offset 0 on: not only the attributes, but the listing that it may have kept.
+        if changed && let Err(error) = kernel.inval_inode(parent, 0, 0) {
             // ENOENT: the kernel does not know the folder any more.
             tracing::trace!(%error, "the kernel did not take the news of a folder");
         }

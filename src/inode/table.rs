@@ -15,7 +15,7 @@ use smallvec::SmallVec;
 
 use super::{Anchor, FIRST_SYNTHETIC, Ident, Key, Node, NodeFd, ROOT_ID, Seen};
 use crate::sys::handle::Handle;
-use crate::sys::{Errno, Kind, Result, Stat, at, memory, stat};
+use crate::sys::{Errno, Kind, Result, Stat, at, memory, mount, stat};
 
 /// All nodes of a mount.
 #[derive(Debug)]
@@ -31,6 +31,8 @@ pub struct NodeTable {
     /// Files that are written in place, with the size at which folder totals count them.
     in_place: DashMap<Key, u64>,
     handles: bool,
+    /// A further call on a name costs little: the export is not on a network.
+    local: bool,
     /// The most nodes since memory was given back last.
     peak: AtomicUsize,
 }
@@ -40,6 +42,7 @@ impl NodeTable {
     pub fn new(root: OwnedFd, fd_budget: i64) -> Result<Self> {
         let stat = stat::fstat(&root)?;
         let handles = Handle::of(&root).and_then(|h| h.open(&root, OFlags::PATH)).is_ok();
+        let local = handles && !mount::is_nfs(&root)?;
         let root = Arc::new(Node {
             id: ROOT_ID,
             key: Key::of(&stat),
@@ -61,6 +64,7 @@ impl NodeTable {
             gone_folders: AtomicUsize::new(0),
             in_place: DashMap::new(),
             handles,
+            local,
             peak: AtomicUsize::new(0),
         };
         table.by_key.insert(root.key, root.clone());
@@ -127,9 +131,43 @@ impl NodeTable {
 
     /// Finds `name` in `parent` on the export and counts one look-up of the node.
     pub fn lookup(&self, parent: &Arc<Node>, name: &OsStr) -> Result<(Arc<Node>, Stat)> {
-        let fd = at::open_path(self.fd(parent)?, name)?;
+        let dir = self.fd(parent)?;
+        if self.local
+            && let Some(known) = self.lookup_known(parent, dir.as_fd(), name)?
+        {
+            return Ok(known);
+        }
+        let fd = at::open_path(dir, name)?;
         let stat = stat::fstat(&fd)?;
         Ok((self.remember(parent, name, fd, &stat), stat))
+    }
+
+    /// The look-up of an inode that has a node already, without opening it: two calls instead of four. `None` if what is
+    /// there is not that inode for sure.
+    fn lookup_known(&self, parent: &Arc<Node>, dir: BorrowedFd<'_>, name: &OsStr) -> Result<Option<(Arc<Node>, Stat)>> {
+        let stat = stat::stat_at(dir, name)?;
+        let known = |node: &Arc<Node>| matches!(node.anchor, Anchor::Handle(_)) && node.is_as(&stat);
+        let Some(node) = self.by_key.get(&Key::of(&stat)).filter(|node| known(node)).map(|node| node.clone()) else {
+            return Ok(None);
+        };
+        // The name may have been replaced since: then this is the handle of another inode.
+        let Ok(handle) = Handle::at(dir, name) else { return Ok(None) };
+        let counted = self.by_key.get(&node.key).is_some_and(|current| {
+            let same = Arc::ptr_eq(&current, &node) && node.is_same(&stat, Some(&handle));
+            if same {
+                // Under the lock of the shard: nobody forgets the node's last look-up meanwhile.
+                node.nlookup.fetch_add(1, Ordering::Relaxed);
+            }
+            same
+        });
+        if !counted {
+            return Ok(None);
+        }
+        node.set_link(parent, name);
+        if node.writers_in_place.load(Ordering::Acquire) > 0 {
+            node.note(&stat);
+        }
+        Ok(Some((node, stat)))
     }
 
     /// Records attributes after a change made through the mount on an inode that may have a node.

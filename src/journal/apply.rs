@@ -1,6 +1,6 @@
 //! What each entry writes: rows, changes of state, events.
 
-use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, TransactionBehavior, params};
 
 use super::fold::{self, Tree};
 use super::record::{CommitKind, DraftId, DraftState, Entry, Owner};
@@ -169,6 +169,34 @@ pub(super) fn apply(conn: &Connection, entry: &Entry, now: i64) -> rusqlite::Res
     }
 }
 
+/// As [`apply`], leaving no trace of an entry that fails.
+pub(super) fn apply_alone(conn: &Connection, entry: &Entry, now: i64) -> rusqlite::Result<bool> {
+    conn.prepare_cached("SAVEPOINT entry")?.execute([])?;
+    let outcome = apply(conn, entry, now);
+    match &outcome {
+        Ok(_) => {}
+        // The whole transaction is rolled back.
+        Err(error) if is_environment(error) => return outcome,
+        Err(_) => drop(conn.prepare_cached("ROLLBACK TO entry")?.execute([])?),
+    }
+    conn.prepare_cached("RELEASE entry")?.execute([])?;
+    outcome
+}
+
+/// Whether trying again later can help, as opposed to an entry that will never fit.
+pub(super) fn is_environment(error: &rusqlite::Error) -> bool {
+    match error.sqlite_error_code() {
+        Some(
+            ErrorCode::ConstraintViolation
+            | ErrorCode::TypeMismatch
+            | ErrorCode::TooBig
+            | ErrorCode::ParameterOutOfRange,
+        )
+        | None => false,
+        Some(_) => true,
+    }
+}
+
 struct NewRow<'a> {
     id: DraftId,
     state: DraftState,
@@ -264,8 +292,10 @@ impl<'a> Change<'a> {
                 told_by
             ])?;
         conn.prepare_cached(
-            "INSERT INTO events (id, at, kind, draft_id, path, detail, bytes, files)
-             SELECT ?1, ?2, ?3, id, path, ?5, ?6, ?7 FROM drafts WHERE id = ?4",
+            "INSERT INTO events (id, at, kind, draft_id, path, detail, bytes, files, commits)
+             SELECT ?1, ?2, ?3, id, path, ?5, ?6, ?7,
+                    coalesce((SELECT commits FROM events WHERE id = ?1 - 1), 0) + (?3 = 'committed')
+             FROM drafts WHERE id = ?4",
         )?
         .execute(params![
             told_by,
@@ -294,8 +324,11 @@ pub(super) fn event(
     path: &[u8],
     detail: Option<&str>,
 ) -> rusqlite::Result<()> {
-    conn.prepare_cached("INSERT INTO events (id, at, kind, draft_id, path, detail) VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?
-        .execute(params![id, now, kind, draft, path, detail])?;
+    conn.prepare_cached(
+        "INSERT INTO events (id, at, kind, draft_id, path, detail, commits)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, coalesce((SELECT commits FROM events WHERE id = ?1 - 1), 0) + (?3 = 'committed'))",
+    )?
+    .execute(params![id, now, kind, draft, path, detail])?;
     Ok(())
 }
 

@@ -3,14 +3,11 @@
 //! Events go from the oldest on, so that those kept have no gap. With them go drafts that have come to their end, and
 //! their commits; a draft that is pending or in quarantine stays, however old it is.
 
-use rusqlite::{Connection, params};
+use rusqlite::Connection;
 
 use super::error::JournalError;
 use super::read::{self, Reader};
 use super::{DraftId, folders, outbox};
-
-/// Key in `meta`: commits that were pruned.
-const PRUNED: &str = "commits_pruned";
 
 /// Deletes at most `limit` events beyond the newest `keep`, and at most as many drafts that these were the last to tell
 /// of; with `totals` none whose change of a folder's totals is not folded yet.
@@ -39,14 +36,8 @@ pub(super) fn prune(conn: &Connection, keep: i64, limit: i64, totals: bool) -> r
         return Ok(());
     }
     let ids = outbox::list(&ended);
-    let commits =
-        conn.prepare_cached("DELETE FROM commits WHERE id IN (SELECT value FROM json_each(?1))")?.execute([&ids])?;
+    conn.prepare_cached("DELETE FROM commits WHERE id IN (SELECT value FROM json_each(?1))")?.execute([&ids])?;
     conn.prepare_cached("DELETE FROM drafts WHERE id IN (SELECT value FROM json_each(?1))")?.execute([&ids])?;
-    conn.prepare_cached(
-        "INSERT INTO meta (key, value) VALUES (?1, ?2)
-         ON CONFLICT (key) DO UPDATE SET value = CAST(value AS INTEGER) + CAST(excluded.value AS INTEGER)",
-    )?
-    .execute(params![PRUNED, commits.to_string()])?;
     Ok(())
 }
 
@@ -54,11 +45,8 @@ impl Reader {
     /// Commits there ever were: those that are kept, and those that were pruned.
     pub(super) fn commits_ever(&self) -> Result<u64, JournalError> {
         self.read(|conn| {
-            conn.prepare_cached(
-                "SELECT (SELECT count(*) FROM commits)
-                      + coalesce((SELECT CAST(value AS INTEGER) FROM meta WHERE key = ?1), 0)",
-            )?
-            .query_row([PRUNED], |row| read::unsigned(row, 0))
+            conn.prepare_cached("SELECT coalesce((SELECT commits FROM events ORDER BY id DESC LIMIT 1), 0)")?
+                .query_row([], |row| read::unsigned(row, 0))
         })
     }
 }

@@ -17,6 +17,8 @@ pub(super) struct Queued {
     pub ticket: u64,
     /// Its transaction must survive power loss.
     pub durable: bool,
+    /// Its number in the redo file.
+    pub redo: Option<u64>,
     pub entry: Entry,
 }
 
@@ -47,12 +49,12 @@ struct State {
 
 impl Intake {
     /// Queues an entry and returns its ticket. After [`Intake::close`] the entry is dropped.
-    pub fn push(&self, entry: Entry, durable: bool) -> u64 {
+    pub fn push(&self, entry: Entry, redo: Option<u64>, durable: bool) -> u64 {
         let mut state = self.state.lock();
         state.last_ticket += 1;
         let ticket = state.last_ticket;
         if !state.closed {
-            state.waiting.push_back(Message::Entry(Queued { ticket, durable, entry }));
+            state.waiting.push_back(Message::Entry(Queued { ticket, durable, redo, entry }));
             state.urgent |= durable;
             self.wake(state);
         }

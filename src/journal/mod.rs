@@ -3,7 +3,8 @@
 //! It is the memory, not the truth: whether a version was published is decided by the rename on the export, and recovery
 //! reads both. So [`Journal::submit`] never waits for a disk; only who has promised something waits.
 //!
-//! Lock order: `reader` or `glancer`, then `queue`, then the writer's progress. None is held across a call to another room.
+//! Lock order: `reader` or `glancer`, then `redo`, then the intake's, then the writer's progress. None is held across a call
+//! to another room.
 
 mod apply;
 pub mod error;
@@ -16,6 +17,7 @@ pub mod outbox;
 pub mod pages;
 pub mod read;
 pub mod record;
+mod redo;
 mod schema;
 #[cfg(test)]
 mod tests;
@@ -26,7 +28,7 @@ use std::fs::{DirBuilder, File, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
 use parking_lot::Mutex;
@@ -42,6 +44,7 @@ use crate::sys::clock;
 use feed::Feed;
 use intake::Intake;
 use read::Reader;
+use redo::Redo;
 use writer::{Place, Progress, Writer};
 
 /// Name of the database in the state folder.
@@ -66,6 +69,12 @@ pub struct Ticket(u64);
 struct Shared {
     state_dir: PathBuf,
     intake: Arc<Intake>,
+    /// Held while an entry is written there and queued: the order is the same in both.
+    redo: Arc<Mutex<Redo>>,
+    /// What was being taken out when the last daemon ended.
+    leaving: redo::Leaving,
+    /// The newest entry that should be in the redo file and is not, by its ticket; 0 for none.
+    unsecured: AtomicU64,
     progress: Arc<Progress>,
     feed: Arc<Feed>,
     next_draft: AtomicI64,
@@ -95,12 +104,14 @@ impl Journal {
             .create(state_dir)
             .map_err(|error| JournalError::io("creating state folder", state_dir, &error))?;
         let lock = lock(state_dir)?;
-        let (conn, next_draft, next_outbox) = open_writer(state_dir)?;
+        let Opened { conn, redo, leaving, next_draft, next_outbox } = open_writer(state_dir)?;
+        let redo = Arc::new(Mutex::new(redo));
         let intake = Arc::new(Intake::default());
         let progress = Arc::new(Progress::default());
         let feed = Feed::new(read::newest_event(&conn).map_err(|error| JournalError::sqlite("opening", &error))?);
         let place = Place::of(state_dir)?;
-        let writer = Writer::new(conn, Arc::clone(&intake), Arc::clone(&progress), Arc::clone(&feed), place, lock);
+        let (redoing, progressing) = (Arc::clone(&redo), Arc::clone(&progress));
+        let writer = Writer::new(conn, Arc::clone(&intake), redoing, progressing, Arc::clone(&feed), place, lock);
         let thread = std::thread::Builder::new()
             .name("journal".to_owned())
             .spawn(move || writer.run())
@@ -108,6 +119,9 @@ impl Journal {
         Ok(Journal(Arc::new(Shared {
             state_dir: state_dir.to_owned(),
             intake,
+            redo,
+            leaving,
+            unsecured: AtomicU64::new(0),
             progress,
             feed,
             next_draft: AtomicI64::new(next_draft),
@@ -148,15 +162,29 @@ impl Journal {
     /// Returns when the entry is in a finished transaction: it survives the end of this process, not necessarily that of
     /// the machine. Fails when the journal cannot write (the entry stays queued), or has refused the entry.
     pub fn wait(&self, ticket: Ticket) -> Result<(), JournalError> {
-        self.hurry(ticket);
-        self.0.progress.wait(ticket.0)
+        self.0.wait(ticket.0)
     }
 
-    /// The entry will be waited for soon.
-    pub fn hurry(&self, ticket: Ticket) {
-        if !self.0.progress.is_done(ticket.0) {
-            self.0.intake.hurry();
+    /// Returns when a recovery would know every draft that was begun, and where it goes: at once, unless that could not be
+    /// written down when it was submitted. Fails when the journal cannot write.
+    pub fn secure(&self) -> Result<(), JournalError> {
+        match self.0.unsecured.load(Ordering::Acquire) {
+            0 => Ok(()),
+            ticket => self.wait(Ticket(ticket)),
         }
+    }
+
+    /// An inode is about to be taken out: should this process end before its row is written, the next one knows what it
+    /// was. Best effort: an adopted inode without a path is restored with `--to`.
+    pub fn leaving(&self, aside: &SetAside) {
+        if let Err(error) = self.0.redo.lock().leaving(aside) {
+            tracing::debug!(staged = aside.staged, %error, "could not be written down ahead");
+        }
+    }
+
+    /// What was said of a name in the trash folder by [`Journal::leaving`], before this process began.
+    pub fn was_leaving(&self, staged: &str) -> Option<&SetAside> {
+        self.0.leaving.get(staged)
     }
 
     /// Queues an entry and returns when it would survive power loss too. Fails as [`Journal::wait`] does.
@@ -241,19 +269,33 @@ impl Journal {
 
 impl Shared {
     fn push(&self, entry: Entry, durable: bool) -> Ticket {
-        Ticket(self.intake.push(entry, durable))
+        if !redo::keeps(&entry) {
+            return Ticket(self.intake.push(entry, None, durable));
+        }
+        let mut redo = self.redo.lock();
+        let number = redo.append(&entry);
+        let ticket = self.intake.push(entry, number.as_ref().ok().copied(), durable);
+        if let Err(error) = number {
+            tracing::warn!(%error, "an entry of the journal could not be written down ahead, its transaction is waited for");
+            self.unsecured.store(ticket, Ordering::Release);
+        }
+        Ticket(ticket)
+    }
+
+    fn wait(&self, ticket: u64) -> Result<(), JournalError> {
+        if !self.progress.is_done(ticket) {
+            self.intake.hurry();
+        }
+        self.progress.wait(ticket)
     }
 
     fn read<T>(&self, query: impl FnOnce(&Reader) -> Result<T, JournalError>) -> Result<T, JournalError> {
         let mut reader = self.reader.lock();
         let last = self.intake.last_ticket();
-        if !self.progress.is_done(last) {
-            self.intake.hurry();
-            match self.progress.wait(last) {
-                // Somebody else's entry was refused; that is no reason not to read.
-                Ok(()) | Err(JournalError::Refused { .. }) => {}
-                Err(error) => return Err(error),
-            }
+        match self.wait(last) {
+            // Somebody else's entry was refused; that is no reason not to read.
+            Ok(()) | Err(JournalError::Refused { .. }) => {}
+            Err(error) => return Err(error),
         }
         let opened = match reader.take() {
             Some(opened) => opened,
@@ -339,7 +381,15 @@ fn private(path: &Path) -> Result<File, JournalError> {
 
 /// The writing connection, brought up to date, and the first free numbers of drafts ([`RESERVE`] from there are reserved)
 /// and of outbox rows.
-fn open_writer(state_dir: &Path) -> Result<(Connection, DraftId, OutboxId), JournalError> {
+struct Opened {
+    conn: Connection,
+    redo: Redo,
+    leaving: redo::Leaving,
+    next_draft: DraftId,
+    next_outbox: OutboxId,
+}
+
+fn open_writer(state_dir: &Path) -> Result<Opened, JournalError> {
     let failed = |error: &rusqlite::Error| JournalError::sqlite("opening", error);
     let file = state_dir.join(FILE);
     // SQLite gives its other files the mode of this one. Nobody else in this process has it open: closing a second
@@ -350,16 +400,14 @@ fn open_writer(state_dir: &Path) -> Result<(Connection, DraftId, OutboxId), Jour
     if found > schema::NEWEST {
         return Err(JournalError::NewerSchema { dir: state_dir.to_owned(), found, known: schema::NEWEST });
     }
-    let mut prepare = || {
-        schema::prepare_writer(&conn)?;
-        schema::migrate(&mut conn)?;
-        outbox::heed_clock(&conn, schema::micros(clock::now()))?;
-        Ok((apply::reserve(&mut conn)?, outbox::first_free(&conn)?))
-    };
-    let (draft, outbox) = prepare().map_err(|error| failed(&error))?;
+    schema::prepare_writer(&conn).and_then(|()| schema::migrate(&mut conn)).map_err(|error| failed(&error))?;
+    outbox::heed_clock(&conn, schema::micros(clock::now())).map_err(|error| failed(&error))?;
+    let (redo, leaving) = Redo::open(state_dir, &mut conn)?;
+    let next_draft = apply::reserve(&mut conn).map_err(|error| failed(&error))?;
+    let next_outbox = outbox::first_free(&conn).map_err(|error| failed(&error))?;
     // A new file's name must survive power loss like its content.
     File::open(state_dir)
         .and_then(|dir| dir.sync_all())
         .map_err(|error| JournalError::io("syncing state folder", state_dir, &error))?;
-    Ok((conn, draft, outbox))
+    Ok(Opened { conn, redo, leaving, next_draft, next_outbox })
 }

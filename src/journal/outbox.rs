@@ -3,6 +3,7 @@
 use std::time::SystemTime;
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
+use serde::{Deserialize, Serialize};
 
 use super::apply::{changed, event, next_event};
 use super::error::JournalError;
@@ -14,7 +15,8 @@ use super::schema;
 pub type OutboxId = i64;
 
 /// Why an inode was taken out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum OutboxKind {
     /// Its name was unlinked.
     Unlink,
@@ -78,7 +80,7 @@ impl OutboxState {
 }
 
 /// An inode that now lies in the trash folder.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SetAside {
     /// From [`super::Journal::next_outbox_id`].
     pub id: OutboxId,
@@ -101,6 +103,7 @@ pub struct SetAside {
     /// When it may be removed.
     pub due: SystemTime,
     /// What its unlinking changed in its folder, if totals are kept. A replacement's change is that of the commit.
+    #[serde(skip)]
     pub change: Option<Change>,
 }
 

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
+use serde::{Deserialize, Serialize};
+
 use super::folders::{Change, Counted, Delta};
 use super::outbox::{Attempt, OutboxId, SetAside};
 
@@ -60,7 +62,8 @@ impl DraftState {
 }
 
 /// How a version came to be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum CommitKind {
     /// The name did not exist.
     New,
@@ -96,7 +99,7 @@ impl CommitKind {
 }
 
 /// The process that began a draft.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Owner {
     /// User id of the request.
     pub uid: u32,
@@ -109,7 +112,7 @@ pub struct Owner {
 }
 
 /// A new draft.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Begun {
     /// Its id, from [`super::Journal::next_draft_id`].
     pub id: DraftId,

@@ -10,7 +10,7 @@ use rusqlite::{Connection, TransactionBehavior};
 
 /// Schema `n` is what the first `n` entries produce; `PRAGMA user_version` says how many have run. Entries are only ever
 /// appended: a released one is part of somebody's file.
-const MIGRATIONS: &[&str] = &[FIRST, SECOND, THIRD, FOURTH, FIFTH];
+const MIGRATIONS: &[&str] = &[FIRST, SECOND, THIRD, FOURTH, FIFTH, SIXTH];
 
 /// The newest schema this program knows.
 pub(super) const NEWEST: i64 = MIGRATIONS.len() as i64;
@@ -184,6 +184,16 @@ const FIFTH: &str = "
 CREATE INDEX drafts_adopted ON drafts (stage) WHERE state = 'quarantined' AND path = x'';
 ";
 
+/// Each event says how many commits there ever were, itself included: whoever asks reads one row, and what is pruned later
+/// changes nothing.
+const SIXTH: &str = "
+ALTER TABLE events ADD COLUMN commits INTEGER;
+UPDATE events SET commits = (SELECT count(*) FROM commits)
+    + coalesce((SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'commits_pruned'), 0)
+WHERE id = (SELECT max(id) FROM events);
+DELETE FROM meta WHERE key = 'commits_pruned';
+";
+
 /// The schema a file has: 0 for a new one.
 pub(super) fn version(conn: &Connection) -> rusqlite::Result<i64> {
     conn.query_row("PRAGMA user_version", [], |row| row.get(0))
@@ -294,6 +304,25 @@ mod tests {
         let drafts: i64 = conn.query_row("SELECT count(*) FROM drafts", [], |row| row.get(0)).unwrap();
         let folders: i64 = conn.query_row("SELECT count(*) FROM folders", [], |row| row.get(0)).unwrap();
         assert_eq!((drafts, folders), (1, 1));
+    }
+
+    #[test]
+    fn commits_of_an_older_file_are_counted_once_and_for_all() {
+        let mut conn = Connection::open_in_memory().unwrap();
+        for older in &MIGRATIONS[..5] {
+            conn.execute_batch(older).unwrap();
+        }
+        conn.pragma_update(None, "user_version", 5).unwrap();
+        conn.execute_batch(
+            "INSERT INTO meta (key, value) VALUES ('commits_pruned', '40');
+             INSERT INTO drafts VALUES (1, 'open', x'61', 's', 1, 'new', 0, 0, 0, '', 0, 0, 0, 1, NULL, 1);
+             INSERT INTO commits VALUES (1, x'61', 1, 0, NULL, 0, 0, 0, 0, 'new');
+             INSERT INTO events (id, at, kind) VALUES (7, 0, 'begun'), (8, 0, 'committed');",
+        )
+        .unwrap();
+        migrate(&mut conn).unwrap();
+        let ever: i64 = conn.query_row("SELECT commits FROM events WHERE id = 8", [], |row| row.get(0)).unwrap();
+        assert_eq!(ever, 41);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use super::read::Reader;
 use super::*;
 
 mod history;
+mod redone;
 mod totals;
 mod trouble;
 
@@ -48,7 +49,8 @@ fn quarantined(id: DraftId) -> Entry {
 /// What a kill -9 leaves: the files as they are now, without the process that had them open.
 fn crash(from: &Path) -> tempfile::TempDir {
     let to = tempfile::tempdir().unwrap();
-    for name in [FILE.to_owned(), format!("{FILE}-wal")] {
+    let redo = redo::FILES.map(str::to_owned);
+    for name in [FILE.to_owned(), format!("{FILE}-wal")].into_iter().chain(redo) {
         if from.join(&name).exists() {
             std::fs::copy(from.join(&name), to.path().join(&name)).unwrap();
         }

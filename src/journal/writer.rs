@@ -11,12 +11,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
-use rusqlite::{Connection, ErrorCode, TransactionBehavior};
+use rusqlite::{Connection, TransactionBehavior};
 
-use super::apply::{apply, draft_of, name};
+use super::apply::{apply, apply_alone, draft_of, is_environment, name};
 use super::feed::Feed;
 use super::intake::{Intake, Message, Queued};
 use super::record::{DraftId, Entry};
+use super::redo::{self, Redo};
 use super::{JournalError, read, schema};
 use crate::metrics;
 use crate::sys::clock;
@@ -112,6 +113,7 @@ impl Place {
 pub(super) struct Writer {
     conn: Connection,
     intake: Arc<Intake>,
+    redo: Arc<Mutex<Redo>>,
     progress: Arc<Progress>,
     feed: Arc<Feed>,
     /// In order of tickets.
@@ -123,6 +125,8 @@ pub(super) struct Writer {
     /// is behind it. It is replaced in place, so that a waiting backlog grows with drafts and not with time.
     grown: HashMap<DraftId, usize>,
     failing: bool,
+    /// [`LINGER`].
+    linger: Duration,
     /// `PRAGMA synchronous` in force.
     durable: Option<bool>,
     last_write: Option<Instant>,
@@ -144,6 +148,7 @@ impl Writer {
     pub(super) fn new(
         conn: Connection,
         intake: Arc<Intake>,
+        redo: Arc<Mutex<Redo>>,
         progress: Arc<Progress>,
         feed: Arc<Feed>,
         place: Place,
@@ -152,6 +157,7 @@ impl Writer {
         Writer {
             conn,
             intake,
+            redo,
             progress,
             feed,
             backlog: VecDeque::new(),
@@ -159,6 +165,10 @@ impl Writer {
             disconnected: false,
             grown: HashMap::new(),
             failing: false,
+            #[cfg(not(feature = "failpoints"))]
+            linger: LINGER,
+            #[cfg(feature = "failpoints")]
+            linger: crate::failpoint::linger(LINGER),
             durable: None,
             last_write: None,
             place,
@@ -205,7 +215,7 @@ impl Writer {
             return self.gather_while_failing();
         }
         let (messages, open) = if self.backlog.is_empty() && !self.disconnected {
-            self.intake.take(self.last_write.map(|at| at + LINGER), BATCH)
+            self.intake.take(self.last_write.map(|at| at + self.linger), BATCH)
         } else {
             self.intake.take_now()
         };
@@ -265,13 +275,17 @@ impl Writer {
         let batch = self.backlog.len().min(BATCH);
         let began = Instant::now();
         self.set_durable(self.backlog.iter().take(batch).any(|queued| queued.durable))?;
+        let redone = self.backlog.iter().take(batch).filter_map(|queued| queued.redo).max();
         for savepoints in [false, true] {
             refused.clear();
-            if self.write_all(batch, savepoints, refused)? {
+            if self.write_all(batch, redone, savepoints, refused)? {
                 break;
             }
         }
         self.backlog.drain(..batch);
+        if let Some(number) = redone {
+            self.redo.lock().applied(number);
+        }
         metrics::journal_batch(batch, began.elapsed());
         self.last_write = Some(Instant::now());
         Ok(())
@@ -281,6 +295,7 @@ impl Writer {
     fn write_all(
         &mut self,
         batch: usize,
+        redone: Option<u64>,
         savepoints: bool,
         refused: &mut Vec<(u64, JournalError)>,
     ) -> rusqlite::Result<bool> {
@@ -296,6 +311,9 @@ impl Writer {
                 Err(error) => error.to_string(),
             };
             refused.push((*ticket, JournalError::Refused { entry: name(entry), message }));
+        }
+        if let Some(number) = redone {
+            redo::note_applied(&tx, number)?;
         }
         tx.commit()?;
         Ok(true)
@@ -369,33 +387,5 @@ impl Writer {
         if let Err(error) = self.conn.query_row(mode, [], |row| row.get::<_, i64>(0)) {
             tracing::warn!(%error, "journal closed without a checkpoint");
         }
-    }
-}
-
-/// As [`apply`], leaving no trace of an entry that fails.
-fn apply_alone(conn: &Connection, entry: &Entry, now: i64) -> rusqlite::Result<bool> {
-    conn.prepare_cached("SAVEPOINT entry")?.execute([])?;
-    let outcome = apply(conn, entry, now);
-    match &outcome {
-        Ok(_) => {}
-        // The whole transaction is rolled back.
-        Err(error) if is_environment(error) => return outcome,
-        Err(_) => drop(conn.prepare_cached("ROLLBACK TO entry")?.execute([])?),
-    }
-    conn.prepare_cached("RELEASE entry")?.execute([])?;
-    outcome
-}
-
-/// Whether trying again later can help, as opposed to an entry that will never fit.
-fn is_environment(error: &rusqlite::Error) -> bool {
-    match error.sqlite_error_code() {
-        Some(
-            ErrorCode::ConstraintViolation
-            | ErrorCode::TypeMismatch
-            | ErrorCode::TooBig
-            | ErrorCode::ParameterOutOfRange,
-        )
-        | None => false,
-        Some(_) => true,
     }
 }

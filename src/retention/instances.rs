@@ -10,14 +10,37 @@ use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use rustix::fs::OFlags;
+use serde::{Deserialize, Serialize};
+
 use super::Reaper;
 use super::sweeper::{SweepError, Swept};
 use crate::journal::Entry;
 use crate::sys::at::{self, RenameFlags};
 use crate::sys::{Errno, Kind, Result, stat};
 
+/// No lease is longer: two paths and three short words.
+const LEASE_BYTES: usize = 16 << 10;
+
 /// Entries per transaction.
 const PAGE: usize = 1000;
+
+/// What a lease says of its instance. For people, but for the last field.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct LeaseFile {
+    /// Its name below `.commitfs`.
+    pub instance: String,
+    /// The host's name.
+    pub host: String,
+    /// Where its journal is, there.
+    pub state_dir: String,
+    /// Where it is mounted, there.
+    pub mountpoint: String,
+    /// The daemon's process, there.
+    pub pid: u32,
+    /// Milliseconds without a sign of life after which it is dead.
+    pub lease_ms: u64,
+}
 
 impl Reaper {
     pub(super) fn sweep_instances(&self, repair: bool, swept: &mut Swept) -> std::result::Result<(), SweepError> {
@@ -31,8 +54,11 @@ impl Reaper {
             Err(other) => return Err(failed(other)),
         };
         let is_dead = |name: &str| -> Result<bool> {
-            let lease = stat::stat_at(staging.hosts(), name)?;
-            Ok(now.duration_since(lease.mtime.to_system()).unwrap_or(Duration::ZERO) > self.options.lease)
+            let file = at::open_file(staging.hosts(), OsStr::new(name), OFlags::RDONLY, 0)?;
+            let silent = now.duration_since(stat::fstat(&file)?.mtime.to_system()).unwrap_or(Duration::ZERO);
+            let mut text = [0; LEASE_BYTES];
+            let len = at::read_at(&file, &mut text, 0)?;
+            Ok(silent > self.lease_of(name, &text[..len]))
         };
         for entry in at::list(staging.hosts()).map_err(failed)? {
             let name = entry.name.to_string_lossy().into_owned();
@@ -63,6 +89,17 @@ impl Reaper {
             self.take_folders(instance).map_err(failed)?;
         }
         if repair { self.absorb() } else { Ok(()) }
+    }
+
+    /// How long an instance may be silent: as it says itself, or as this one where it does not.
+    fn lease_of(&self, name: &str, text: &[u8]) -> Duration {
+        match serde_json::from_slice::<LeaseFile>(text) {
+            Ok(lease) => Duration::from_millis(lease.lease_ms),
+            Err(error) => {
+                tracing::debug!(name, %error, "a lease that cannot be read is taken to be as long as our own");
+                self.options.lease
+            }
+        }
     }
 
     /// `stage` and `trash`, with the folders of all instances.

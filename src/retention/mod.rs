@@ -7,5 +7,6 @@ mod sweeper;
 mod trash;
 mod tree;
 
+pub use instances::LeaseFile;
 pub use reaper::{Reaper, ReaperOptions};
 pub use sweeper::Swept;

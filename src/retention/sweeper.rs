@@ -130,19 +130,21 @@ impl Reaper {
     /// A row for an inode that was taken out by a daemon that died before it could write one.
     pub(super) fn adopted(&self, staged: String, stat: &Stat, paths: &HashMap<u64, Vec<u8>>) -> Entry {
         let tree = stat.kind == Kind::Dir;
-        // The name's own number where nobody else has it; numbers given out before a crash are not in use again.
-        let id = self.by.journal.next_outbox_id();
+        let told = self.by.journal.was_leaving(&staged).filter(|told| told.ino == stat.ino);
+        let kind = if tree { OutboxKind::Tree } else { OutboxKind::Unlink };
+        let path = told.map(|told| &told.path).or_else(|| paths.get(&stat.ino));
         Entry::SetAside(SetAside {
-            id,
-            kind: if tree { OutboxKind::Tree } else { OutboxKind::Unlink },
-            path: paths.get(&stat.ino).cloned().unwrap_or_default(),
+            // The name's own number where nobody else has it; numbers given out before a crash are not in use again.
+            id: self.by.journal.next_outbox_id(),
+            kind: told.map_or(kind, |told| told.kind),
+            path: path.cloned().unwrap_or_default(),
             staged,
             ino: stat.ino,
             uid: stat.uid,
             gid: stat.gid,
-            bytes: if tree { 0 } else { stat.size },
-            files: 1,
-            due: clock::now() + self.options.retain,
+            bytes: if tree { told.map_or(0, |told| told.bytes) } else { stat.size },
+            files: told.map_or(1, |told| told.files),
+            due: told.map_or_else(|| clock::now() + self.options.retain, |told| told.due),
             change: None,
         })
     }

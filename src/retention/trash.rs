@@ -198,6 +198,7 @@ impl Reaper {
         let claim = by.totals.claim(&[(parent.key, name)]);
         by.nodes.retire(Key::of(&old));
         failpoint!("remove_before_move");
+        by.journal.leaving(&aside);
         let trash = OsStr::new(&aside.staged);
         let moved = match at::rename(&dir, name, by.staging.trash(), trash, RenameFlags::empty()) {
             // Only the answer was lost.
@@ -206,6 +207,7 @@ impl Reaper {
         };
         failpoint!("remove_after_move");
         let after = if moved.is_ok() { Holds::Nothing } else { Holds::Folder };
+        let mut row = None;
         claim.end_moving(&[(Holds::Folder, after)], |_| {
             if moved.is_err() {
                 return Vec::new();
@@ -213,7 +215,7 @@ impl Reaper {
             let path = parent.path_of(name);
             let gone = by.totals.entry(Delta::Gone(path.clone()));
             let entries = [Some(Entry::SetAside(aside)), gone].into_iter().flatten().collect();
-            by.journal.submit(Entry::Together(entries));
+            row = Some(by.journal.submit(Entry::Together(entries)));
             vec![path]
         });
         if moved.is_err() {
@@ -222,6 +224,10 @@ impl Reaper {
         moved?;
         self.poke();
         by.sync_folder(parent)?;
+        // Whoever is told the number finds its row.
+        if let Some(Err(error)) = row.map(|row| by.journal.wait(row)) {
+            tracing::error!(id, %error, "a folder is removed, and the row that says so is not written yet");
+        }
         Ok(id)
     }
 }

@@ -1,8 +1,10 @@
 //! File handles: a name-independent, generation-checked reference to an inode that costs no descriptor.
 #![allow(unsafe_code)]
 
+use std::ffi::{CStr, CString, OsStr};
 use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 
 use rustix::fs::OFlags;
 use smallvec::SmallVec;
@@ -30,17 +32,27 @@ pub struct Handle {
 impl Handle {
     /// The handle of an open inode (also an `O_PATH` descriptor). `EOPNOTSUPP` where the file system has none.
     pub fn of(fd: impl AsFd) -> Result<Self> {
+        Self::of_path(fd.as_fd(), c"", libc::AT_EMPTY_PATH)
+    }
+
+    /// The handle of what `name` in `dir` is, itself if it is a symlink. Opens nothing.
+    pub fn at(dir: impl AsFd, name: &OsStr) -> Result<Self> {
+        let name = CString::new(name.as_bytes()).map_err(|_| Errno::INVAL)?;
+        Self::of_path(dir.as_fd(), &name, 0)
+    }
+
+    fn of_path(dir: BorrowedFd<'_>, path: &CStr, flags: i32) -> Result<Self> {
         let mut raw = RawHandle { bytes: MAX_HANDLE as u32, kind: 0, data: [0; MAX_HANDLE] };
         let mut mount_id = 0;
-        // SAFETY: `raw` has the layout of struct file_handle with MAX_HANDLE bytes behind it, as `bytes` says; the path
-        // is a NUL-terminated empty string; `mount_id` is a live int.
+        // SAFETY: `raw` has the layout of struct file_handle with MAX_HANDLE bytes behind it, as `bytes` says; `path` ends
+        // with a NUL; `mount_id` is a live int.
         let rc = unsafe {
             libc::name_to_handle_at(
-                fd.as_fd().as_raw_fd(),
-                c"".as_ptr(),
+                dir.as_raw_fd(),
+                path.as_ptr(),
                 (&raw mut raw).cast::<libc::file_handle>(),
                 &mut mount_id,
-                libc::AT_EMPTY_PATH,
+                flags,
             )
         };
         if rc != 0 {

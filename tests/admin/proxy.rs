@@ -62,28 +62,28 @@ fn events_come_through_nginx_also_after_a_long_silence() {
     let m = Setup::default().config("admin = '127.0.0.1:0'\n").mount();
     let (_nginx, servers) = nginx(&m, m.home());
     let begun = Instant::now();
-    std::thread::scope(|scope| {
-        for (server, version) in servers.iter().zip(["1.0", "1.1"]) {
-            let m = &m;
-            scope.spawn(move || {
-                assert_eq!(server.get("/v1/status").status, 200);
-                let mut stream = server.events("", &[]);
-                assert!(stream.block().unwrap().unwrap().retry, "the first bytes come at once");
-                let mut heartbeats = 0;
-                while begun.elapsed() < QUIET {
-                    let block =
-                        stream.block().unwrap_or_else(|e| panic!("{version}: {e} after {heartbeats} heartbeats"));
-                    let block = block.unwrap_or_else(|| panic!("{version}: ended after {heartbeats} heartbeats"));
-                    assert!(block.comment, "{version}: {block:?}");
-                    heartbeats += 1;
-                }
-                assert!(heartbeats >= 3, "{version}: {heartbeats}");
-                let name = format!("f{version}");
-                m.agent("W").put(name.as_str(), "x").unwrap();
-                while stream.event().data["path"] != name.as_str() {}
-            });
+    let silent = |server: &Server, version: &'static str| {
+        assert_eq!(server.get("/v1/status").status, 200);
+        let mut stream = server.events("", &[]);
+        assert!(stream.block().unwrap().unwrap().retry, "the first bytes come at once");
+        let mut heartbeats = 0;
+        while begun.elapsed() < QUIET {
+            let block = stream.block().unwrap_or_else(|e| panic!("{version}: {e} after {heartbeats} heartbeats"));
+            let block = block.unwrap_or_else(|| panic!("{version}: ended after {heartbeats} heartbeats"));
+            assert!(block.comment, "{version}: {block:?}");
+            heartbeats += 1;
         }
+        assert!(heartbeats >= 3, "{version}: {heartbeats}");
+        stream
+    };
+    let streams = std::thread::scope(|scope| {
+        let silences = [("1.0", &servers[0]), ("1.1", &servers[1])];
+        silences.map(|(version, server)| scope.spawn(move || silent(server, version))).map(|one| one.join().unwrap())
     });
+    m.agent("W").put("f", "x").unwrap();
+    for mut stream in streams {
+        while stream.event().data["path"] != "f" {}
+    }
     let answer = servers[0].ask("POST", "/v1/quarantine/4711/discard", &[("origin", "http://evil.example")], "");
     assert_eq!(answer.status, 403, "another site's page, also through the proxy");
 }

@@ -22,7 +22,7 @@ pub fn run(verb: &str, args: &mut Args) -> Outcome {
         "hello" => Ok(vec![number(wire::FINGERPRINT), number(u64::from(std::process::id()))]),
         "open" | "write" | "pwrite" | "fill" | "read" | "pread" | "seek" | "ftruncate" | "fsync" | "fdatasync"
         | "close" | "dup" | "dup2" | "inherit" | "fallocate" | "copyrange" | "flock" | "lock" | "fchmod" | "fstat"
-        | "futimens" | "syncfs" => by_descriptor(verb, args),
+        | "futimens" | "syncfs" | "relist" => by_descriptor(verb, args),
         "mmap" | "store" | "load" | "msync" | "munmap" => mapped(verb, args),
         "fork" | "dfork" | "thread" | "run" | "exit" | "die" | "become" | "heed" | "umask" | "chdir" | "wait" => {
             process(verb, args)
@@ -78,6 +78,18 @@ fn by_descriptor(verb: &str, args: &mut Args) -> Outcome {
         "fsync" => done(fs::fsync(fd)),
         "fdatasync" => done(fs::fdatasync(fd)),
         "syncfs" => done(fs::syncfs(fd)),
+        "relist" => {
+            // Through a duplicate: the same open folder, with the same position.
+            let mut folder = fs::Dir::new(fd.try_clone_to_owned()?)?;
+            folder.rewind();
+            let mut names = Vec::new();
+            for entry in folder {
+                names.push(entry?.file_name().to_bytes().to_vec());
+            }
+            names.retain(|name| name != b"." && name != b"..");
+            names.sort();
+            Ok(names)
+        }
         "close" => sys::close(raw).map(|()| Vec::new()),
         "dup" => Ok(vec![number(sys::dup(raw)?)]),
         "dup2" => Ok(vec![number(sys::dup2(raw, args.number())?)]),

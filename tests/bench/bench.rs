@@ -1,7 +1,12 @@
-//! The same work on the bare folder, on the bare folder with the careful discipline by hand, on bindfs and on a
-//! commitfs mount, in interleaved rounds: `scripts/bench`. `docs/PERFORMANCE.md` says how to read the table.
+//! The same work on the bare folder, on the bare folder with the careful discipline by hand, on other FUSE file systems and
+//! on a commitfs mount, in interleaved rounds; and curves over threads, names, rows and nodes: `scripts/bench`.
+//! `docs/PERFORMANCE.md` says how to read the tables.
 
 mod contender;
+mod curves;
+mod daemon;
+mod footprint;
+mod plot;
 mod report;
 mod work;
 
@@ -13,41 +18,105 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use clap::Parser;
+use clap::{Args, Parser, Subcommand};
 
 use contender::{Contender, Kind};
-use report::{Memory, Report, Row};
-use work::{Pace, WORKLOADS, Workload};
+use footprint::Footprint;
+use report::{Report, Row};
+use work::{MIB, Pace, Sources, Turn, WORKLOADS, Workload};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 #[derive(Parser)]
-#[command(about = "Compares commitfs with the bare folder, with the careful discipline by hand and with bindfs")]
+#[command(about = "Compares commitfs with the bare folder, with the careful discipline by hand and with other mounts")]
 struct Options {
+    #[command(subcommand)]
+    job: Option<Job>,
     /// Under two minutes: fewer and shorter measurements
-    #[arg(long)]
+    #[arg(long, global = true)]
     quick: bool,
-    /// Print JSON instead of the table
-    #[arg(long)]
+    /// Print JSON instead of the tables
+    #[arg(long, global = true)]
     json: bool,
     /// Exit with 1 when a ratio is below its floor in tests/bench/floors.json
     #[arg(long)]
     check: bool,
-    /// Only these workloads
-    #[arg(long, value_delimiter = ',')]
+    /// Only these workloads, or curves
+    #[arg(long, value_delimiter = ',', global = true)]
     only: Vec<String>,
-    /// Only these: bare, careful, bindfs, commitfs
-    #[arg(long, value_delimiter = ',', default_value = "bare,careful,bindfs,commitfs")]
+    /// Only these
+    #[arg(long, value_delimiter = ',', global = true, default_value = NAMES)]
     contenders: Vec<Kind>,
-    /// A configuration file for the commitfs mount
+    /// At most so many rounds
+    #[arg(long, global = true)]
+    rounds: Option<u32>,
+    /// What the folder is on, for the report
+    #[arg(long, default_value = "a local disk", global = true)]
+    backing: String,
+    /// A tar archive to unpack
     #[arg(long)]
-    config: Option<PathBuf>,
-    /// The commitfs program
+    tar: Option<PathBuf>,
+    /// A git repository to clone
     #[arg(long)]
-    commitfs: PathBuf,
+    repository: Option<PathBuf>,
+    #[command(flatten)]
+    programs: Programs,
     /// Where everything is made, and removed again
-    #[arg(long)]
+    #[arg(long, global = true, default_value = "bench")]
     folder: PathBuf,
+}
+
+const NAMES: &str = "bare,careful,bindfs,mergerfs,passthrough,commitfs,commitfs-pt";
+
+#[derive(Subcommand)]
+enum Job {
+    /// Curves instead of the table: publish rate against threads, names in the folder, rows of the journal; memory
+    /// against nodes
+    Curves {
+        /// Where the plots go
+        #[arg(long)]
+        plots: PathBuf,
+    },
+    /// Only stores files of 16 KiB, for whoever counts calls or requests meanwhile
+    Store {
+        /// With the careful discipline
+        #[arg(long)]
+        careful: bool,
+        /// The same name each time
+        #[arg(long)]
+        same: bool,
+        /// How many
+        #[arg(long, default_value_t = 100)]
+        times: usize,
+        /// Until standard input ends, each with other content, besides
+        #[arg(long)]
+        on_and_on: bool,
+        /// The first one's number
+        #[arg(long, default_value_t = 0)]
+        first: usize,
+        /// Where
+        into: PathBuf,
+    },
+}
+
+/// What runs besides this program.
+#[derive(Args)]
+pub struct Programs {
+    /// The commitfs program
+    #[arg(long, global = true, default_value = "commitfs")]
+    commitfs: PathBuf,
+    /// libfuse's example `passthrough_ll`, where there is one
+    #[arg(long, global = true)]
+    passthrough: Option<PathBuf>,
+    /// A configuration file for the commitfs mounts
+    #[arg(long, global = true)]
+    config: Option<PathBuf>,
+    /// Where the mount points are, if not beside the folders
+    #[arg(long, global = true)]
+    mounts: Option<PathBuf>,
+    /// Where the state folders are, if not beside the mount points
+    #[arg(long, global = true)]
+    state: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -65,35 +134,61 @@ fn run(options: &Options) -> Result<ExitCode> {
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         signal_hook::flag::register(signal, Arc::clone(&stop))?;
     }
-    let workloads = chosen(&options.only)?;
+    if let Some(Job::Store { careful, same, on_and_on, times, first, into }) = &options.job {
+        let kind = if *careful { Kind::Careful } else { Kind::Bare };
+        let path = |number| into.join(format!("file-{:05}", if *same { 0 } else { number }));
+        return work::store(&Contender::plain(kind, into), *first..first + times, *on_and_on, path);
+    }
     let folder = Folder::make(&options.folder)?;
-    let started = options
+    if let Some(Job::Curves { plots }) = &options.job {
+        curves::draw(&folder.0, options, plots, &stop)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let sources = Sources { tar: options.tar.clone(), repository: options.repository.clone() };
+    let workloads = chosen(&options.only, &sources)?;
+    let pace = pace(options.quick);
+    let kinds: Vec<Kind> = options
         .contenders
         .iter()
-        .map(|kind| Contender::start(*kind, &folder.0, &options.commitfs, options.config.as_deref()))
-        .collect::<Result<Vec<_>>>()?;
-    let idle = idle_memory(&started)?;
-    let samples = measure(&workloads, &started, options.quick, &stop)?;
-    let memory = memory_of(&started)?.zip(idle).map(|(after, idle)| Memory { idle, after });
+        .copied()
+        .filter(|kind| *kind != Kind::Passthrough || options.programs.passthrough.is_some())
+        .collect();
+    let started =
+        kinds.iter().map(|kind| Contender::start(*kind, &folder.0, &options.programs)).collect::<Result<Vec<_>>>()?;
+    let mut footprint = Footprint::idle(&started, options.quick)?;
+    let samples = measure(&workloads, &started, &pace, &sources, options, &stop)?;
+    footprint.after(&started)?;
     drop(started);
+    if options.only.is_empty() || options.only.iter().any(|name| name == footprint::NAME) {
+        footprint.measure_scale(&folder.0, &kinds, options)?;
+    }
     drop(folder);
 
     let rows = workloads.iter().map(|work| Row::new(work, &samples)).collect();
-    let report = Report::new(rows, memory);
+    let report = Report::new(kinds, rows, footprint, options.backing.clone());
     if options.json {
-        println!("{}", report.json());
+        println!("{:#}", report.json());
     } else {
-        println!("{}", report.table());
+        println!("{}", report.tables());
     }
     Ok(if options.check && !report.holds() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-fn chosen(names: &[String]) -> Result<Vec<&'static Workload>> {
-    if let Some(unknown) = names.iter().find(|name| !WORKLOADS.iter().any(|work| work.name == name.as_str())) {
+fn pace(quick: bool) -> Pace {
+    let slice = Duration::from_millis(if quick { 100 } else { 1000 });
+    let (big, appended) = if quick { (32 * MIB, 64 * MIB) } else { (256 * MIB, 1024 * MIB) };
+    let (names, small) = if quick { (1000, 300) } else { (10_000, 2_000) };
+    Pace { slice, big, appended, names, small }
+}
+
+fn chosen(names: &[String], sources: &Sources) -> Result<Vec<&'static Workload>> {
+    let is_known = |name: &&String| WORKLOADS.iter().any(|work| work.name == name.as_str());
+    if let Some(unknown) = names.iter().find(|name| !is_known(name) && name.as_str() != footprint::NAME) {
         let known = WORKLOADS.map(|work| work.name).join(", ");
-        return Err(format!("no workload {unknown}; there are {known}").into());
+        return Err(format!("no workload {unknown}; there are {known}, {}", footprint::NAME).into());
     }
-    Ok(WORKLOADS.iter().filter(|work| names.is_empty() || names.iter().any(|name| name == work.name)).collect())
+    let is_asked = |work: &&Workload| names.is_empty() || names.iter().any(|name| name == work.name);
+    Ok(WORKLOADS.iter().filter(is_asked).filter(|work| work.is_possible(sources)).collect())
 }
 
 /// Rates by workload and contender, in the order of the rounds.
@@ -104,23 +199,30 @@ type Samples = BTreeMap<(&'static str, Kind), Vec<f64>>;
 fn measure(
     workloads: &[&'static Workload],
     contenders: &[Contender],
-    quick: bool,
+    pace: &Pace,
+    sources: &Sources,
+    options: &Options,
     stop: &AtomicBool,
 ) -> Result<Samples> {
-    let pace = Pace { slice: Duration::from_millis(if quick { 300 } else { 1500 }) };
-    let (rounds, limit) = if quick { (5, Duration::from_secs(90)) } else { (9, Duration::from_secs(900)) };
+    for work in workloads {
+        for contender in contenders.iter().filter(|contender| work.applies_to(contender.kind)) {
+            work.prepare(contender, pace).map_err(|error| failed(work, contender, &error))?;
+        }
+    }
+    let (rounds, least, limit) = if options.quick { (5, 2, 80) } else { (9, 3, 1800) };
+    let rounds = options.rounds.unwrap_or(rounds);
     let progress = std::io::stderr().is_terminal();
     let mut samples = Samples::new();
     let begin = Instant::now();
     for round in 0..rounds {
         let one_more = begin.elapsed().checked_div(round).unwrap_or_default();
-        if round >= 3 && begin.elapsed() + one_more > limit {
+        if round >= least && begin.elapsed() + one_more > Duration::from_secs(limit) {
             break;
         }
-        if progress {
-            eprint!("\rround {} of {rounds} ", round + 1);
-        }
         for work in workloads {
+            if progress {
+                eprint!("\rround {} of {rounds}: {:16}", round + 1, work.name);
+            }
             for turn in 0..contenders.len() {
                 if stop.load(Ordering::Relaxed) {
                     return Err("interrupted".into());
@@ -129,30 +231,20 @@ fn measure(
                 if !work.applies_to(contender.kind) {
                     continue;
                 }
-                let rate = work
-                    .run(contender, round, &pace)
-                    .map_err(|error| format!("{} on {}: {error}", work.name, contender.kind.name()))?;
+                let turn = Turn { contender, round, pace, sources };
+                let rate = work.run(&turn).map_err(|error| failed(work, contender, &error))?;
                 samples.entry((work.name, contender.kind)).or_default().push(rate);
             }
         }
     }
     if progress {
-        eprint!("\r{:20}\r", "");
+        eprint!("\r{:40}\r", "");
     }
     Ok(samples)
 }
 
-/// Memory of a daemon that has just mounted and has nothing to do.
-fn idle_memory(contenders: &[Contender]) -> Result<Option<f64>> {
-    if contenders.iter().any(|contender| contender.kind == Kind::Commitfs) {
-        std::thread::sleep(Duration::from_secs(2));
-    }
-    memory_of(contenders)
-}
-
-/// Resident memory of the commitfs daemon in MiB.
-fn memory_of(contenders: &[Contender]) -> Result<Option<f64>> {
-    contenders.iter().find(|contender| contender.kind == Kind::Commitfs).map(Contender::resident_mib).transpose()
+fn failed(work: &Workload, contender: &Contender, error: &std::io::Error) -> String {
+    format!("{} on {}: {error}", work.name, contender.kind.name())
 }
 
 /// The folder of the run; it is removed when the run ends.

@@ -4,12 +4,12 @@ use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
 
-use crate::{Result, work};
+use crate::daemon::Daemon;
+use crate::{Programs, Result};
 
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, clap::ValueEnum)]
 pub enum Kind {
     /// The folder as it is: open, write, close. No promise at all.
     Bare,
@@ -17,21 +17,91 @@ pub enum Kind {
     Careful,
     /// bindfs over the folder: open, write, close through a FUSE file system that promises nothing either.
     Bindfs,
+    /// mergerfs over the folder as its only branch, likewise.
+    Mergerfs,
+    /// libfuse's example `passthrough_ll` over the folder, likewise.
+    Passthrough,
     /// A commitfs mount: open, write, close.
     Commitfs,
+    /// The same with `-o writeback=off`: versions on kernel passthrough, writes not gathered.
+    CommitfsPt,
 }
 
 impl Kind {
-    pub const ALL: [Self; 4] = [Self::Bare, Self::Careful, Self::Bindfs, Self::Commitfs];
+    pub const ALL: [Self; 7] =
+        [Self::Bare, Self::Careful, Self::Bindfs, Self::Mergerfs, Self::Passthrough, Self::Commitfs, Self::CommitfsPt];
 
     pub fn name(self) -> &'static str {
         match self {
             Self::Bare => "bare",
             Self::Careful => "careful",
             Self::Bindfs => "bindfs",
+            Self::Mergerfs => "mergerfs",
+            Self::Passthrough => "passthrough",
             Self::Commitfs => "commitfs",
+            Self::CommitfsPt => "commitfs-pt",
         }
     }
+
+    pub fn is_commitfs(self) -> bool {
+        matches!(self, Self::Commitfs | Self::CommitfsPt)
+    }
+
+    /// A file system of its own between the program and the folder.
+    pub fn is_mounted(self) -> bool {
+        !matches!(self, Self::Bare | Self::Careful)
+    }
+
+    /// The daemon for `backing` at `mountpoint`, which stays in the foreground.
+    fn command(self, programs: &Programs, backing: &Path, mountpoint: &Path, options: &[&str]) -> Option<Command> {
+        let mut command = match self {
+            Self::Bare | Self::Careful => return None,
+            Self::Bindfs => {
+                let mut command = Command::new("bindfs");
+                command.arg("-f");
+                command
+            }
+            Self::Mergerfs => {
+                let mut command = Command::new("mergerfs");
+                // Without the second it takes a branch with less than 4 GiB free for full.
+                command.args(["-f", "-o", "minfreespace=0"]);
+                command
+            }
+            Self::Passthrough => {
+                let mut source = OsStr::new("source=").to_owned();
+                source.push(backing);
+                let mut command = Command::new(programs.passthrough.as_deref()?);
+                command.args(["-f", "-o"]).arg(source).arg(mountpoint);
+                return Some(command);
+            }
+            Self::Commitfs | Self::CommitfsPt => {
+                let state = state_dir(self, backing, programs);
+                let mut command = Command::new(&programs.commitfs);
+                command.args(["mount", "-f", "--state-dir"]).arg(state);
+                if let Some(config) = &programs.config {
+                    command.arg("--config").arg(config);
+                }
+                if self == Self::CommitfsPt {
+                    command.args(["-o", "writeback=off"]);
+                }
+                command
+            }
+        };
+        for option in options {
+            command.args(["-o", option]);
+        }
+        command.args([backing, mountpoint]);
+        Some(command)
+    }
+}
+
+/// The state folder of a mount over `backing`: one per kind, whatever it is mounted over.
+pub fn state_dir(kind: Kind, backing: &Path, programs: &Programs) -> PathBuf {
+    programs.state.as_deref().unwrap_or_else(|| above(backing)).join(format!("{}-state", kind.name()))
+}
+
+fn above(backing: &Path) -> &Path {
+    backing.parent().unwrap_or(backing)
 }
 
 pub struct Contender {
@@ -44,48 +114,59 @@ pub struct Contender {
 }
 
 impl Contender {
-    /// Makes its folder below `folder`, with the files that are read, and mounts.
-    pub fn start(kind: Kind, folder: &Path, commitfs: &Path, config: Option<&Path>) -> Result<Self> {
+    /// Makes its folder below `folder`, and mounts.
+    pub fn start(kind: Kind, folder: &Path, programs: &Programs) -> Result<Self> {
         let backing = folder.join(kind.name());
-        std::fs::create_dir(&backing)?;
-        work::prepare(&backing)?;
-        let mountpoint = folder.join(format!("{}-mount", kind.name()));
-        let daemon = match kind {
-            Kind::Bare | Kind::Careful => None,
-            Kind::Bindfs => {
-                let mut command = Command::new("bindfs");
-                command.arg("-f").args([&backing, &mountpoint]);
-                Some(Daemon::start(command, &mountpoint, None)?)
-            }
-            Kind::Commitfs => {
-                let mut command = Command::new(commitfs);
-                command.args(["mount", "-f", "--state-dir"]).arg(folder.join("state"));
-                if let Some(config) = config {
-                    command.arg("--config").arg(config);
-                }
-                command.args([&backing, &mountpoint]);
-                Some(Daemon::start(command, &mountpoint, Some(commitfs.to_owned()))?)
-            }
-        };
-        let root = daemon.as_ref().map_or_else(|| backing.clone(), |_| mountpoint);
-        Ok(Self { kind, backing, root, daemon })
+        std::fs::create_dir_all(&backing)?;
+        Self::start_over(kind, &backing, programs, &[])
+    }
+
+    /// Mounts over a folder that is there, with these mount options.
+    pub fn start_over(kind: Kind, backing: &Path, programs: &Programs, options: &[&str]) -> Result<Self> {
+        let above = programs.mounts.as_deref().unwrap_or_else(|| above(backing));
+        let mountpoint = above.join(format!("{}-mount", kind.name()));
+        let commitfs = kind.is_commitfs().then(|| programs.commitfs.clone());
+        let daemon = kind
+            .command(programs, backing, &mountpoint, options)
+            .map(|command| Daemon::start(command, &mountpoint, commitfs))
+            .transpose()?;
+        let root = daemon.as_ref().map_or_else(|| backing.to_owned(), |_| mountpoint);
+        Ok(Self { kind, backing: backing.to_owned(), root, daemon })
+    }
+
+    /// A folder that is there, as it is.
+    pub fn plain(kind: Kind, folder: &Path) -> Self {
+        Self { kind, backing: folder.to_owned(), root: folder.to_owned(), daemon: None }
     }
 
     /// Stores `content` as this contender's applications would, in writes of `block` bytes.
     pub fn store(&self, path: &Path, content: &[u8], block: usize) -> std::io::Result<()> {
         match self.kind {
-            Kind::Careful => store_carefully(path, content, block),
-            Kind::Bare | Kind::Bindfs | Kind::Commitfs => write_file(path, content, block).map(drop),
+            Kind::Careful => carefully(path, |temporary| write_file(temporary, content, block)),
+            _ => write_file(path, content, block).map(drop),
         }
     }
 
-    /// Resident memory of the daemon in MiB; 0 without one.
-    pub fn resident_mib(&self) -> Result<f64> {
-        let Some(daemon) = &self.daemon else { return Ok(0.0) };
-        let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.process.id()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).ok_or("no VmRSS")?;
-        let kib: f64 = line.trim().trim_end_matches(" kB").parse()?;
-        Ok(kib / 1024.0)
+    /// Adds `content` to the end of a file.
+    pub fn append(&self, path: &Path, content: &[u8]) -> std::io::Result<()> {
+        let add = |path: &Path| {
+            let mut file = OpenOptions::new().append(true).open(path)?;
+            file.write_all(content)?;
+            Ok(file)
+        };
+        match self.kind {
+            // A clone where the file system has clones: the standard library copies by copy_file_range.
+            Kind::Careful => carefully(path, |temporary| {
+                std::fs::copy(path, temporary)?;
+                add(temporary)
+            }),
+            _ => add(path).map(drop),
+        }
+    }
+
+    /// The daemon, where there is one.
+    pub fn daemon(&self) -> Option<&Daemon> {
+        self.daemon.as_ref()
     }
 }
 
@@ -97,78 +178,15 @@ fn write_file(path: &Path, content: &[u8], block: usize) -> std::io::Result<File
     Ok(file)
 }
 
-fn store_carefully(path: &Path, content: &[u8], block: usize) -> std::io::Result<()> {
+/// The discipline by hand around what fills a temporary file.
+pub fn carefully(path: &Path, fill: impl FnOnce(&Path) -> std::io::Result<File>) -> std::io::Result<()> {
     let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(std::io::ErrorKind::InvalidInput.into());
     };
     let mut temporary = OsStr::new(".").to_owned();
     temporary.push(name);
     let temporary = folder.join(temporary);
-    write_file(&temporary, content, block)?.sync_all()?;
+    fill(&temporary)?.sync_all()?;
     std::fs::rename(&temporary, path)?;
     File::open(folder)?.sync_all()
-}
-
-/// A FUSE daemon in the foreground; dropping it unmounts.
-struct Daemon {
-    process: Child,
-    mountpoint: PathBuf,
-    /// The program that unmounts it, where it has one of its own.
-    commitfs: Option<PathBuf>,
-}
-
-impl Daemon {
-    fn start(mut command: Command, mountpoint: &Path, commitfs: Option<PathBuf>) -> Result<Self> {
-        std::fs::create_dir(mountpoint)?;
-        let log = mountpoint.with_extension("log");
-        let process = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(&log)?).spawn();
-        let process = process.map_err(|error| format!("{}: {error}", command.get_program().display()))?;
-        let mut daemon = Self { process, mountpoint: mountpoint.to_owned(), commitfs };
-        let begin = Instant::now();
-        while !daemon.is_mounted() {
-            if daemon.process.try_wait()?.is_some() || begin.elapsed() > Duration::from_secs(20) {
-                let log = std::fs::read_to_string(&log)?;
-                return Err(format!("{} did not mount: {log}", command.get_program().display()).into());
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        Ok(daemon)
-    }
-
-    fn is_mounted(&self) -> bool {
-        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        mounts.lines().any(|line| line.split(' ').nth(4).is_some_and(|path| Path::new(path) == self.mountpoint))
-    }
-
-    fn unmount(&mut self) -> bool {
-        let mut command = match &self.commitfs {
-            Some(commitfs) => Command::new(commitfs),
-            None => Command::new("fusermount3"),
-        };
-        command.arg(if self.commitfs.is_some() { "umount" } else { "-u" }).arg(&self.mountpoint);
-        command.status().is_ok_and(|status| status.success()) && self.has_ended()
-    }
-
-    fn has_ended(&mut self) -> bool {
-        let begin = Instant::now();
-        while begin.elapsed() < Duration::from_secs(10) {
-            if matches!(self.process.try_wait(), Ok(Some(_))) {
-                return true;
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        false
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        if self.unmount() {
-            return;
-        }
-        eprintln!("bench: {} was not unmounted in order; ending its daemon", self.mountpoint.display());
-        // Both fail only where there is nothing left to end.
-        self.process.kill().and_then(|()| self.process.wait().map(drop)).ok();
-        Command::new("fusermount3").arg("-uz").arg(&self.mountpoint).stderr(Stdio::null()).status().ok();
-    }
 }

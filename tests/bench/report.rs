@@ -1,12 +1,14 @@
-//! Medians, ratios and floors, as a table or as JSON.
+//! Medians, ratios and floors, as tables or as JSON.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::Samples;
 use crate::contender::Kind;
+use crate::footprint::Footprint;
 use crate::work::Workload;
 
-/// The smallest ratio allowed per workload, and the largest idle memory in MiB.
+/// Per workload the smallest ratio allowed to its reference; with the suffix `-rivals`, to the better of bindfs and
+/// mergerfs. And the largest idle memory in MiB.
 const FLOORS: &str = include_str!("floors.json");
 
 pub struct Row {
@@ -15,119 +17,156 @@ pub struct Row {
     reference: Kind,
     /// Median rate per contender.
     rates: Vec<(Kind, f64)>,
-    /// Median over the rounds of commitfs's rate divided by the reference's in the same round.
-    ratio: Option<f64>,
+    /// Median over the rounds of each contender's rate divided by the reference's in the same round.
+    ratios: Vec<(Kind, f64)>,
+    /// The same for commitfs and the better of bindfs and mergerfs.
+    to_rivals: Option<f64>,
     floor: Option<f64>,
+    rivals_floor: Option<f64>,
 }
 
 impl Row {
     pub fn new(work: &Workload, samples: &Samples) -> Self {
         let of = |kind| samples.get(&(work.name, kind));
-        let rates = Kind::ALL.into_iter().filter_map(|kind| Some((kind, median(of(kind)?)?))).collect();
-        let ratios: Vec<f64> = match (of(Kind::Commitfs), of(work.reference)) {
-            (Some(own), Some(reference)) => own.iter().zip(reference).map(|(own, reference)| own / reference).collect(),
-            _ => Vec::new(),
+        let divided = |own: &[f64], other: &[f64]| {
+            let ratios: Vec<f64> = own.iter().zip(other).map(|(own, other)| own / other).collect();
+            median(&ratios)
         };
+        let ratios = match of(work.reference) {
+            Some(reference) => {
+                Kind::ALL.into_iter().filter_map(|kind| Some((kind, divided(of(kind)?, reference)?))).collect()
+            }
+            None => Vec::new(),
+        };
+        let rivals = match (of(Kind::Bindfs), of(Kind::Mergerfs)) {
+            (Some(one), Some(other)) => Some(one.iter().zip(other).map(|(one, other)| one.max(*other)).collect()),
+            (one, other) => one.or(other).cloned(),
+        };
+        let rivals: Option<Vec<f64>> = rivals.filter(|_| work.rivals);
         Self {
             name: work.name,
             unit: work.unit,
             reference: work.reference,
-            rates,
-            ratio: median(&ratios),
+            rates: Kind::ALL.into_iter().filter_map(|kind| Some((kind, median(of(kind)?)?))).collect(),
+            ratios,
+            to_rivals: of(Kind::Commitfs).zip(rivals).and_then(|(own, rivals)| divided(own, &rivals)),
             floor: floor(work.name),
+            rivals_floor: floor(&format!("{}-rivals", work.name)),
         }
     }
 
-    fn rate(&self, kind: Kind) -> Option<f64> {
-        self.rates.iter().find(|(other, _)| *other == kind).map(|(_, rate)| *rate)
+    fn ratio(&self) -> Option<f64> {
+        value_of(&self.ratios, Kind::Commitfs)
     }
 
-    fn line(&self) -> String {
-        let rates: String = Kind::ALL
-            .iter()
-            .map(|kind| self.rate(*kind).map_or_else(|| "-".to_owned(), |rate| format!("{rate:.0}")))
-            .map(|rate| format!("{rate:>11}"))
-            .collect();
-        let ratio = self.ratio.map_or_else(String::new, |ratio| format!("{ratio:>9.2} {:<8}", self.reference.name()));
-        let floor = self.floor.filter(|_| self.ratio.is_some()).map_or_else(String::new, |floor| format!("{floor:>4}"));
+    fn rates_line(&self, kinds: &[Kind]) -> String {
+        let rates: String = kinds.iter().map(|kind| cell(value_of(&self.rates, *kind), rate)).collect();
+        format!("{:<15}{:>10}{rates}", self.name, self.unit)
+    }
+
+    fn ratios_line(&self, kinds: &[Kind]) -> String {
+        let ratios: String = kinds.iter().map(|kind| cell(value_of(&self.ratios, *kind), ratio)).collect();
+        let floor = cell(self.floor, ratio);
+        let (rivals, rivals_floor) = (cell(self.to_rivals, ratio), cell(self.rivals_floor, ratio));
         let verdict = if self.holds() { "" } else { "  below" };
-        format!("{:<16}{:>9}{rates}{ratio}{floor}{verdict}", self.name, self.unit).trim_end().to_owned()
+        format!("{:<15}{:>10}{ratios}{floor}{rivals}{rivals_floor}{verdict}", self.name, self.reference.name())
     }
 
     fn holds(&self) -> bool {
-        self.ratio.zip(self.floor).is_none_or(|(ratio, floor)| ratio >= floor)
-    }
-}
-
-/// Resident memory of the commitfs daemon in MiB.
-pub struct Memory {
-    pub idle: f64,
-    pub after: f64,
-}
-
-impl Memory {
-    fn limit() -> f64 {
-        floor("idle-memory-mib").unwrap_or(f64::INFINITY)
+        let holds =
+            |ratio: Option<f64>, floor: Option<f64>| ratio.zip(floor).is_none_or(|(ratio, floor)| ratio >= floor);
+        holds(self.ratio(), self.floor) && holds(self.to_rivals, self.rivals_floor)
     }
 }
 
 pub struct Report {
+    kinds: Vec<Kind>,
     rows: Vec<Row>,
-    memory: Option<Memory>,
+    footprint: Footprint,
+    backing: String,
 }
 
 impl Report {
-    pub fn new(rows: Vec<Row>, memory: Option<Memory>) -> Self {
-        Self { rows, memory }
+    pub fn new(kinds: Vec<Kind>, rows: Vec<Row>, footprint: Footprint, backing: String) -> Self {
+        Self { kinds, rows, footprint, backing }
     }
 
     /// Whether no ratio is below its floor and the idle memory not above its limit.
     pub fn holds(&self) -> bool {
-        self.rows.iter().all(Row::holds) && self.memory.as_ref().is_none_or(|memory| memory.idle < Memory::limit())
+        self.rows.iter().all(Row::holds) && self.footprint.holds()
     }
 
-    pub fn table(&self) -> String {
-        let heads: String = Kind::ALL.iter().map(|kind| format!("{:>11}", kind.name())).collect();
-        let mut lines = vec![format!("{:<16}{:>9}{heads}    ratio to   floor", "workload", "unit")];
-        lines.extend(self.rows.iter().map(Row::line));
-        if let Some(Memory { idle, after }) = self.memory {
-            let limit = Memory::limit();
-            lines.push(format!(
-                "memory of the daemon: {idle:.1} MiB idle (limit {limit}), {after:.1} MiB after the work"
-            ));
-        }
+    pub fn tables(&self) -> String {
+        let heads: String = self.kinds.iter().map(|kind| format!("{:>12}", kind.name())).collect();
+        let mut lines = vec![format!("on {}", self.backing), String::new()];
+        lines.push(format!("{:<15}{:>10}{heads}", "rates", "unit"));
+        lines.extend(self.rows.iter().map(|row| row.rates_line(&self.kinds)));
+        lines.push(String::new());
+        lines.push(format!("{:<15}{:>10}{heads}{:>12}{:>12}{:>12}", "ratios", "to", "floor", "to rivals", "floor"));
+        lines.extend(self.rows.iter().map(|row| row.ratios_line(&self.kinds)));
+        lines.push(String::new());
+        lines.push(self.footprint.table());
         lines.join("\n")
     }
 
     pub fn json(&self) -> Value {
+        let map = |values: &[(Kind, f64)]| -> Map<_, _> {
+            values.iter().map(|(kind, value)| (kind.name().to_owned(), json!(value))).collect()
+        };
         let rows = self.rows.iter().map(|row| {
-            let rates: serde_json::Map<_, _> =
-                row.rates.iter().map(|(kind, rate)| (kind.name().to_owned(), json!(rate))).collect();
             json!({
                 "workload": row.name,
                 "unit": row.unit,
-                "rates": rates,
+                "rates": map(&row.rates),
                 "reference": row.reference.name(),
-                "ratio": row.ratio,
+                "ratios": map(&row.ratios),
+                "ratio": row.ratio(),
                 "floor": row.floor,
+                "to_rivals": row.to_rivals,
+                "rivals_floor": row.rivals_floor,
                 "holds": row.holds(),
             })
         });
         json!({
+            "backing": self.backing,
+            "machine": machine(),
             "workloads": rows.collect::<Vec<_>>(),
-            "idle_memory_mib": self.memory.as_ref().map(|memory| memory.idle),
-            "memory_after_mib": self.memory.as_ref().map(|memory| memory.after),
+            "footprint": self.footprint.json(),
             "holds": self.holds(),
         })
     }
 }
 
-fn floor(name: &str) -> Option<f64> {
+/// The kernel and the number of processors.
+pub fn machine() -> String {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let version = release.split('-').next().unwrap_or_default().trim().to_owned();
+    let processors = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
+    format!("Linux {version}, {processors} processors")
+}
+
+fn value_of(values: &[(Kind, f64)], kind: Kind) -> Option<f64> {
+    values.iter().find(|(other, _)| *other == kind).map(|(_, value)| *value)
+}
+
+fn cell(value: Option<f64>, shown: impl Fn(f64) -> String) -> String {
+    format!("{:>12}", value.map_or_else(|| "-".to_owned(), shown))
+}
+
+fn rate(value: f64) -> String {
+    if value < 10.0 { format!("{value:.2}") } else { format!("{value:.0}") }
+}
+
+fn ratio(value: f64) -> String {
+    format!("{value:.2}")
+}
+
+pub fn floor(name: &str) -> Option<f64> {
     let floors: Value = serde_json::from_str(FLOORS).expect("tests/bench/floors.json is JSON");
     floors.get(name)?.as_f64()
 }
 
-fn median(values: &[f64]) -> Option<f64> {
+pub fn median(values: &[f64]) -> Option<f64> {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     let middle = sorted.len() / 2;

@@ -1,99 +1,181 @@
 //! The workloads. Each returns a rate, so more is better everywhere.
 
+mod names;
+mod read;
+mod tree;
+mod write;
+
 use std::fs::File;
-use std::hint::black_box;
-use std::io::{Read, Result};
-use std::os::unix::fs::FileExt;
+use std::io::Result;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Barrier, LazyLock};
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use crate::contender::{Contender, Kind};
 
-const KIB: usize = 1024;
-const MIB: usize = 1024 * KIB;
-/// The big file, written and read.
-const BIG: usize = 256 * MIB;
-const SMALL: usize = 16 * KIB;
-const NAMES: usize = 10_000;
-const SMALL_FILES: usize = 2_000;
-const OVERWRITTEN: usize = 64;
+pub use names::numbered;
+pub use write::{publish_into, store};
+
+pub const KIB: usize = 1024;
+pub const MIB: usize = 1024 * KIB;
+pub const SMALL: usize = 16 * KIB;
 
 pub struct Workload {
     pub name: &'static str,
     pub unit: &'static str,
     /// What commitfs is compared with.
     pub reference: Kind,
+    /// It is compared with the better of bindfs and mergerfs, too.
+    pub rivals: bool,
     work: Work,
 }
 
+#[derive(Clone, Copy)]
 enum Work {
-    Publish { threads: usize },
+    Publish { threads: usize, size: usize },
     Overwrite,
+    Append { big: bool },
     WriteBig { block: usize },
-    ReadBig,
-    ReadRandom,
+    ReadBig { cold: bool },
+    ReadRandom { cold: bool },
     Stat,
-    ReadSmall,
+    OpenRead,
     List,
+    Untar,
+    Clone,
+    Replaced { readers: usize },
 }
 
-pub const WORKLOADS: [Workload; 10] = [
-    Workload { name: "publish-1", unit: "files/s", reference: Kind::Careful, work: Work::Publish { threads: 1 } },
-    Workload { name: "publish-8", unit: "files/s", reference: Kind::Careful, work: Work::Publish { threads: 8 } },
-    Workload { name: "overwrite", unit: "files/s", reference: Kind::Careful, work: Work::Overwrite },
-    Workload { name: "write-1M", unit: "MiB/s", reference: Kind::Careful, work: Work::WriteBig { block: MIB } },
-    Workload { name: "write-4K", unit: "MiB/s", reference: Kind::Careful, work: Work::WriteBig { block: 4 * KIB } },
-    Workload { name: "read-1M", unit: "MiB/s", reference: Kind::Bare, work: Work::ReadBig },
-    Workload { name: "read-random-4K", unit: "reads/s", reference: Kind::Bare, work: Work::ReadRandom },
-    Workload { name: "stat", unit: "stats/s", reference: Kind::Bare, work: Work::Stat },
-    Workload { name: "read-small", unit: "files/s", reference: Kind::Bare, work: Work::ReadSmall },
-    Workload { name: "list-stat", unit: "names/s", reference: Kind::Bare, work: Work::List },
+const fn written(name: &'static str, unit: &'static str, work: Work) -> Workload {
+    Workload { name, unit, reference: Kind::Careful, rivals: false, work }
+}
+
+const fn seen(name: &'static str, unit: &'static str, work: Work) -> Workload {
+    Workload { name, unit, reference: Kind::Bare, rivals: true, work }
+}
+
+pub const WORKLOADS: [Workload; 20] = [
+    written("publish-1", "files/s", Work::Publish { threads: 1, size: SMALL }),
+    written("publish-8", "files/s", Work::Publish { threads: 8, size: SMALL }),
+    written("publish-32", "files/s", Work::Publish { threads: 32, size: SMALL }),
+    written("publish-1M", "files/s", Work::Publish { threads: 1, size: MIB }),
+    written("overwrite", "files/s", Work::Overwrite),
+    written("append", "appends/s", Work::Append { big: true }),
+    written("append-1M", "appends/s", Work::Append { big: false }),
+    written("write-1M", "MiB/s", Work::WriteBig { block: MIB }),
+    written("write-4K", "MiB/s", Work::WriteBig { block: 4 * KIB }),
+    seen("read-1M", "MiB/s", Work::ReadBig { cold: false }),
+    seen("read-random-4K", "reads/s", Work::ReadRandom { cold: false }),
+    seen("cold-1M", "MiB/s", Work::ReadBig { cold: true }),
+    seen("cold-random-4K", "reads/s", Work::ReadRandom { cold: true }),
+    seen("stat", "stats/s", Work::Stat),
+    seen("open-read", "files/s", Work::OpenRead),
+    seen("list-stat", "names/s", Work::List),
+    seen("untar", "files/s", Work::Untar),
+    seen("git-clone", "clones/s", Work::Clone),
+    written("replaced-1", "reads/s", Work::Replaced { readers: 1 }),
+    written("replaced-64", "reads/s", Work::Replaced { readers: 64 }),
 ];
 
-/// How long a measurement of repeated work lasts at least.
+/// How much is done.
 pub struct Pace {
+    /// How long a measurement of repeated work lasts at least.
     pub slice: Duration,
+    /// The big file, written and read.
+    pub big: usize,
+    /// The file that is appended to.
+    pub appended: usize,
+    /// Names in the folder that is listed.
+    pub names: usize,
+    /// Small files that are opened and read.
+    pub small: usize,
+}
+
+/// What is unpacked and cloned; made by `scripts/bench`.
+#[derive(Default)]
+pub struct Sources {
+    pub tar: Option<PathBuf>,
+    pub repository: Option<PathBuf>,
+}
+
+/// One measurement of one contender in one round.
+pub struct Turn<'a> {
+    pub contender: &'a Contender,
+    pub round: u32,
+    pub pace: &'a Pace,
+    pub sources: &'a Sources,
 }
 
 impl Workload {
-    /// The careful discipline differs from the bare folder only where something is written.
+    /// The careful discipline differs from the bare folder only where something is written. The other mounts append as the
+    /// bare folder does.
     pub fn applies_to(&self, kind: Kind) -> bool {
-        kind != Kind::Careful || self.reference == Kind::Careful
+        match self.work {
+            Work::Append { .. } => matches!(kind, Kind::Bare | Kind::Careful) || kind.is_commitfs(),
+            Work::Untar | Work::Clone => true,
+            _ => kind != Kind::Careful || self.reference == Kind::Careful,
+        }
     }
 
-    pub fn run(&self, contender: &Contender, round: u32, pace: &Pace) -> Result<f64> {
-        if self.reference == Kind::Careful {
-            settle(&contender.backing)?;
+    /// Whether what it works on is there.
+    pub fn is_possible(&self, sources: &Sources) -> bool {
+        match self.work {
+            Work::Untar => sources.tar.is_some(),
+            Work::Clone => sources.repository.is_some(),
+            _ => true,
+        }
+    }
+
+    /// Makes what it reads or changes, straight on the backing folder.
+    pub fn prepare(&self, contender: &Contender, pace: &Pace) -> Result<()> {
+        let backing = &contender.backing;
+        match self.work {
+            Work::ReadBig { .. } | Work::ReadRandom { .. } => make(&read::big(backing), pace.big)?,
+            Work::Append { big: true } => make(&write::appended(backing, true), pace.appended)?,
+            Work::Append { big: false } => make(&write::appended(backing, false), MIB)?,
+            Work::Overwrite => names::make(&backing.join("overwritten"), write::OVERWRITTEN, SMALL)?,
+            Work::Replaced { .. } => names::make(&backing.join(read::REPLACED), 1, SMALL)?,
+            Work::Stat | Work::List => names::make(&backing.join("names"), pace.names, 0)?,
+            Work::OpenRead => names::make(&backing.join("small"), pace.small, 4 * KIB)?,
+            Work::Publish { .. } | Work::WriteBig { .. } | Work::Untar | Work::Clone => {}
+        }
+        settle(backing)
+    }
+
+    pub fn run(&self, turn: &Turn<'_>) -> Result<f64> {
+        let (root, pace) = (&turn.contender.root, turn.pace);
+        if self.reference == Kind::Careful || matches!(self.work, Work::Untar | Work::Clone) {
+            settle(&turn.contender.backing)?;
         }
         match self.work {
-            Work::Publish { threads } => publish(contender, threads, round, pace),
-            Work::Overwrite => overwrite(contender, pace),
-            Work::WriteBig { block } => write_big(contender, block, round),
-            Work::ReadBig => read_big(&contender.root, pace),
-            Work::ReadRandom => read_random(&contender.root, pace),
-            Work::Stat => stat(&contender.root, pace),
-            Work::ReadSmall => read_small(&contender.root, pace),
-            Work::List => list(&contender.root, pace),
+            Work::Publish { threads, size } => write::publish(turn, self.name, threads, size),
+            Work::Overwrite => write::overwrite(turn),
+            Work::Append { big } => write::append(turn, big),
+            Work::WriteBig { block } => write::write_big(turn, block),
+            Work::ReadBig { cold: false } => read::read_big(root, pace),
+            Work::ReadRandom { cold: false } => read::read_random(root, pace),
+            Work::ReadBig { cold: true } => read::read_big_cold(turn),
+            Work::ReadRandom { cold: true } => read::read_random_cold(turn),
+            Work::Stat => names::stat(root, pace),
+            Work::OpenRead => names::open_read(root, pace),
+            Work::List => names::list(root, pace),
+            Work::Untar => tree::untar(turn),
+            Work::Clone => tree::clone(turn),
+            Work::Replaced { readers } => read::while_replaced(turn, readers),
         }
     }
 }
 
-/// The files that are only read, written straight to the backing folder.
-pub fn prepare(backing: &Path) -> Result<()> {
-    std::fs::write(big(backing), noise(BIG))?;
-    for (folder, count, size) in
-        [("names", NAMES, 0), ("small", SMALL_FILES, 4 * KIB), ("overwritten", OVERWRITTEN, SMALL)]
-    {
-        let folder = backing.join(folder);
-        std::fs::create_dir(&folder)?;
-        let content = noise(size);
-        for path in numbered(&folder, count) {
-            std::fs::write(path, content)?;
-        }
+/// A file of noise, unless it is there in this size.
+fn make(path: &Path, size: usize) -> Result<()> {
+    if std::fs::metadata(path).is_ok_and(|there| there.len() == size as u64) {
+        return Ok(());
     }
-    settle(backing)
+    let mut file = File::create(path)?;
+    for begin in (0..size).step_by(NOISE) {
+        std::io::Write::write_all(&mut file, noise(NOISE.min(size - begin)))?;
+    }
+    Ok(())
 }
 
 /// What earlier work left unwritten is not to be paid by the next.
@@ -101,21 +183,15 @@ fn settle(backing: &Path) -> Result<()> {
     Ok(rustix::fs::syncfs(File::open(backing)?)?)
 }
 
-fn big(root: &Path) -> PathBuf {
-    root.join("big")
-}
+const NOISE: usize = 16 * MIB;
 
-fn numbered(folder: &Path, count: usize) -> Vec<PathBuf> {
-    (0..count).map(|number| folder.join(format!("file-{number:05}"))).collect()
-}
-
-/// Content that no layer can store shorter.
+/// Content that no layer can store shorter: at most 16 MiB of it.
 fn noise(size: usize) -> &'static [u8] {
-    static NOISE: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    static BYTES: LazyLock<Vec<u8>> = LazyLock::new(|| {
         let mut random = Random(0x9e37_79b9_7f4a_7c15);
-        (0..BIG / 8).flat_map(|_| random.next().to_le_bytes()).collect()
+        (0..NOISE / 8).flat_map(|_| random.next().to_le_bytes()).collect()
     });
-    &NOISE[..size]
+    &BYTES[..size]
 }
 
 /// xorshift64.
@@ -139,117 +215,4 @@ fn repeated(pace: &Pace, mut pass: impl FnMut() -> Result<f64>) -> Result<f64> {
         done += pass()?;
     }
     Ok(done / begin.elapsed().as_secs_f64())
-}
-
-/// New names in one folder, from `threads` threads at once.
-fn publish(contender: &Contender, threads: usize, round: u32, pace: &Pace) -> Result<f64> {
-    let folder = contender.root.join(format!("publish-{threads}-{round}"));
-    std::fs::create_dir(&folder)?;
-    let content = noise(SMALL);
-    let stored = AtomicU64::new(0);
-    let start = Barrier::new(threads + 1);
-    let (begin, outcome) = std::thread::scope(|scope| {
-        let writers: Vec<_> = (0..threads)
-            .map(|thread| {
-                let (folder, stored, start) = (&folder, &stored, &start);
-                scope.spawn(move || -> Result<()> {
-                    start.wait();
-                    let begin = Instant::now();
-                    for number in 0.. {
-                        if begin.elapsed() >= pace.slice {
-                            break;
-                        }
-                        contender.store(&folder.join(format!("{thread}-{number}")), content, SMALL)?;
-                        stored.fetch_add(1, Ordering::Relaxed);
-                    }
-                    Ok(())
-                })
-            })
-            .collect();
-        start.wait();
-        let begin = Instant::now();
-        let outcome: Result<()> = writers.into_iter().try_for_each(|writer| writer.join().expect("a writer panicked"));
-        (begin, outcome)
-    });
-    let elapsed = begin.elapsed();
-    outcome?;
-    Ok(stored.into_inner() as f64 / elapsed.as_secs_f64())
-}
-
-fn overwrite(contender: &Contender, pace: &Pace) -> Result<f64> {
-    let paths = numbered(&contender.root.join("overwritten"), OVERWRITTEN);
-    let content = noise(SMALL);
-    let mut next = paths.iter().cycle();
-    repeated(pace, || next.next().map_or(Ok(0.0), |path| contender.store(path, content, SMALL).map(|()| 1.0)))
-}
-
-fn write_big(contender: &Contender, block: usize, round: u32) -> Result<f64> {
-    let name = format!("written-{block}-{round}");
-    let content = noise(BIG);
-    let begin = Instant::now();
-    contender.store(&contender.root.join(&name), content, block)?;
-    let elapsed = begin.elapsed();
-    std::fs::remove_file(contender.backing.join(&name))?; // behind the mount: removal is not what is measured
-    Ok((BIG / MIB) as f64 / elapsed.as_secs_f64())
-}
-
-fn read_big(root: &Path, pace: &Pace) -> Result<f64> {
-    let mut buffer = vec![0; MIB];
-    repeated(pace, || {
-        let mut file = File::open(big(root))?;
-        let mut read = 0;
-        loop {
-            match file.read(&mut buffer)? {
-                0 => return Ok(read as f64 / MIB as f64),
-                count => read += count,
-            }
-        }
-    })
-}
-
-fn read_random(root: &Path, pace: &Pace) -> Result<f64> {
-    let file = File::open(big(root))?;
-    std::io::copy(&mut &file, &mut std::io::sink())?; // into the cache
-    let mut buffer = [0; 4 * KIB];
-    let mut random = Random(7);
-    repeated(pace, || {
-        for _ in 0..1000 {
-            let block = random.next() % (BIG / (4 * KIB)) as u64;
-            file.read_exact_at(&mut buffer, block * 4096)?;
-        }
-        black_box(&buffer);
-        Ok(1000.0)
-    })
-}
-
-fn stat(root: &Path, pace: &Pace) -> Result<f64> {
-    let paths = numbered(&root.join("names"), NAMES);
-    repeated(pace, || {
-        for path in &paths {
-            black_box(std::fs::metadata(path)?);
-        }
-        Ok(NAMES as f64)
-    })
-}
-
-fn read_small(root: &Path, pace: &Pace) -> Result<f64> {
-    let paths = numbered(&root.join("small"), SMALL_FILES);
-    repeated(pace, || {
-        for path in &paths {
-            black_box(std::fs::read(path)?);
-        }
-        Ok(SMALL_FILES as f64)
-    })
-}
-
-fn list(root: &Path, pace: &Pace) -> Result<f64> {
-    let folder = root.join("names");
-    repeated(pace, || {
-        let mut names = 0.0;
-        for entry in std::fs::read_dir(&folder)? {
-            black_box(entry?.metadata()?);
-            names += 1.0;
-        }
-        Ok(names)
-    })
 }

@@ -192,6 +192,13 @@ impl Agent {
         }
     }
 
+    /// Whether the answer to a command that was sent is there.
+    pub fn has_answered(&self) -> bool {
+        let stream = self.stream.borrow();
+        let mut readable = [rustix::event::PollFd::new(stream.get_ref(), rustix::event::PollFlags::IN)];
+        !stream.buffer().is_empty() || rustix::event::poll(&mut readable, Some(&Default::default())).unwrap() > 0
+    }
+
     #[track_caller]
     pub fn ask<T: AsRef<[u8]>>(&self, tokens: &[T]) -> Outcome<Vec<Vec<u8>>> {
         self.send(tokens);

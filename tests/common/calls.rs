@@ -226,6 +226,12 @@ impl Agent {
         self.ask(tokens!("list", path.as_ref()))
     }
 
+    /// As `list`, through a descriptor that is open already, from the start.
+    #[track_caller]
+    pub fn relist(&self, fd: i32) -> Outcome<Vec<Vec<u8>>> {
+        self.ask(tokens!("relist", &text(fd)))
+    }
+
     #[track_caller]
     pub fn lists(&self, folder: impl Bytes, name: impl Bytes) -> bool {
         self.list(folder).unwrap().iter().any(|n| n == name.as_ref())

@@ -92,6 +92,12 @@ impl Bench<'_> {
             broken = checker::broken_promises_below(&self.m, folder, known);
             broken.is_empty().then_some(())
         });
+        // A close that was promised without proof is committed at release, whose error has nobody to go to: the draft is
+        // in quarantine, which the journal tells.
+        broken.retain(|what| {
+            let path = what.split(": ").next().unwrap_or_default();
+            !(what.ends_with("had succeeded") && self.was_promised(path))
+        });
         wrong.extend(broken);
         let (w, r) = &self.others;
         for (path, promise) in known.iter().filter(|(path, _)| !path.ends_with(".tmp")) {
@@ -109,6 +115,15 @@ impl Bench<'_> {
                 wrong.push(format!("{path}: what was written afterwards is not seen: {:?}", r.stat(path)));
             }
         }
+    }
+
+    /// Whether a draft of the path is in quarantine whose close had been promised.
+    fn was_promised(&self, path: &str) -> bool {
+        self.m.recorded();
+        let db = rusqlite::Connection::open(self.m.state().join("journal.sqlite")).unwrap();
+        let sql = "SELECT count(*) FROM drafts d JOIN events e ON e.draft_id = d.id
+                   WHERE d.path = ?1 AND d.state = 'quarantined' AND e.kind = 'sealed'";
+        db.query_row(sql, [path.as_bytes()], |row| row.get::<_, i64>(0)).unwrap() > 0
     }
 
     /// Journal, staging, trash and export agree; after a restart, where an answer was lost.

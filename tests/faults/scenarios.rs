@@ -87,6 +87,7 @@ fn truncate(run: &mut Run) {
     let promise = run.known.get_mut(&path).unwrap();
     promise.closed = 1;
     let all = promise.tried;
+    run.tell(&path);
     if run.call(&format!("truncate {path}"), |w| w.truncate(&path, first)) {
         run.known.get_mut(&path).unwrap().tried = 1;
     } else {

@@ -8,7 +8,6 @@ use std::io::{Error, ErrorKind, Read, Result};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
 
 use crate::ledger::{Ledger, NAMES, mapped};
 use crate::writer::{name, new_name};
@@ -31,7 +30,7 @@ pub fn run(task: &Task) -> ExitCode {
     let ledger = Ledger::open(&task.ledger).expect("the ledger");
     let mut reader = Reader { task, ledger, said: 0 };
     let mut dice = Dice::new(!task.seed ^ (task.number << 40));
-    while Instant::now() < task.until {
+    while !task.is_over(ledger) {
         let writer = dice.roll(task.writers);
         match dice.roll(8) {
             0 => reader.listing(),

@@ -7,7 +7,6 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
 
 use crate::content::{self, Header, name_number};
 use crate::ledger::{Ledger, NAMES, Promises};
@@ -32,7 +31,7 @@ pub fn run(task: &Task) -> ExitCode {
     let mine = &ledger.promises[task.number as usize];
     let mut dice = Dice::new(task.seed ^ (task.number << 32));
     let mut generations = [0_u64; NAMES];
-    while Instant::now() < task.until {
+    while !task.is_over(ledger) {
         let slot = dice.roll(NAMES as u64 + 1) as usize;
         let result = if slot == NAMES {
             new_file(task, mine, &mut dice)

@@ -151,3 +151,31 @@ fn a_dead_instance_is_adopted_and_its_return_finds_out() {
     m.remount();
     assert!(m.quarantine().iter().any(|row| row.path == "g" && row.all["kept"] == true));
 }
+
+#[test]
+fn an_instance_is_dead_when_its_own_lease_is_over() {
+    let mut m = Mount::setup().options("lease=1h").mount();
+    let other = Mount::setup().export_of(&m).options("lease=2s,sweep=1h").mount();
+    let w = m.agent("W");
+    let fd = w.open("f", "w|creat").unwrap();
+    w.write(fd, "x").unwrap();
+    m.kill9();
+    drop(w);
+    let hosts = m.raw(".commitfs/hosts");
+    let instance = std::fs::read_to_string(m.state().join("instance")).unwrap();
+    let lease = hosts.join(format!("{}.json", instance.trim()));
+    let silent_for = |minutes: u64| {
+        let time = std::time::SystemTime::now() - std::time::Duration::from_secs(60 * minutes);
+        std::fs::File::options().write(true).open(&lease).unwrap().set_modified(time).unwrap();
+        // Exit status 1: there is something to repair.
+        let found: serde_json::Value = serde_json::from_slice(&other.cli(&["fsck", "--json"]).stdout).unwrap();
+        found["dead_instances"].as_u64().unwrap()
+    };
+    assert_eq!(silent_for(50), 0, "it said that it would be silent for an hour at most");
+    assert_eq!(silent_for(70), 1);
+    // What cannot be read is judged by the reader's own lease.
+    std::fs::write(&lease, "{}").unwrap();
+    assert_eq!(silent_for(1), 1);
+    other.cli_ok(&["fsck", "--repair"]);
+    assert_eq!(other.quarantine().len(), 1, "adopted");
+}

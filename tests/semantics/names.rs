@@ -284,3 +284,41 @@ fn s26_listings_show_every_version_once_and_a_draft_only_to_its_family() {
     assert_eq!(r.list("d").unwrap(), of_family);
     eventually("and the raw export agrees", || std::fs::read_dir(m.raw("d")).unwrap().count() == of_family.len());
 }
+
+/// The kernel may keep a listing, and hand it to whoever opened the folder before the draft began.
+#[test]
+fn s26_an_old_descriptor_of_a_folder_shows_what_a_new_one_would() {
+    let m = Mount::new();
+    let (w, r) = m.pair();
+    w.mkdir("d").unwrap();
+    for i in 0..300 {
+        w.put(&format!("d/v{i:03}"), "v").unwrap();
+    }
+    let (mine, other) = (w.open("d", "r").unwrap(), r.open("d", "r").unwrap());
+    for _ in 0..3 {
+        assert_eq!(r.relist(other).unwrap().len(), 300);
+        assert_eq!(w.relist(mine).unwrap().len(), 300);
+    }
+    let x = b"x".to_vec();
+    let fd = w.open("d/x", "w|creat").unwrap();
+    for _ in 0..3 {
+        assert!(w.relist(mine).unwrap().contains(&x), "its family sees the draft");
+        assert!(!r.relist(other).unwrap().contains(&x), "an outsider sees nothing, whoever listed before");
+        assert!(!r.list("d").unwrap().contains(&x));
+    }
+    w.close(fd).unwrap();
+    for reader in [(&r, other), (&w, mine)] {
+        assert!(reader.0.relist(reader.1).unwrap().contains(&x), "after the close it is there");
+        assert!(reader.0.list("d").unwrap().contains(&x));
+    }
+    w.unlink("d/v007").unwrap();
+    w.rename("d/v008", "d/y").unwrap();
+    for names in [r.relist(other).unwrap(), r.list("d").unwrap()] {
+        assert_eq!(names.len(), 300);
+        assert!(
+            names.contains(&b"y".to_vec()) && !names.contains(&b"v008".to_vec()) && !names.contains(&b"v007".to_vec())
+        );
+    }
+    std::fs::write(m.raw("d/outside"), "").unwrap();
+    eventually("what was made on the export is listed", || r.list("d").unwrap().contains(&b"outside".to_vec()));
+}

@@ -97,6 +97,9 @@ pub struct OpenFile {
 /// nothing of the mount. `None` for a file that cannot be found, and for all if that takes too long.
 pub fn cached_sizes(mount: MountId, files: Vec<OpenFile>) -> Vec<Option<u64>> {
     let count = files.len();
+    if count == 0 {
+        return Vec::new();
+    }
     let look = move || files.iter().map(|file| cached_size(mount, file)).collect();
     in_time(look).unwrap_or_else(|| vec![None; count])
 }
