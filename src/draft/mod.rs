@@ -240,7 +240,7 @@ impl Draft {
         if let Ok(Ok(())) = written {
             self.only_resizes.store(false, Ordering::Relaxed);
         }
-        self.tainting("write", written)
+        self.tainting("write", written, |_| true)
     }
 
     /// As [`Draft::write`], by another call: a resize, a hole, a copy inside the file system.
@@ -256,16 +256,20 @@ impl Draft {
                 self.only_resizes.store(false, Ordering::Relaxed);
             }
         }
-        self.tainting(step, altered)
+        // What the caller asked for wrongly, and was told at once, says nothing about the content.
+        let wishes = [Errno::INVAL, Errno::OPNOTSUPP, Errno::FBIG, Errno::BADF, Errno::INTR];
+        self.tainting(step, altered, |errno| !wishes.contains(&errno))
     }
 
     fn tainting<T>(
         &self,
         step: &'static str,
         result: Result<std::result::Result<T, Blocked>>,
+        counts: impl FnOnce(Errno) -> bool,
     ) -> Result<std::result::Result<T, Blocked>> {
         if let Err(errno) = result
             && !mount::is_no_space(errno)
+            && counts(errno)
         {
             self.taint(step, errno);
         }
@@ -275,10 +279,6 @@ impl Draft {
     /// Remembers the first failure: from here on every fsync and close of the draft returns it, and it is never
     /// published.
     pub fn taint(&self, step: &'static str, errno: Errno) {
-        // What the caller asked for wrongly says nothing about the content.
-        if matches!(errno, Errno::INVAL | Errno::OPNOTSUPP | Errno::FBIG | Errno::BADF | Errno::INTR) {
-            return;
-        }
         let mut taint = self.taint.lock();
         if taint.is_none() {
             tracing::warn!(node = self.node, step, %errno, "draft tainted");
