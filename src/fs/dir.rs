@@ -66,12 +66,16 @@ impl Fs {
         let shared = !self.options.nfs && !self.drafts.any_in_folder(node.key);
         let mut listings = if shared { Listings::Fresh } else { Listings::NotKept };
         let mut listing = None;
-        if shared && let Some(recent) = self.recent.of(&node, &stat::fstat(self.nodes().fd(&node)?)?, self.options.ttl) {
+        if shared && let Some(recent) = self.recent.of(&node, &stat::fstat(self.nodes().fd(&node)?)?, self.options.ttl)
+        {
             listings = Listings::Kept;
             listing = Some(recent);
         }
         let fh = self.handles.number();
-        self.handles.insert(fh, Handle::Folder(OpenFolder { node, listing: Mutex::new(listing), shared, private: AtomicBool::new(false) }));
+        self.handles.insert(
+            fh,
+            Handle::Folder(OpenFolder { node, listing: Mutex::new(listing), shared, private: AtomicBool::new(false) }),
+        );
         Ok((fh, listings))
     }
 

@@ -139,7 +139,8 @@ impl Fs {
         patient: bool,
     ) -> Result<Seen> {
         let switching = self.drafts.switching(caller.tid);
-        if patient && (draft.is_awaited() || draft.is_sealing() && (switching == Some(true) || draft.is_family(caller))) {
+        if patient && (draft.is_awaited() || draft.is_sealing() && (switching == Some(true) || draft.is_family(caller)))
+        {
             return Ok(Seen::Wait(Until::Settled(draft)));
         }
         if switching == Some(true) || draft.is_family(caller) {

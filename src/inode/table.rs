@@ -120,6 +120,16 @@ impl NodeTable {
         }
     }
 
+    /// What reaches an inode without a descriptor, where the export has such a thing.
+    pub fn handle_of(&self, fd: impl AsFd) -> Option<Handle> {
+        if self.handles { Handle::of(fd).ok() } else { None }
+    }
+
+    /// Opens the inode that a handle of this export's file system stands for.
+    pub fn open_handle(&self, handle: &Handle, flags: OFlags) -> Result<File> {
+        handle.open_file(self.mount_fd(), flags)
+    }
+
     /// Opens the content of a regular file.
     pub fn open(&self, node: &Node, flags: OFlags) -> Result<File> {
         match &node.anchor {
@@ -144,12 +154,7 @@ impl NodeTable {
 
     /// The look-up of an inode that has a node already, without opening it: two calls instead of four. `None` if what is
     /// there is not that inode for sure.
-    fn lookup_known(
-        &self,
-        parent: &Arc<Node>,
-        dir: BorrowedFd<'_>,
-        name: &OsStr,
-    ) -> Result<Option<(Arc<Node>, Stat)>> {
+    fn lookup_known(&self, parent: &Arc<Node>, dir: BorrowedFd<'_>, name: &OsStr) -> Result<Option<(Arc<Node>, Stat)>> {
         let stat = stat::stat_at(dir, name)?;
         let known = |node: &Arc<Node>| matches!(node.anchor, Anchor::Handle(_)) && node.is_as(&stat);
         let Some(node) = self.by_key.get(&Key::of(&stat)).filter(|node| known(node)).map(|node| node.clone()) else {

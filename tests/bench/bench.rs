@@ -153,10 +153,8 @@ fn run(options: &Options) -> Result<ExitCode> {
         .copied()
         .filter(|kind| *kind != Kind::Passthrough || options.programs.passthrough.is_some())
         .collect();
-    let started = kinds
-        .iter()
-        .map(|kind| Contender::start(*kind, &folder.0, &options.programs))
-        .collect::<Result<Vec<_>>>()?;
+    let started =
+        kinds.iter().map(|kind| Contender::start(*kind, &folder.0, &options.programs)).collect::<Result<Vec<_>>>()?;
     let mut footprint = Footprint::idle(&started, options.quick)?;
     let samples = measure(&workloads, &started, &pace, &sources, options, &stop)?;
     footprint.after(&started)?;

@@ -28,15 +28,8 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Self; 7] = [
-        Self::Bare,
-        Self::Careful,
-        Self::Bindfs,
-        Self::Mergerfs,
-        Self::Passthrough,
-        Self::Commitfs,
-        Self::CommitfsPt,
-    ];
+    pub const ALL: [Self; 7] =
+        [Self::Bare, Self::Careful, Self::Bindfs, Self::Mergerfs, Self::Passthrough, Self::Commitfs, Self::CommitfsPt];
 
     pub fn name(self) -> &'static str {
         match self {

@@ -132,7 +132,8 @@ impl Drawing<'_> {
             for kind in &kinds {
                 let folder = self.folder.join(kind.name()).join("folder");
                 std::fs::create_dir_all(&folder)?;
-                (have..many).try_for_each(|number| std::fs::File::create(folder.join(format!("name-{number}"))).map(drop))?;
+                (have..many)
+                    .try_for_each(|number| std::fs::File::create(folder.join(format!("name-{number}"))).map(drop))?;
             }
             have = many;
             let contenders: Vec<_> = kinds
@@ -232,7 +233,8 @@ impl Drawing<'_> {
                 self.check()?;
                 std::thread::sleep(Duration::from_secs(1));
                 let now = daemon.processor_time()?;
-                if now.saturating_sub(before) < Duration::from_millis(20) || begin.elapsed() > Duration::from_secs(120) {
+                if now.saturating_sub(before) < Duration::from_millis(20) || begin.elapsed() > Duration::from_secs(120)
+                {
                     break;
                 }
                 before = now;

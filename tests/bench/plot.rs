@@ -91,8 +91,12 @@ impl Plot {
         for (number, series) in self.series.iter().enumerate() {
             let colour = COLOURS[number % COLOURS.len()];
             let path: String = series.points.iter().map(|(x, y)| format!("{:.1},{:.1} ", across(*x), up(*y))).collect();
-            writeln!(svg, "<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"/>", path.trim())
-                .expect("a string takes everything");
+            writeln!(
+                svg,
+                "<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"/>",
+                path.trim()
+            )
+            .expect("a string takes everything");
             for (x, y) in &series.points {
                 writeln!(svg, "<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"3\" fill=\"{colour}\"/>", across(*x), up(*y))
                     .expect("a string takes everything");

@@ -73,7 +73,8 @@ impl Row {
     }
 
     fn holds(&self) -> bool {
-        let holds = |ratio: Option<f64>, floor: Option<f64>| ratio.zip(floor).is_none_or(|(ratio, floor)| ratio >= floor);
+        let holds =
+            |ratio: Option<f64>, floor: Option<f64>| ratio.zip(floor).is_none_or(|(ratio, floor)| ratio >= floor);
         holds(self.ratio(), self.floor) && holds(self.to_rivals, self.rivals_floor)
     }
 }

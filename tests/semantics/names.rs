@@ -315,7 +315,9 @@ fn s26_an_old_descriptor_of_a_folder_shows_what_a_new_one_would() {
     w.rename("d/v008", "d/y").unwrap();
     for names in [r.relist(other).unwrap(), r.list("d").unwrap()] {
         assert_eq!(names.len(), 300);
-        assert!(names.contains(&b"y".to_vec()) && !names.contains(&b"v008".to_vec()) && !names.contains(&b"v007".to_vec()));
+        assert!(
+            names.contains(&b"y".to_vec()) && !names.contains(&b"v008".to_vec()) && !names.contains(&b"v007".to_vec())
+        );
     }
     std::fs::write(m.raw("d/outside"), "").unwrap();
     eventually("what was made on the export is listed", || r.list("d").unwrap().contains(&b"outside".to_vec()));
