@@ -94,7 +94,8 @@ mod points {
         m.set_env("COMMITFS_FAILPOINT", "");
         m.remount();
         let seen = checker::check(m);
-        let wrong = checker::broken_promises(m, promises);
+        let mut wrong = checker::broken_promises(m, promises);
+        wrong.extend(checker::unrecorded(m));
         assert!(wrong.is_empty(), "after a crash at {case}:\n  {}", wrong.join("\n  "));
         sum.commits += seen.commits;
         sum.quarantined += seen.quarantined;

@@ -133,6 +133,21 @@ fn look(m: &Mount) -> (Seen, Vec<String>) {
     (seen, wrong)
 }
 
+/// Files that no commit tells of, where all were written through the mount.
+pub fn unrecorded(m: &Mount) -> Vec<String> {
+    let db = Connection::open_with_flags(m.state().join("journal.sqlite"), OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
+    let mut statement = db.prepare("SELECT ino FROM commits").unwrap();
+    let known: BTreeSet<u64> =
+        statement.query_map([], |row| row.get::<_, i64>(0)).unwrap().map(|ino| ino.unwrap() as u64).collect();
+    let mut wrong = Vec::new();
+    walk(&m.raw(""), Path::new(""), &mut |path, name| {
+        if !known.contains(&path.metadata().unwrap().ino()) {
+            wrong.push(format!("{}: published, and the journal has no commit of it", name.display()));
+        }
+    });
+    wrong
+}
+
 /// Staging holds what is quarantined and nothing else.
 fn check_staging(m: &Mount, rows: &[Row], wrong: &mut Vec<String>) -> u64 {
     let mut staged = BTreeMap::new();
