@@ -413,7 +413,6 @@ impl Draft {
         self.handles.fetch_sub(1, Ordering::AcqRel);
     }
 
-    /// True when neither the kernel nor a descriptor refers to the draft any more.
     /// Lets go of the descriptor of a published draft that nobody has open.
     pub fn let_go(&self, nodes: &Arc<NodeTable>) {
         let mut body = self.body.write();
@@ -438,6 +437,7 @@ impl Draft {
         Ok(())
     }
 
+    /// True when neither the kernel nor a descriptor refers to the draft any more.
     fn is_unreferenced(&self) -> bool {
         self.nlookup.load(Ordering::Acquire) == 0 && self.handles.load(Ordering::Acquire) == 0
     }
