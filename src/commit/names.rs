@@ -5,7 +5,6 @@
 
 use std::ffi::OsStr;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use super::{Committer, Sealed};
 use crate::failpoint;
@@ -14,7 +13,7 @@ use crate::inode::{Key, Node};
 use crate::journal::{Change, Commit, Delta, Entry, OutboxKind, SetAside};
 use crate::sys::at::{self, RenameFlags};
 use crate::sys::cred::Creds;
-use crate::sys::{Errno, Kind, Result, Stat, stat};
+use crate::sys::{Errno, Kind, Result, Stat, clock, stat};
 
 /// What a rename has moved.
 #[derive(Clone, Copy, Debug)]
@@ -52,8 +51,9 @@ impl Committer {
             self.journal.leaving(aside);
             let trash = OsStr::new(&aside.staged);
             let keep = || at::rename(&dir, name, self.staging.trash(), trash, RenameFlags::empty());
-            // Whatever the reason, without the right to remove it the next call fails too.
-            self.staging.acting(creds, keep).is_ok()
+            // Whatever the reason, without the right to remove it the next call fails too. Unless only the answer was
+            // lost.
+            self.staging.acting(creds, keep).is_ok() || is_there(self.staging.trash(), trash, old.ino)
         });
         if aside.is_some() {
             failpoint!("unlink_after_move");
@@ -192,7 +192,18 @@ impl Committer {
             let old = replaced.filter(|_| flags.is_empty() && !same && moved.kind != Kind::Dir);
             let aside = old.and_then(|old| self.link_aside(creds, &new_dir, to.1, &old, &to.0.path_of(to.1)));
             let rename = || at::rename(&old_dir, from.1, &new_dir, to.1, flags);
-            self.staging.acting(creds, rename).inspect_err(|_| self.unlink_aside(aside.as_ref()))?;
+            if let Err(errno) = self.staging.acting(creds, rename) {
+                // Only the answer may have been lost.
+                let happened = !exchange
+                    && !same
+                    && is_there(&new_dir, to.1, moved.ino)
+                    && stat::stat_at(&old_dir, from.1).is_err_and(|errno| errno == Errno::NOENT);
+                if !happened {
+                    self.unlink_aside(aside.as_ref());
+                    return Err(errno);
+                }
+                tracing::warn!(%errno, "rename reported an error but had happened");
+            }
             failpoint!("replace_after_rename");
             Ok(aside)
         });
@@ -276,14 +287,14 @@ impl Committer {
     /// Whether the rename of a draft took place although its answer says otherwise: the server did it, the reply was lost
     /// on the way, and the repeated request found nothing to rename. The client's caches may know neither name as it is.
     fn happened(&self, sealed: &Sealed, dir: impl std::os::fd::AsFd, errno: Errno) -> bool {
-        if errno != Errno::NOENT {
-            return false;
-        }
         let fresh = |folder: std::os::fd::BorrowedFd<'_>, name: &OsStr| {
             stat::revalidate(folder).and_then(|()| stat::stat_at(folder, name)).map(|there| there.ino)
         };
         if fresh(dir.as_fd(), &sealed.target.name) == Ok(sealed.staged.ino) {
             return true;
+        }
+        if errno != Errno::NOENT {
+            return false;
         }
         // A staged name goes by the rename, by a removal, which nobody asked for, or with an instance that is taken for
         // dead. So another host may have put its own version over this one already.
@@ -336,7 +347,7 @@ impl Committer {
             gid: old.gid,
             bytes: old.size,
             files: 1,
-            due: SystemTime::now() + retain,
+            due: clock::now() + retain,
             change: None,
         })
     }
@@ -354,7 +365,11 @@ impl Committer {
         let aside = self.aside(OutboxKind::Replace, old, path)?;
         self.journal.leaving(&aside);
         let trash = OsStr::new(&aside.staged);
-        match self.staging.acting_for(creds, || at::link_at(dir, name, self.staging.trash(), trash)) {
+        let linked = match self.staging.acting_for(creds, || at::link_at(dir, name, self.staging.trash(), trash)) {
+            Err(_) if is_there(self.staging.trash(), trash, old.ino) => Ok(()),
+            other => other,
+        };
+        match linked {
             Ok(()) => {
                 failpoint!("replace_after_link");
                 Some(aside)
@@ -401,6 +416,11 @@ impl Committer {
             self.journal.submit(together(entries));
         }
     }
+}
+
+/// Whether a name holds an inode: what a change of names did whose answer was lost.
+pub(crate) fn is_there(dir: impl std::os::fd::AsFd, name: &OsStr, ino: u64) -> bool {
+    stat::stat_at(dir, name).is_ok_and(|there| there.ino == ino)
 }
 
 fn together(mut entries: Vec<Entry>) -> Entry {

@@ -16,12 +16,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use parking_lot::{Mutex, RwLock};
+use rustix::fs::OFlags;
 
 use crate::commit::{Reason, Sealed, Staged, Target};
-use crate::inode::Key;
+use crate::inode::{Key, NodeTable};
 use crate::journal::{CommitKind, DraftId, Owner};
 use crate::rules::Decision;
 use crate::sys::cred::Creds;
+use crate::sys::handle::Handle;
 use crate::sys::stat::{self, Stat};
 use crate::sys::{Errno, Result, at, mount, writeback};
 
@@ -90,9 +92,32 @@ pub enum Phase {
     /// No writer is left; a commit is on its way.
     Sealing(Arc<File>),
     /// Published. A write that still arrives gets a fresh staged file.
-    Published(Arc<File>),
+    Published(Kept),
     /// Quarantined or dropped: nothing more will come of it.
     Ended(Option<Arc<File>>),
+}
+
+/// How the content of a published draft is reached. The kernel may remember its node for as long as it likes.
+#[derive(Clone, Debug)]
+pub enum Kept {
+    /// Somebody has it open, or the export has no file handles.
+    Open(Arc<File>),
+    /// Nobody has: it costs no descriptor.
+    Closed(Handle, Arc<NodeTable>),
+}
+
+impl Kept {
+    fn file(&self) -> Result<Arc<File>> {
+        match self {
+            Kept::Open(file) => Ok(file.clone()),
+            Kept::Closed(handle, nodes) => match nodes.open_handle(handle, OFlags::RDONLY) {
+                // Good for its attributes.
+                Err(Errno::ACCESS) => nodes.open_handle(handle, OFlags::PATH),
+                other => other,
+            }
+            .map(Arc::new),
+        }
+    }
 }
 
 /// A staged file that accepts writes.
@@ -240,7 +265,7 @@ impl Draft {
         if let Ok(Ok(())) = written {
             self.only_resizes.store(false, Ordering::Relaxed);
         }
-        self.tainting("write", written)
+        self.tainting("write", written, |_| true)
     }
 
     /// As [`Draft::write`], by another call: a resize, a hole, a copy inside the file system.
@@ -256,16 +281,20 @@ impl Draft {
                 self.only_resizes.store(false, Ordering::Relaxed);
             }
         }
-        self.tainting(step, altered)
+        // What the caller asked for wrongly, and was told at once, says nothing about the content.
+        let wishes = [Errno::INVAL, Errno::OPNOTSUPP, Errno::FBIG, Errno::BADF, Errno::INTR];
+        self.tainting(step, altered, |errno| !wishes.contains(&errno))
     }
 
     fn tainting<T>(
         &self,
         step: &'static str,
         result: Result<std::result::Result<T, Blocked>>,
+        counts: impl FnOnce(Errno) -> bool,
     ) -> Result<std::result::Result<T, Blocked>> {
         if let Err(errno) = result
             && !mount::is_no_space(errno)
+            && counts(errno)
         {
             self.taint(step, errno);
         }
@@ -275,10 +304,6 @@ impl Draft {
     /// Remembers the first failure: from here on every fsync and close of the draft returns it, and it is never
     /// published.
     pub fn taint(&self, step: &'static str, errno: Errno) {
-        // What the caller asked for wrongly says nothing about the content.
-        if matches!(errno, Errno::INVAL | Errno::OPNOTSUPP | Errno::FBIG | Errno::BADF | Errno::INTR) {
-            return;
-        }
         let mut taint = self.taint.lock();
         if taint.is_none() {
             tracing::warn!(node = self.node, step, %errno, "draft tainted");
@@ -378,22 +403,6 @@ impl Draft {
         }
     }
 
-    /// Closes the file of a draft that is over and that nobody has open. The kernel knows the draft until it looks the
-    /// name up again; asking it to forget would wait for whoever has the folder locked.
-    pub fn let_go(&self) {
-        let over = |body: &Body| {
-            let holds = matches!(body.phase, Phase::Published(_) | Phase::Ended(Some(_)));
-            holds && self.handles.load(Ordering::Acquire) == 0
-        };
-        if over(&self.body.read()) {
-            let mut body = self.body.write();
-            if over(&body) {
-                body.phase = Phase::Ended(None);
-                body.base = None;
-            }
-        }
-    }
-
     /// Counts one more open descriptor, of a reader or a writer.
     pub fn opened(&self) {
         self.handles.fetch_add(1, Ordering::AcqRel);
@@ -402,6 +411,30 @@ impl Draft {
     /// One descriptor is gone.
     pub fn closed(&self) {
         self.handles.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// Lets go of the descriptor of a published draft that nobody has open.
+    pub fn let_go(&self, nodes: &Arc<NodeTable>) {
+        let mut body = self.body.write();
+        if let Phase::Published(kept @ Kept::Open(_)) = &mut body.phase
+            && self.handles.load(Ordering::Acquire) == 0
+            && let Ok(file) = kept.file()
+            && let Some(handle) = nodes.handle_of(&*file)
+        {
+            *kept = Kept::Closed(handle, nodes.clone());
+        }
+    }
+
+    /// Takes a descriptor again, for somebody who opens a published draft: `ESTALE` if its content is gone.
+    pub fn take_hold(&self) -> Result<()> {
+        if !matches!(self.body.read().phase, Phase::Published(Kept::Closed(..))) {
+            return Ok(());
+        }
+        let mut body = self.body.write();
+        if let Phase::Published(kept @ Kept::Closed(..)) = &mut body.phase {
+            *kept = Kept::Open(kept.file()?);
+        }
+        Ok(())
     }
 
     /// True when neither the kernel nor a descriptor refers to the draft any more.
@@ -434,9 +467,9 @@ impl Body {
         match &self.phase {
             Phase::Clean => self.base.as_ref().map(|base| base.file.clone()).ok_or(Errno::IO),
             Phase::Open(work) => Ok(work.staged.file.clone()),
-            Phase::Sealing(file) | Phase::Published(file) | Phase::Ended(Some(file)) => Ok(file.clone()),
-            // Its name leads to the version.
-            Phase::Ended(None) => Err(Errno::STALE),
+            Phase::Sealing(file) | Phase::Ended(Some(file)) => Ok(file.clone()),
+            Phase::Published(kept) => kept.file(),
+            Phase::Ended(None) => Err(Errno::IO),
         }
     }
 }

@@ -113,7 +113,6 @@ fn report(fs: &Weak<Fs>) {
             sizes.insert(id, bytes);
         }
         told = sizes;
-        fs.drafts.all().iter().for_each(|draft| draft.let_go());
         fs.nodes().give_back();
     }
 }
