@@ -94,7 +94,13 @@ impl Fs {
         then: impl FnOnce() + Send + 'static,
     ) {
         let waits = match self.handles.get(fh).as_deref() {
-            Ok(Handle::Folder(folder)) if offset == 0 => self.commits_in(caller, &folder.node),
+            Ok(Handle::Folder(folder)) if offset == 0 => {
+                let mut waits = self.commits_in(caller, &folder.node);
+                if self.recovery.concerns_folder(|| folder.node.path()) {
+                    waits.push(Until::Recovered);
+                }
+                waits
+            }
             _ => Vec::new(),
         };
         self.after_all(waits, then);

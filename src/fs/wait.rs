@@ -73,6 +73,15 @@ impl Recovery {
     pub(super) fn concerns(&self, path: impl FnOnce() -> Vec<u8>) -> bool {
         self.active.load(Ordering::Acquire) && self.paths.lock().contains(&path())
     }
+
+    /// True while names in this folder may still appear. `path` is called only during recovery.
+    pub(super) fn concerns_folder(&self, path: impl FnOnce() -> Vec<u8>) -> bool {
+        let folder_of = |path: &[u8]| path.iter().rposition(|&byte| byte == b'/').map_or(0, |slash| slash);
+        self.active.load(Ordering::Acquire) && {
+            let folder = path();
+            self.paths.lock().iter().any(|path| path[..folder_of(path)] == folder[..])
+        }
+    }
 }
 
 impl Fs {
