@@ -20,7 +20,7 @@ use self::history::History;
 use self::lease::Lease;
 use crate::admin::control::{self, Verbs};
 use crate::admin::http;
-use crate::commit::{Committer, RESERVED, Staging, VerbError};
+use crate::commit::{Before, Committer, RESERVED, Staging, VerbError};
 use crate::config::{Config, Freshness, ReadySignal};
 use crate::folders::{Totals, TotalsOptions};
 use crate::fs::{Fs, Options};
@@ -142,6 +142,8 @@ pub fn serve(config: Config, ready: ReadySignal) -> Result<(), ServeError> {
     };
     let adopted = committer.staging.was_adopted().map_err(export("leases in .commitfs/hosts"))?;
     let left_over = committer.left_over()?;
+    let boot = journal.read(|reader| reader.meta())?.remove(BOOT);
+    let before = Before { adopted, restarted: boot.as_deref() != Some(&*sys::procfs::boot()) };
     let markers = committer.staged_markers().map_err(export("listing the staging folder"))?;
     let fs = Fs::new(committer.clone(), reaper.clone(), options).map_err(start("threads"))?;
     let promised = left_over.iter().filter(|row| row.state == crate::journal::DraftState::Sealed);
@@ -175,7 +177,7 @@ pub fn serve(config: Config, ready: ReadySignal) -> Result<(), ServeError> {
         })
         .map_err(start("session thread"))?;
     let lease = Lease::announce(&committer, &reaper, &config).map_err(start("lease in .commitfs/hosts"))?;
-    recover_in_background(fs.clone(), left_over, markers, adopted).map_err(start("recovery thread"))?;
+    recover_in_background(fs.clone(), left_over, markers, before).map_err(start("recovery thread"))?;
     let daemon = Arc::new(Daemon { fs: fs.clone(), config, address, began: Instant::now() });
     let control = control::serve(&daemon.config.state_dir, daemon.clone()).map_err(start("control socket"))?;
     let http = listening.serve(daemon.clone(), Arc::clone(journal.feed())).map_err(start("HTTP server"))?;
@@ -375,13 +377,17 @@ fn mount_session(adapter: Adapter, config: &Config) -> std::io::Result<Session<A
     })
 }
 
+/// Key in `meta`: the start of the machine in which the journal was last written.
+const BOOT: &str = "boot";
+
 /// What the command line finds in the journal with the daemon down.
-fn facts(config: &Config, instance: &str) -> [(&'static str, String); 5] {
+fn facts(config: &Config, instance: &str) -> [(&'static str, String); 6] {
     [
         ("export", config.source.to_string_lossy().into_owned()),
         ("mountpoint", config.mountpoint.to_string_lossy().into_owned()),
         ("instance", instance.to_owned()),
         ("pid", std::process::id().to_string()),
+        (BOOT, sys::procfs::boot()),
         ("rules", config.rules_toml.clone()),
     ]
 }
@@ -403,10 +409,10 @@ fn recover_in_background(
     fs: Arc<Fs>,
     left_over: Vec<crate::journal::DraftRow>,
     markers: Vec<String>,
-    adopted: bool,
+    before: Before,
 ) -> std::io::Result<()> {
     std::thread::Builder::new().name("recovery".to_owned()).spawn(move || {
-        let (done, published) = fs.committer().recover(left_over, &markers, adopted, |path| fs.wants_marker(path));
+        let (done, published) = fs.committer().recover(left_over, &markers, before, |path| fs.wants_marker(path));
         if done != crate::commit::Recovered::default() {
             tracing::warn!(?done, "recovered what an earlier daemon left");
         }
@@ -418,7 +424,9 @@ fn recover_in_background(
             Ok(swept) => tracing::warn!(?swept, "staging and journal did not agree"),
             Err(error) => tracing::error!(%error, "cannot compare staging and journal"),
         }
-        if adopted && let Err(errno) = fs.committer().staging.settle_adoption() {
+        if before.adopted
+            && let Err(errno) = fs.committer().staging.settle_adoption()
+        {
             tracing::warn!(%errno, "cannot remove the mark of an adoption");
         }
         if let Err(error) = fs.reaper().start() {

@@ -12,6 +12,31 @@ macro_rules! failpoint {
     };
 }
 
+/// Makes something durable by an expression; or pretends to, if `COMMITFS_SKIP_SYNC` names it: then a suite of power cuts
+/// must find the damage. Without the feature it is the expression.
+#[macro_export]
+macro_rules! unless_skipped {
+    ($what:literal, $sync:expr) => {{
+        #[cfg(feature = "failpoints")]
+        let synced = if $crate::failpoint::is_skipped($what) { Ok(()) } else { $sync };
+        #[cfg(not(feature = "failpoints"))]
+        let synced = $sync;
+        synced
+    }};
+}
+
+/// Whether `COMMITFS_SKIP_SYNC` names this.
+#[cfg(feature = "failpoints")]
+pub fn is_skipped(what: &str) -> bool {
+    std::env::var("COMMITFS_SKIP_SYNC").is_ok_and(|skipped| skipped == what)
+}
+
+/// Whether the journal may lie on a file system that is refused otherwise: one that fails on purpose.
+#[cfg(feature = "failpoints")]
+pub fn anywhere() -> bool {
+    std::env::var_os("COMMITFS_STATE_ANYWHERE").is_some()
+}
+
 /// Kills the process if point `name` is armed and its turn has come.
 #[cfg(feature = "failpoints")]
 pub fn pass(name: &str) {

@@ -298,10 +298,15 @@ impl Filesystem for Adapter {
     ) {
         metrics::request(Op::Write);
         let strip = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-        self.fs.write(caller(req), fh.0, offset, data, strip, |written| match written {
+        let done = |written: Result<u32, Errno>| match written {
             Ok(written) => reply.written(written),
             Err(errno) => reply.error(code(Op::Write, errno)),
-        });
+        };
+        if write_flags.contains(WriteFlags::FUSE_WRITE_CACHE) && !strip {
+            self.fs.write_gathered(caller(req), fh.0, offset, data, done);
+        } else {
+            self.fs.write(caller(req), fh.0, offset, data, strip, done);
+        }
     }
 
     fn flush(&self, req: &Request, _ino: INodeNo, fh: FileHandle, lock_owner: LockOwner, reply: ReplyEmpty) {

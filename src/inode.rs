@@ -92,6 +92,10 @@ pub struct Folder {
     /// The kernel may remember the folder's times and size. Set before they are read for an answer; cleared where the
     /// kernel forgets them by itself, as it does with every name created through it.
     told: AtomicBool,
+    /// How often the folder, as far as this table knows, was moved; and how often it had been when its name was synced,
+    /// counted from one.
+    moves: AtomicU32,
+    reachable: AtomicU32,
     sync: Mutex<SyncRounds>,
     synced: Condvar,
 }
@@ -109,6 +113,26 @@ impl Folder {
     /// them.
     pub fn forget_attributes(&self) -> bool {
         self.told.swap(false, Ordering::AcqRel)
+    }
+
+    /// True if the folder's own name is durable in the folder above.
+    pub fn is_reachable(&self) -> bool {
+        self.reachable.load(Ordering::Acquire) == self.moves() + 1
+    }
+
+    /// To be read before the folder above is synced.
+    pub fn moves(&self) -> u32 {
+        self.moves.load(Ordering::Acquire)
+    }
+
+    /// The folder above was synced since [`Folder::moves`] said so.
+    pub fn reached(&self, moves: u32) {
+        self.reachable.store(moves + 1, Ordering::Release);
+    }
+
+    /// The folder has another name.
+    fn moved(&self) {
+        self.moves.fetch_add(1, Ordering::AcqRel);
     }
 
     /// Makes the folder's names durable; callers that come while a round is running share the next one.
@@ -176,10 +200,16 @@ impl Node {
     /// Records that the node now has this name.
     pub fn set_link(&self, parent: &Arc<Node>, name: &OsStr) {
         let mut seen = self.seen.lock();
+        let same_folder = seen.parent.as_ref().is_some_and(|p| Arc::ptr_eq(p, parent));
+        if let Some(folder) = &self.folder
+            && !(same_folder && seen.name[..] == *name.as_bytes())
+        {
+            folder.moved();
+        }
         if seen.name[..] != *name.as_bytes() {
             seen.name = SmallVec::from_slice(name.as_bytes());
         }
-        if !seen.parent.as_ref().is_some_and(|p| Arc::ptr_eq(p, parent)) {
+        if !same_folder {
             let old = seen.parent.replace(parent.clone());
             drop(seen);
             // The last reference to a folder may go with it, and takes locks of its own.

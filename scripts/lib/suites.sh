@@ -193,14 +193,20 @@ EOF
   umount_it
 }
 
-# --- retention
+# --- retention, faults
 
-# The same tests as every day, at full size.
-suite_retention() {
-  local log=$work/log ok bad status=0
-  COMMITFS_TEST_FULL=1 cargo test --no-fail-fast --features failpoints --test retention --test folders 2>&1 | tee "$log" ||
+# at_full_size TEST...: the same tests as every day, at full size.
+at_full_size() {
+  local log=$work/log ok bad status=0 only=() test
+  for test in "$@"; do only+=(--test "$test"); done
+  cargo build -q --features failpoints --bins --examples
+  COMMITFS_TEST_FULL=1 cargo test --no-fail-fast --features failpoints "${only[@]}" 2>&1 | tee "$log" ||
     status=${PIPESTATUS[0]}
   read -r ok bad < <(awk '/^test result: / { ok += $4; bad += $6 } END { print ok + 0, bad + 0 }' "$log")
   if [ "$status" -ne 0 ] && [ "$bad" -eq 0 ]; then bad=1; fi
   passed=$((passed + ok)) failed=$((failed + bad))
 }
+
+suite_retention() { at_full_size retention folders; }
+
+suite_faults() { at_full_size faults; }

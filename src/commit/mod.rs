@@ -14,7 +14,6 @@ use std::ffi::OsString;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::failpoint;
 use crate::folders::Totals;
 use crate::inode::{Node, NodeTable, display_path};
 use crate::journal::{Commit, CommitKind, DraftId, Journal};
@@ -23,12 +22,14 @@ use crate::rules::Rules;
 use crate::sys::at;
 use crate::sys::cred::Creds;
 use crate::sys::stat;
-use crate::sys::{Errno, Result};
+use crate::sys::{Errno, Result, Stat};
+use crate::{failpoint, unless_skipped};
 
 pub use marker::{MARKER, STAGED as STAGED_MARKER, marker_of};
 pub use names::Renamed;
+pub(crate) use names::is_there;
 pub use quarantine::{Reason, VerbError};
-pub use recover::Recovered;
+pub use recover::{Before, Recovered};
 pub use staging::{RESERVED, Staged, Staging};
 pub use verify::{Verdict, compare};
 
@@ -88,13 +89,18 @@ pub struct Sealed {
 /// A sealed draft whose data is on stable storage.
 #[derive(Debug)]
 #[must_use]
-pub struct Durable(Sealed);
+pub struct Durable {
+    sealed: Sealed,
+    /// As it will be published: after the rename nothing may fail any more that the record needs.
+    stat: Stat,
+}
 
 /// A version under its final name.
 #[derive(Debug)]
 #[must_use]
 pub struct Published {
     sealed: Sealed,
+    stat: Stat,
     placed: names::Placed,
     /// The folder could not be synced: the name is there, but may not survive a crash of the machine.
     pub unsynced: Option<Errno>,
@@ -103,7 +109,7 @@ pub struct Published {
 /// A commit that did not happen. The staged file is still there, the old version is untouched.
 #[derive(Clone, Copy, Debug)]
 pub struct Failed {
-    /// The step: `fsync`, `rename`, `journal`.
+    /// The step: `fsync`, `stat`, `rename`, `journal`.
     pub step: &'static str,
     /// The error for the writer.
     pub errno: Errno,
@@ -114,19 +120,22 @@ impl Sealed {
     pub fn make_durable(self) -> std::result::Result<Durable, Failed> {
         failpoint!("commit_before_fsync");
         let began = Instant::now();
-        if let Err(errno) = at::fsync(&self.staged.file) {
+        if let Err(errno) = unless_skipped!("data", at::fsync(&self.staged.file)) {
             return Err(Failed { step: "fsync", errno });
         }
         metrics::phase(Phase::Fsync, began.elapsed());
         failpoint!("commit_after_fsync");
-        Ok(Durable(self))
+        match stat::fstat(&self.staged.file) {
+            Ok(stat) => Ok(Durable { sealed: self, stat }),
+            Err(errno) => Err(Failed { step: "stat", errno }),
+        }
     }
 }
 
 impl Durable {
     /// Renames the staged file over the final name and makes the rename durable.
     pub fn publish(self, by: &Committer) -> std::result::Result<Published, Failed> {
-        let sealed = self.0;
+        let Durable { sealed, stat } = self;
         let began = Instant::now();
         if let Err(error) = by.journal.secure() {
             // Without its first row nobody could tell after a crash what this file was.
@@ -145,10 +154,10 @@ impl Durable {
         failpoint!("commit_after_rename");
         let renamed = Instant::now();
         metrics::phase(Phase::Rename, renamed - began);
-        let unsynced = by.sync_folder(&sealed.target.parent).err();
+        let unsynced = by.make_reachable(&sealed.target.parent).err();
         metrics::phase(Phase::FolderSync, renamed.elapsed());
         failpoint!("commit_after_dirsync");
-        Ok(Published { sealed, placed, unsynced })
+        Ok(Published { sealed, stat, placed, unsynced })
     }
 }
 
@@ -161,30 +170,21 @@ impl Published {
             let path = display_path(&target.path());
             tracing::error!(draft = id, path, %errno, "published, and its marker could not be written");
         }
-        match stat::fstat(&staged.file) {
-            Ok(stat) => {
-                let duration = began.elapsed();
-                metrics::commit(kind.as_str(), stat.size, duration);
-                let commit = Commit {
-                    id,
-                    path: target.path(),
-                    ino: staged.ino,
-                    size: stat.size,
-                    digest,
-                    mtime: stat.mtime.to_system(),
-                    uid: stat.uid,
-                    duration,
-                    kind,
-                    change: None,
-                };
-                by.write_down(self.placed, &target, commit);
-            }
-            // The row stays `open`; the next recovery finds the inode under its name and records it then.
-            Err(errno) => {
-                tracing::error!(draft = id, %errno, "cannot read the attributes of a published version");
-                by.totals.doubt(&target.parent);
-            }
-        }
+        let (stat, duration) = (self.stat, began.elapsed());
+        metrics::commit(kind.as_str(), stat.size, duration);
+        let commit = Commit {
+            id,
+            path: target.path(),
+            ino: staged.ino,
+            size: stat.size,
+            digest,
+            mtime: stat.mtime.to_system(),
+            uid: stat.uid,
+            duration,
+            kind,
+            change: None,
+        };
+        by.write_down(self.placed, &target, commit);
         failpoint!("commit_after_record");
         let result = match self.unsynced {
             None => Ok(()),
@@ -202,6 +202,22 @@ impl Committer {
     pub fn sync_folder(&self, folder: &Node) -> Result<()> {
         // An O_PATH descriptor cannot be synced.
         let dir = self.nodes.open(folder, rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY)?;
-        folder.as_folder()?.sync(dir)
+        unless_skipped!("folder", folder.as_folder()?.sync(dir))
+    }
+
+    /// Makes the names in a folder durable, and the names by which it is reached: a folder that was just made, or
+    /// moved, is not there after a power cut, and what was published in it with it. Once for each folder that the table
+    /// knows, because nobody says which ones are new.
+    pub fn make_reachable(&self, folder: &Arc<Node>) -> Result<()> {
+        self.sync_folder(folder)?;
+        let mut below = folder.clone();
+        while !below.as_folder()?.is_reachable() {
+            let moves = below.as_folder()?.moves();
+            let Some(above) = below.link().parent else { return Ok(()) };
+            self.sync_folder(&above)?;
+            below.as_folder()?.reached(moves);
+            below = above;
+        }
+        Ok(())
     }
 }

@@ -5,7 +5,6 @@
 
 use std::ffi::OsStr;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use super::{Committer, Sealed};
 use crate::failpoint;
@@ -14,7 +13,7 @@ use crate::inode::{Key, Node};
 use crate::journal::{Change, Commit, Delta, Entry, OutboxKind, SetAside};
 use crate::sys::at::{self, RenameFlags};
 use crate::sys::cred::Creds;
-use crate::sys::{Errno, Kind, Result, Stat, stat};
+use crate::sys::{Errno, Kind, Result, Stat, clock, stat};
 
 /// What a rename has moved.
 #[derive(Clone, Copy, Debug)]
@@ -52,8 +51,9 @@ impl Committer {
             self.journal.leaving(aside);
             let trash = OsStr::new(&aside.staged);
             let keep = || at::rename(&dir, name, self.staging.trash(), trash, RenameFlags::empty());
-            // Whatever the reason, without the right to remove it the next call fails too.
-            self.staging.acting(creds, keep).is_ok()
+            // Whatever the reason, without the right to remove it the next call fails too. Unless only the answer was
+            // lost.
+            self.staging.acting(creds, keep).is_ok() || is_there(self.staging.trash(), trash, old.ino)
         });
         if aside.is_some() {
             failpoint!("unlink_after_move");
@@ -192,7 +192,18 @@ impl Committer {
             let old = replaced.filter(|_| flags.is_empty() && !same && moved.kind != Kind::Dir);
             let aside = old.and_then(|old| self.link_aside(creds, &new_dir, to.1, &old, &to.0.path_of(to.1)));
             let rename = || at::rename(&old_dir, from.1, &new_dir, to.1, flags);
-            self.staging.acting(creds, rename).inspect_err(|_| self.unlink_aside(aside.as_ref()))?;
+            if let Err(errno) = self.staging.acting(creds, rename) {
+                // Only the answer may have been lost.
+                let happened = !exchange
+                    && !same
+                    && is_there(&new_dir, to.1, moved.ino)
+                    && stat::stat_at(&old_dir, from.1).is_err_and(|errno| errno == Errno::NOENT);
+                if !happened {
+                    self.unlink_aside(aside.as_ref());
+                    return Err(errno);
+                }
+                tracing::warn!(%errno, "rename reported an error but had happened");
+            }
             failpoint!("replace_after_rename");
             Ok(aside)
         });
@@ -258,10 +269,11 @@ impl Committer {
             .and_then(|old| self.link_aside(sealed.writer.as_ref(), &dir, name, &old, &sealed.target.path()));
         let rename = || at::rename(self.staging.dir(), stage, &dir, name, RenameFlags::empty());
         if let Err(errno) = self.staging.acting_for(sealed.writer.as_ref(), rename) {
-            // A reply that was lost on the way: the server renamed, the repeated request found nothing to rename.
+            // A reply that was lost on the way: the server renamed, and a repeated request found nothing to rename, or
+            // nobody heard of it in time. The name says what happened.
             match stat::stat_at(&dir, name) {
-                Ok(there) if there.ino == sealed.staged.ino && errno == Errno::NOENT => {
-                    tracing::warn!(draft = sealed.id, "rename said ENOENT but had happened");
+                Ok(there) if there.ino == sealed.staged.ino => {
+                    tracing::warn!(draft = sealed.id, %errno, "rename reported an error but had happened");
                 }
                 _ => {
                     self.unlink_aside(aside.as_ref());
@@ -307,7 +319,7 @@ impl Committer {
             gid: old.gid,
             bytes: old.size,
             files: 1,
-            due: SystemTime::now() + retain,
+            due: clock::now() + retain,
             change: None,
         })
     }
@@ -325,7 +337,11 @@ impl Committer {
         let aside = self.aside(OutboxKind::Replace, old, path)?;
         self.journal.leaving(&aside);
         let trash = OsStr::new(&aside.staged);
-        match self.staging.acting_for(creds, || at::link_at(dir, name, self.staging.trash(), trash)) {
+        let linked = match self.staging.acting_for(creds, || at::link_at(dir, name, self.staging.trash(), trash)) {
+            Err(_) if is_there(self.staging.trash(), trash, old.ino) => Ok(()),
+            other => other,
+        };
+        match linked {
             Ok(()) => {
                 failpoint!("replace_after_link");
                 Some(aside)
@@ -372,6 +388,11 @@ impl Committer {
             self.journal.submit(together(entries));
         }
     }
+}
+
+/// Whether a name holds an inode: what a change of names did whose answer was lost.
+pub(crate) fn is_there(dir: impl std::os::fd::AsFd, name: &OsStr, ino: u64) -> bool {
+    stat::stat_at(dir, name).is_ok_and(|there| there.ino == ino)
 }
 
 fn together(mut entries: Vec<Entry>) -> Entry {

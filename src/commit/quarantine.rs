@@ -83,7 +83,8 @@ impl Committer {
     /// `path` and `owner` are for the log.
     pub fn quarantine(&self, id: DraftId, staged: &Staged, reason: Reason, path: &[u8], owner: &Owner) {
         failpoint!("quarantine_before_row");
-        let full = matches!(reason, Reason::Failed { errno, .. } if mount::is_no_space(errno));
+        // A full disk of the journal is no reason to give up content on the export.
+        let full = matches!(reason, Reason::Failed { step, errno } if step != "journal" && mount::is_no_space(errno));
         let bytes = stat::fstat(&staged.file).map(|s| s.size).unwrap_or(0);
         let (path, Owner { pid, uid, command, .. }) = (display_path(path), owner);
         tracing::warn!(draft = id, path, %reason, bytes, pid, uid, command, "quarantined");

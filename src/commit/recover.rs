@@ -13,6 +13,15 @@ use crate::inode::display_path;
 use crate::journal::{Commit, DraftRow, DraftState, Entry, JournalError};
 use crate::sys::{Errno, Result, Stat, at};
 
+/// What happened since the daemon that left something.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Before {
+    /// Another instance has taken this one for dead and has what lay in staging.
+    pub adopted: bool,
+    /// The machine was started anew: names that were not synced may be gone, and rows that were not.
+    pub restarted: bool,
+}
+
 /// What recovery did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Recovered {
@@ -22,6 +31,8 @@ pub struct Recovered {
     pub rolled_forward: u64,
     /// Drafts that went to quarantine.
     pub quarantined: u64,
+    /// Drafts of which nothing is left to tell what became of them.
+    pub lost: u64,
 }
 
 impl Committer {
@@ -31,14 +42,13 @@ impl Committer {
     }
 
     /// Resolves the drafts in `rows`, then removes `markers`, which were not finished. Returns the targets that were
-    /// published, so that the kernel can be told. `wants_marker` is what the rules say of a path. `adopted` says that
-    /// another instance has taken this one for dead and has what lay in staging. Staged files without a row are left to
+    /// published, so that the kernel can be told. `wants_marker` is what the rules say of a path. Staged files without a row are left to
     /// the sweeper.
     pub fn recover(
         &self,
         rows: Vec<DraftRow>,
         markers: &[String],
-        adopted: bool,
+        before: Before,
         wants_marker: impl Fn(&[u8]) -> bool,
     ) -> (Recovered, Vec<Target>) {
         let mut done = Recovered::default();
@@ -47,7 +57,7 @@ impl Committer {
             failpoint!("recover_before_resolve");
             let (id, path) = (row.id, row.path.clone());
             let marked = wants_marker(&path);
-            match self.resolve(row, marked, adopted, &mut done) {
+            match self.resolve(row, marked, before, &mut done) {
                 Ok(target) => published.extend(target),
                 // The row keeps its state: the next mount tries again.
                 Err(errno) => tracing::error!(draft = id, %errno, "cannot resolve this draft now"),
@@ -76,13 +86,15 @@ impl Committer {
         Ok(found)
     }
 
-    fn resolve(&self, row: DraftRow, marked: bool, adopted: bool, done: &mut Recovered) -> Result<Option<Target>> {
+    fn resolve(&self, row: DraftRow, marked: bool, before: Before, done: &mut Recovered) -> Result<Option<Target>> {
         match self.staging.stat(&row.stage) {
             // A staged name goes away by a rename to its target, or by a removal that the journal knew of first. This
-            // row says neither, so it was renamed; perhaps its name was replaced or removed since.
+            // row says neither, so it was renamed; perhaps its name was replaced or removed since. Unless the power was
+            // cut: then the name may have gone by itself, and the row that knew of a removal too. What was promised has
+            // its name for certain.
             Err(Errno::NOENT) => {
                 let there = self.published(&row.path, row.ino);
-                if there.is_none() && adopted {
+                if there.is_none() && before.adopted {
                     self.journal.submit(Entry::Quarantined {
                         id: row.id,
                         reason: "its content was adopted by another instance while this one was down".to_owned(),
@@ -90,6 +102,12 @@ impl Committer {
                         kept: false,
                     });
                     done.quarantined += 1;
+                    return Ok(None);
+                }
+                if there.is_none() && before.restarted && row.state == DraftState::Open {
+                    let reason = "gone when the machine was started again: not published, or removed since".to_owned();
+                    self.journal.submit(Entry::Discarded { id: row.id, reason });
+                    done.lost += 1;
                     return Ok(None);
                 }
                 if there.is_none() {

@@ -7,14 +7,14 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::UNIX_EPOCH;
 
 use rustix::fs::{OFlags, Timespec};
 
 use crate::journal::DraftId;
 use crate::sys::cred::{Acting, Creds};
 use crate::sys::stat::{self, Stat};
-use crate::sys::{Errno, Result, acl, at, xattr};
+use crate::sys::{Errno, Result, acl, at, clock, xattr};
 
 /// Name of the reserved folder at the export's root.
 pub const RESERVED: &str = ".commitfs";
@@ -48,14 +48,19 @@ pub struct Staging {
 impl Staging {
     /// Opens or creates the staging folder of `instance` below the export's root.
     pub fn open(root: impl AsFd, instance: &str) -> Result<Self> {
-        let reserved = folder(root, RESERVED, 0o711)?;
+        let reserved = folder(root.as_fd(), RESERVED, 0o711)?;
         let hosts = folder(&reserved, "hosts", 0o700)?;
         let stage = folder(&reserved, "stage", 0o711)?;
         let dir = folder(&stage, instance, 0o1733)?;
         // Names are moved there by whoever unlinks them.
-        let trash = folder(&folder(&reserved, "trash", 0o711)?, instance, 0o1733)?;
+        let trashes = folder(&reserved, "trash", 0o711)?;
+        let trash = folder(&trashes, instance, 0o1733)?;
+        // What is promised in them must be found after a power cut.
+        for made_in in [trashes.as_fd(), stage.as_fd(), reserved.as_fd(), root.as_fd()] {
+            at::fsync_dir(made_in)?;
+        }
         let privileged = rustix::process::geteuid().is_root();
-        let started = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros());
+        let started = clock::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros());
         let mut staging =
             Staging { instance: instance.to_owned(), dir, trash, hosts, squashed: false, privileged, started };
         if privileged {
@@ -108,6 +113,11 @@ impl Staging {
         self.dir.as_fd()
     }
 
+    /// Makes staged names durable.
+    pub fn sync(&self) -> Result<()> {
+        at::fsync_dir(&self.dir)
+    }
+
     /// Where inodes lie that were taken out of the name space: `.commitfs/trash/INSTANCE`.
     pub fn trash(&self) -> BorrowedFd<'_> {
         self.trash.as_fd()
@@ -132,9 +142,24 @@ impl Staging {
     /// Creates a staged file as `creds` (the daemon itself without).
     pub fn create(&self, name: &str, mode: u32, creds: Option<&Creds>) -> Result<Staged> {
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR;
-        let file = self.acting(creds, || at::open_file(&self.dir, OsStr::new(name), flags, mode))?;
-        let ino = stat::fstat(&file)?.ino;
-        Ok(Staged { file: Arc::new(file), name: name.to_owned(), ino })
+        let create = || self.acting(creds, || at::open_file(&self.dir, OsStr::new(name), flags, mode));
+        let file = match create() {
+            // Nobody else gives such names. It was made by a call that was repeated because its answer was lost.
+            Err(Errno::EXIST) => {
+                self.remove(name)?;
+                create()?
+            }
+            other => other?,
+        };
+        match stat::fstat(&file) {
+            Ok(Stat { ino, .. }) => Ok(Staged { file: Arc::new(file), name: name.to_owned(), ino }),
+            Err(errno) => {
+                if let Err(left) = self.remove(name) {
+                    tracing::warn!(name, errno = %left, "a staged file is left to the next sweep");
+                }
+                Err(errno)
+            }
+        }
     }
 
     /// What a new file gets from the folder it will appear in: group of a setgid folder, default access list.

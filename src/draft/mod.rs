@@ -265,7 +265,7 @@ impl Draft {
         if let Ok(Ok(())) = written {
             self.only_resizes.store(false, Ordering::Relaxed);
         }
-        self.tainting("write", written)
+        self.tainting("write", written, |_| true)
     }
 
     /// As [`Draft::write`], by another call: a resize, a hole, a copy inside the file system.
@@ -281,16 +281,20 @@ impl Draft {
                 self.only_resizes.store(false, Ordering::Relaxed);
             }
         }
-        self.tainting(step, altered)
+        // What the caller asked for wrongly, and was told at once, says nothing about the content.
+        let wishes = [Errno::INVAL, Errno::OPNOTSUPP, Errno::FBIG, Errno::BADF, Errno::INTR];
+        self.tainting(step, altered, |errno| !wishes.contains(&errno))
     }
 
     fn tainting<T>(
         &self,
         step: &'static str,
         result: Result<std::result::Result<T, Blocked>>,
+        counts: impl FnOnce(Errno) -> bool,
     ) -> Result<std::result::Result<T, Blocked>> {
         if let Err(errno) = result
             && !mount::is_no_space(errno)
+            && counts(errno)
         {
             self.taint(step, errno);
         }
@@ -300,10 +304,6 @@ impl Draft {
     /// Remembers the first failure: from here on every fsync and close of the draft returns it, and it is never
     /// published.
     pub fn taint(&self, step: &'static str, errno: Errno) {
-        // What the caller asked for wrongly says nothing about the content.
-        if matches!(errno, Errno::INVAL | Errno::OPNOTSUPP | Errno::FBIG | Errno::BADF | Errno::INTR) {
-            return;
-        }
         let mut taint = self.taint.lock();
         if taint.is_none() {
             tracing::warn!(node = self.node, step, %errno, "draft tainted");
@@ -413,7 +413,6 @@ impl Draft {
         self.handles.fetch_sub(1, Ordering::AcqRel);
     }
 
-    /// True when neither the kernel nor a descriptor refers to the draft any more.
     /// Lets go of the descriptor of a published draft that nobody has open.
     pub fn let_go(&self, nodes: &Arc<NodeTable>) {
         let mut body = self.body.write();
@@ -438,6 +437,7 @@ impl Draft {
         Ok(())
     }
 
+    /// True when neither the kernel nor a descriptor refers to the draft any more.
     fn is_unreferenced(&self) -> bool {
         self.nlookup.load(Ordering::Acquire) == 0 && self.handles.load(Ordering::Acquire) == 0
     }

@@ -7,11 +7,11 @@ use parking_lot::{Mutex, RwLock};
 
 use super::{Base, Blocked, Body, Draft, Phase, Work, digest, family};
 use crate::commit::{Committer, Staged, Target};
-use crate::failpoint;
 use crate::journal::{Begun, CommitKind, Entry, Owner};
 use crate::rules::Decision;
 use crate::sys::cred::Creds;
 use crate::sys::{Errno, Result, at, copy, mount, stat};
+use crate::{failpoint, unless_skipped};
 
 /// How much of the version below a draft starts with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,7 +131,8 @@ impl Draft {
     pub fn promise(&self, by: &Committer) -> Result<()> {
         let body = self.body.read();
         let Phase::Open(work) = &body.phase else { return Ok(()) };
-        let synced = at::fsync(&work.staged.file);
+        // Its staged name too: without it a power cut would leave a promise of nothing.
+        let synced = unless_skipped!("data", at::fsync(&work.staged.file)).and_then(|()| by.staging.sync());
         if let Err(errno) = synced {
             drop(body);
             self.taint("fsync", errno);

@@ -11,10 +11,10 @@ use parking_lot::{Condvar, Mutex};
 
 use super::claims::{Claim, Claims, Holds};
 use super::count::{CountError, Waiting};
-use crate::inode::{Key, Node, NodeTable};
+use crate::inode::{Key, NodeTable};
 use crate::journal::folders::Freshness;
 use crate::journal::{Change, Delta, Entry, Journal, JournalError};
-use crate::sys::{Errno, Kind, Stat};
+use crate::sys::{Errno, Kind, Stat, clock};
 
 /// Deltas per transaction: few enough that nobody waits long behind them.
 const BATCH: usize = 4096;
@@ -115,14 +115,6 @@ impl Totals {
         }
         self.note();
         Some(change)
-    }
-
-    /// What a folder holds is not certain any more: it is counted again.
-    pub fn doubt(&self, folder: &Node) {
-        if self.options.on {
-            self.journal.submit(Entry::Recount { folder: folder.path() });
-            self.poke();
-        }
     }
 
     /// One more change waits to be folded.
@@ -288,7 +280,7 @@ impl Totals {
             self.changed.notify_all();
             return Ok(true);
         }
-        let old = SystemTime::now().checked_sub(self.options.recount).unwrap_or(SystemTime::UNIX_EPOCH);
+        let old = clock::now().checked_sub(self.options.recount).unwrap_or(SystemTime::UNIX_EPOCH);
         let page = self.journal.read(|reader| reader.uncounted(old, PAGE))?;
         for path in &page {
             if self.is_stopped() {

@@ -105,7 +105,15 @@ impl Fs {
         if let Some(draft) = draft {
             return match changes.size {
                 Some(size) => self.resize_draft(caller, draft, size, changes, done),
-                None => done(self.change_draft(caller, &draft, changes).and_then(|()| draft_attr(&draft))),
+                None => {
+                    let changed = self.change_draft(caller, &draft, changes);
+                    if let (Err(errno), Some(_)) = (changed, fh) {
+                        // Applications change no attributes by descriptor: these are the times of gathered writes, which
+                        // the kernel sends before a close, and without them no close.
+                        draft.taint("attributes", errno);
+                    }
+                    done(changed.and_then(|()| draft_attr(&draft)));
+                }
             };
         }
         done(self.change_node(caller, node, handle.as_deref(), changes));
@@ -198,7 +206,10 @@ impl Fs {
 }
 
 fn draft_attr(draft: &Draft) -> Result<Attr> {
-    Ok(Attr { stat: draft.stat()?, ttl: DRAFT_TTL })
+    // The kernel asks in the middle of an open, and gives the descriptor back without a close if there is no answer:
+    // nothing shall be published of it.
+    let stat = draft.stat().inspect_err(|&errno| draft.taint("attributes", errno))?;
+    Ok(Attr { stat, ttl: DRAFT_TTL })
 }
 
 fn apply(fd: impl std::os::fd::AsFd, changes: Changes) -> Result<()> {

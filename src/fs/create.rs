@@ -10,7 +10,7 @@ use super::handle::Handle;
 use super::wait::Until;
 use super::{Done, Entry, Fs, OpenMode, Opened};
 use crate::commit::Target;
-use crate::draft::{Caller, Draft, NewDraft, Writer};
+use crate::draft::{Caller, Draft, Ending, NewDraft, Phase, Writer};
 use crate::inode::Node;
 use crate::sys::{Errno, Kind, Result, acl, at, procfs, stat};
 
@@ -134,10 +134,30 @@ impl Fs {
             self.drafts.drop_if_unreferenced(&draft);
             return Err(errno);
         }
-        let entry = self.draft_entry(&draft)?;
-        let opened = self.draft_handle(caller, &draft, flags, Some(Writer::opening(task.as_ref(), flags)))?;
+        let begun = self.draft_entry(&draft).and_then(|entry| {
+            let opened = self.draft_handle(caller, &draft, flags, Some(Writer::opening(task.as_ref(), flags)))?;
+            Ok(Created { entry, opened })
+        });
+        let created = match begun {
+            Ok(created) => created,
+            Err(errno) => {
+                self.abandon(folder, name, &draft);
+                return Err(errno);
+            }
+        };
         folder.as_folder()?.forget_attributes();
-        Ok(Created { entry, opened })
+        Ok(created)
+    }
+
+    /// A draft that nobody got a descriptor of.
+    fn abandon(&self, folder: &Node, name: &OsStr, draft: &Arc<Draft>) {
+        draft.unname();
+        self.drafts.unlist(folder.key, name, draft);
+        if let Some(Ending::Unnamed { id, staged }) = draft.seal() {
+            self.committer.discard(id, &staged, "could not be begun");
+            draft.finish(Phase::Ended(None));
+        }
+        self.drafts.drop_if_unreferenced(draft);
     }
 
     /// The name appeared since the kernel looked: it shall look again and open it. It does that once, so the look-up

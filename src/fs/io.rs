@@ -45,9 +45,35 @@ impl Fs {
     fn read_into(&self, fh: u64, offset: u64, buffer: &mut [u8]) -> Result<usize> {
         match &*self.handles.get(fh)? {
             Handle::Version { file, .. } | Handle::Direct { file, .. } => at::read_at(&**file, buffer, offset),
-            Handle::Draft { draft, .. } => at::read_at(&*draft.content()?, buffer, offset),
+            Handle::Draft { draft, writes } => {
+                let read = draft.content().and_then(|file| at::read_at(&*file, buffer, offset));
+                // The kernel reads what a write does not fill of its page, and does not say so: the write has failed.
+                read.inspect_err(|&errno| {
+                    if *writes {
+                        draft.taint("read", errno);
+                    }
+                })
+            }
             Handle::Folder(_) => Err(Errno::ISDIR),
         }
+    }
+
+    /// Writes all of `data`, which the kernel has gathered earlier: whoever wrote it was told that all was well. Of an
+    /// error the kernel would keep only that there was one, and close would not arrive here; so it is remembered in the
+    /// draft, and close and fsync return it.
+    pub fn write_gathered(self: &Arc<Self>, caller: Caller, fh: u64, offset: u64, data: &[u8], done: impl Done<u32>) {
+        let len = data.len() as u32;
+        let draft = match self.handles.get(fh).as_deref() {
+            Ok(Handle::Draft { draft, writes: true }) => draft.clone(),
+            _ => return self.write(caller, fh, offset, data, false, done),
+        };
+        if draft.tainted().is_some() {
+            return done(Ok(len));
+        }
+        self.write(caller, fh, offset, data, false, move |written| match written {
+            Err(_) if draft.tainted().is_some() => done(Ok(len)),
+            other => done(other),
+        });
     }
 
     /// Writes all of `data`. `strip` asks to take set-id bits off.

@@ -55,7 +55,14 @@ impl Fs {
             }
             return Err(VerbError::new(Errno::BUSY, message));
         }
-        let id = self.reaper.take_out(&target.parent, &target.name, now).map_err(failed)?;
+        let id = match self.reaper.take_out(&target.parent, &target.name, now) {
+            Ok(id) => id,
+            Err(errno) => {
+                // It may be gone, and not durably so.
+                self.tell(target.clone());
+                return Err(failed(errno));
+            }
+        };
         // Those that began meanwhile find their folder gone when they end.
         for draft in pending {
             if let Some(ending) = draft.seal() {

@@ -6,6 +6,10 @@ use std::path::PathBuf;
 use rusqlite::ErrorCode;
 use rustix::io::Errno;
 
+/// What to do with a journal that SQLite cannot read.
+const DAMAGED: &str = "; the journal is damaged: unmount, put a backup in its place or move journal.sqlite* away, and mount \
+                       again (published files are not touched, what was being written goes to quarantine)";
+
 /// Cloneable, because one failed batch is news for everybody who waits for it.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum JournalError {
@@ -53,6 +57,16 @@ pub enum JournalError {
         dir.display()
     )]
     InUse {
+        /// The folder.
+        dir: PathBuf,
+    },
+    /// The database is not where it was.
+    #[error(
+        "state folder {}: its journal was removed or replaced while it was in use; \
+         nothing can be recorded until commitfs is unmounted and mounted again",
+        dir.display()
+    )]
+    Removed {
         /// The folder.
         dir: PathBuf,
     },
@@ -104,6 +118,7 @@ impl JournalError {
             JournalError::NotLocal { .. }
             | JournalError::NewerSchema { .. }
             | JournalError::OlderSchema { .. }
+            | JournalError::Removed { .. }
             | JournalError::Refused { .. }
             | JournalError::Closed => Errno::IO.raw_os_error(),
             JournalError::InUse { .. } => Errno::BUSY.raw_os_error(),
@@ -129,6 +144,8 @@ impl JournalError {
             Some(ErrorCode::OutOfMemory) => Errno::NOMEM,
             _ => Errno::IO,
         };
-        JournalError::Sqlite { doing, message: error.to_string(), errno: errno.raw_os_error() }
+        let damaged = matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase));
+        let remedy = if damaged { DAMAGED } else { "" };
+        JournalError::Sqlite { doing, message: format!("{error}{remedy}"), errno: errno.raw_os_error() }
     }
 }

@@ -159,6 +159,21 @@ pub(super) fn first_free(conn: &Connection) -> rusqlite::Result<OutboxId> {
     Ok(used.unwrap_or(0) + 1)
 }
 
+/// Rows that seem to come from the future were written before the clock jumped back: they wait from now on, or a file
+/// would be kept for as long as the clock had been wrong.
+pub(super) fn heed_clock(conn: &Connection, now: i64) -> rusqlite::Result<()> {
+    let changed = conn.execute(
+        "UPDATE outbox SET deleted_at = ?1, due_at = due_at - (deleted_at - ?1),
+                           next_attempt = min(next_attempt, due_at) - (deleted_at - ?1)
+         WHERE deleted_at > ?1",
+        [now],
+    )?;
+    if changed > 0 {
+        tracing::warn!(rows = changed, "the clock was set back since: what waits for removal waits from now on");
+    }
+    Ok(())
+}
+
 pub(super) fn set_aside(conn: &Connection, new: &SetAside, now: i64) -> rusqlite::Result<()> {
     let due = schema::micros(new.due);
     conn.prepare_cached(

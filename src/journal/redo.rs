@@ -14,7 +14,6 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use rusqlite::{Connection, OptionalExtension as _, TransactionBehavior};
 use serde::{Deserialize, Serialize};
@@ -134,7 +133,7 @@ impl Redo {
             self.other = Some(self.last_number);
         }
         let number = self.last_number + 1;
-        let line = Line { number, at: schema::micros(SystemTime::now()), what };
+        let line = Line { number, at: schema::micros(crate::sys::clock::now()), what };
         let mut text = vec![b' '; 17];
         serde_json::to_writer(&mut text, &line)?;
         let checksum = format!("{:016x}", xxh3_64(&text[17..]));

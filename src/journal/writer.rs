@@ -5,8 +5,10 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fs::File;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 use rusqlite::{Connection, TransactionBehavior};
@@ -18,6 +20,7 @@ use super::record::{DraftId, Entry};
 use super::redo::{self, Redo};
 use super::{JournalError, read, schema};
 use crate::metrics;
+use crate::sys::clock;
 
 /// Entries per transaction: enough to share one commit, few enough that nobody waits long behind a batch.
 const BATCH: usize = 256;
@@ -81,6 +84,32 @@ impl Progress {
     }
 }
 
+/// The database's file. SQLite would go on writing to one that was removed, and all of it would be lost.
+pub(super) struct Place {
+    state_dir: PathBuf,
+    file: (u64, u64),
+}
+
+impl Place {
+    pub(super) fn of(state_dir: &Path) -> Result<Place, JournalError> {
+        Ok(Place { state_dir: state_dir.to_owned(), file: Place::look(state_dir)? })
+    }
+
+    fn look(state_dir: &Path) -> Result<(u64, u64), JournalError> {
+        let path = state_dir.join(super::FILE);
+        let found = path.metadata().map_err(|error| JournalError::io("looking at", path, &error))?;
+        Ok((found.dev(), found.ino()))
+    }
+
+    fn check(&self) -> Result<(), JournalError> {
+        match Place::look(&self.state_dir) {
+            Ok(file) if file == self.file => Ok(()),
+            Err(JournalError::Io { errno, .. }) if errno != rustix::io::Errno::NOENT.raw_os_error() => Ok(()),
+            _ => Err(JournalError::Removed { dir: self.state_dir.clone() }),
+        }
+    }
+}
+
 pub(super) struct Writer {
     conn: Connection,
     intake: Arc<Intake>,
@@ -101,6 +130,8 @@ pub(super) struct Writer {
     /// `PRAGMA synchronous` in force.
     durable: Option<bool>,
     last_write: Option<Instant>,
+    /// Where the database is, and which file that was.
+    place: Place,
     /// Held as long as this thread writes: one daemon per state folder.
     _lock: File,
 }
@@ -120,6 +151,7 @@ impl Writer {
         redo: Arc<Mutex<Redo>>,
         progress: Arc<Progress>,
         feed: Arc<Feed>,
+        place: Place,
         lock: File,
     ) -> Self {
         Writer {
@@ -139,6 +171,7 @@ impl Writer {
             linger: crate::failpoint::linger(LINGER),
             durable: None,
             last_write: None,
+            place,
             _lock: lock,
         }
     }
@@ -156,7 +189,10 @@ impl Writer {
                 continue;
             }
             let mut refused = Vec::new();
-            let outcome = self.write_batch(&mut refused).map_err(|error| JournalError::sqlite("writing", &error));
+            let outcome = self
+                .place
+                .check()
+                .and_then(|()| self.write_batch(&mut refused).map_err(|error| JournalError::sqlite("writing", &error)));
             let failed = outcome.is_err();
             self.report(outcome, refused);
             if !failed {
@@ -263,7 +299,7 @@ impl Writer {
         savepoints: bool,
         refused: &mut Vec<(u64, JournalError)>,
     ) -> rusqlite::Result<bool> {
-        let now = schema::micros(SystemTime::now());
+        let now = schema::micros(clock::now());
         let tx = self.conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
         for Queued { ticket, entry, .. } in self.backlog.iter().take(batch) {
             let outcome = if savepoints { apply_alone(&tx, entry, now) } else { apply(&tx, entry, now) };

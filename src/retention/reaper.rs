@@ -17,7 +17,7 @@ use crate::commit::Committer;
 use crate::failpoint;
 use crate::journal::{Attempt, Entry, JournalError, OutboxId, OutboxKind, OutboxRow};
 use crate::sys::cred::Creds;
-use crate::sys::{Errno, Result, at};
+use crate::sys::{Errno, Result, at, clock};
 
 /// How the reaper works.
 #[derive(Clone, Copy, Debug)]
@@ -89,7 +89,7 @@ pub(super) struct Outcome {
 impl Reaper {
     /// A reaper that does nothing before [`Reaper::start`].
     pub fn new(by: Arc<Committer>, options: ReaperOptions) -> Arc<Self> {
-        let seed = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(1, |since| since.as_nanos() as u64);
+        let seed = clock::now().duration_since(SystemTime::UNIX_EPOCH).map_or(1, |since| since.as_nanos() as u64);
         Arc::new(Reaper {
             by,
             options,
@@ -161,7 +161,7 @@ impl Reaper {
 
     /// One segment; true if there may be more.
     fn round(&self) -> std::result::Result<bool, JournalError> {
-        let now = SystemTime::now();
+        let now = clock::now();
         if self.by.journal.glance(|reader| reader.outbox_next())?.is_none() {
             return Ok(false);
         }
@@ -286,7 +286,7 @@ impl Reaper {
         let pause = self.options.backoff.saturating_mul(1 << attempts.saturating_sub(1).min(20)).min(BACKOFF_LIMIT);
         // Half of it is chance, so that what failed together does not come back together.
         let pause = pause / 2 + pause.mul_f64(self.chance() / 2.0);
-        Attempt { id: aside.id, error: errno.to_string(), next: SystemTime::now() + pause, dead }
+        Attempt { id: aside.id, error: errno.to_string(), next: clock::now() + pause, dead }
     }
 
     /// From 0 to 1.

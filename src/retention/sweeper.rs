@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use super::Reaper;
 use crate::commit::STAGED_MARKER;
 use crate::journal::{Entry, JournalError, OutboxId, OutboxKind, SetAside};
-use crate::sys::{Errno, Kind, Stat, at, stat};
+use crate::sys::{Errno, Kind, Stat, at, clock, stat};
 
 /// Names and rows per page.
 const PAGE: usize = 1000;
@@ -75,7 +75,7 @@ impl Reaper {
         let failed = |errno| SweepError::Export { what: "trash folder", errno };
         let folder = at::open_dir(self.by.staging.trash(), OsStr::new(".")).map_err(failed)?;
         // The server's time, where there is a lease to take it from.
-        let now = self.by.staging.beat().map_or_else(|_| SystemTime::now(), |lease| lease.mtime.to_system());
+        let now = self.by.staging.beat().map_or_else(|_| clock::now(), |lease| lease.mtime.to_system());
         let mut page = Vec::with_capacity(PAGE);
         for entry in at::entries(folder).map_err(failed)? {
             let name = entry.map_err(failed)?.name.to_string_lossy().into_owned();
@@ -144,7 +144,7 @@ impl Reaper {
             gid: stat.gid,
             bytes: if tree { told.map_or(0, |told| told.bytes) } else { stat.size },
             files: told.map_or(1, |told| told.files),
-            due: told.map_or_else(|| SystemTime::now() + self.options.retain, |told| told.due),
+            due: told.map_or_else(|| clock::now() + self.options.retain, |told| told.due),
             change: None,
         })
     }

@@ -5,13 +5,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
 use super::Reaper;
-use crate::commit::{Target, VerbError};
+use crate::commit::{Target, VerbError, is_there};
 use crate::failpoint;
 use crate::folders::Holds;
 use crate::inode::{Key, Node, display_path};
 use crate::journal::{Delta, Entry, JournalError, OutboxId, OutboxKind, OutboxRow};
 use crate::sys::at::{self, RenameFlags};
-use crate::sys::{Errno, Kind, Result, stat};
+use crate::sys::{Errno, Kind, Result, clock, stat};
 
 impl Reaper {
     /// Puts a file or a tree back: under its old path, or under `to`. Folders above that are missing are made. A name
@@ -144,8 +144,11 @@ fn move_back(
     name: &OsStr,
     tree: bool,
 ) -> Result<()> {
+    let ino = stat::stat_at(trash.as_fd(), staged)?.ino;
     match at::rename(trash.as_fd(), staged, dir.as_fd(), name, RenameFlags::NOREPLACE) {
         Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {}
+        // Only the answer was lost.
+        Err(_) if is_there(dir.as_fd(), name, ino) && !is_there(trash.as_fd(), staged, ino) => return Ok(()),
         other => return other,
     }
     if !tree {
@@ -189,7 +192,7 @@ impl Reaper {
             gid: old.gid,
             bytes: known.as_ref().map_or(0, |row| row.rbytes),
             files: known.as_ref().map_or(0, |row| row.rfiles + row.rfolders),
-            due: std::time::SystemTime::now() + retain,
+            due: clock::now() + retain,
             change: None,
         };
         let claim = by.totals.claim(&[(parent.key, name)]);
@@ -197,7 +200,11 @@ impl Reaper {
         failpoint!("remove_before_move");
         by.journal.leaving(&aside);
         let trash = OsStr::new(&aside.staged);
-        let moved = at::rename(&dir, name, by.staging.trash(), trash, RenameFlags::empty());
+        let moved = match at::rename(&dir, name, by.staging.trash(), trash, RenameFlags::empty()) {
+            // Only the answer was lost.
+            Err(_) if is_there(by.staging.trash(), trash, old.ino) => Ok(()),
+            other => other,
+        };
         failpoint!("remove_after_move");
         let after = if moved.is_ok() { Holds::Nothing } else { Holds::Folder };
         let mut row = None;

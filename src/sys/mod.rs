@@ -4,6 +4,7 @@
 
 pub mod acl;
 pub mod at;
+pub mod clock;
 pub mod copy;
 pub mod cred;
 pub mod digest;

@@ -165,6 +165,15 @@ pub fn now_ticks() -> u64 {
     now.tv_sec as u64 * TICKS + now.tv_nsec as u64 / (1_000_000_000 / TICKS)
 }
 
+/// The name of this start of the machine; empty where the kernel does not tell.
+pub fn boot() -> String {
+    #[cfg(feature = "failpoints")]
+    if let Ok(pretended) = std::env::var("COMMITFS_BOOT") {
+        return pretended;
+    }
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned()).unwrap_or_default()
+}
+
 /// The pid given out last, by `/proc/loadavg`: unchanged means that nothing was forked.
 pub fn last_pid() -> Option<u32> {
     static LOADAVG: OnceLock<Option<File>> = OnceLock::new();

@@ -130,7 +130,11 @@ pub fn revalidate(dir: impl AsFd) -> Result<()> {
 }
 
 fn statx(dir: impl AsFd, name: impl rustix::path::Arg, flags: AtFlags) -> Result<Stat> {
-    let s = rustix::fs::statx(dir, name, flags | AtFlags::NO_AUTOMOUNT, StatxFlags::BASIC_STATS)?;
+    let s = name.into_with_c_str(|name| {
+        rustix::io::retry_on_intr(|| {
+            rustix::fs::statx(dir.as_fd(), name, flags | AtFlags::NO_AUTOMOUNT, StatxFlags::BASIC_STATS)
+        })
+    })?;
     Ok(Stat {
         dev: rustix::fs::makedev(s.stx_dev_major, s.stx_dev_minor),
         ino: s.stx_ino,

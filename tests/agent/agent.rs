@@ -127,6 +127,7 @@ fn errno_name(error: &std::io::Error) -> String {
         (libc::ENXIO, "ENXIO"),
         (libc::ESTALE, "ESTALE"),
         (libc::EDQUOT, "EDQUOT"),
+        (libc::ETIMEDOUT, "ETIMEDOUT"),
         (libc::ENOTCONN, "ENOTCONN"),
         (libc::ECONNABORTED, "ECONNABORTED"),
         (libc::EDEADLK, "EDEADLK"),

@@ -64,6 +64,11 @@ struct Commit {
     recovered: bool,
 }
 
+/// What does not agree at this moment.
+pub fn disagreements(m: &Mount) -> Vec<String> {
+    look(m).1
+}
+
 fn look(m: &Mount) -> (Seen, Vec<String>) {
     let mut wrong = Vec::new();
     let db = Connection::open_with_flags(m.state().join("journal.sqlite"), OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
@@ -232,9 +237,14 @@ pub fn walk(folder: &Path, below: &Path, visit: &mut impl FnMut(&Path, &Path)) {
 
 /// Every file on the raw export verifies by itself, and is what applications were promised. Returns what is wrong.
 pub fn broken_promises(m: &Mount, promises: &BTreeMap<String, Promise>) -> Vec<String> {
+    broken_promises_below(m, "", promises)
+}
+
+/// As [`broken_promises`], for what is promised below one folder.
+pub fn broken_promises_below(m: &Mount, folder: &str, promises: &BTreeMap<String, Promise>) -> Vec<String> {
     let mut wrong = Vec::new();
     let mut there: BTreeMap<String, Vec<Header>> = BTreeMap::new();
-    walk(&m.raw(""), Path::new(""), &mut |path, name| {
+    walk(&m.raw(folder), Path::new(folder), &mut |path, name| {
         let shown = String::from_utf8_lossy(name.as_os_str().as_bytes()).into_owned();
         match content::verify(&std::fs::read(path).unwrap()) {
             // What is written aside and renamed has the content of its final name.

@@ -1,0 +1,278 @@
+//! Each call on the export fails once, with each error: before it was done, or after, when only its answer is lost.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use rustix::io::Errno;
+
+use crate::common::checker::{self, Promise};
+use crate::common::{Agent, Mount, eventually, poll};
+use crate::faultfs::FaultFs;
+use crate::faultfs::disk::Realm;
+use crate::faultfs::plan::{Call, Fault, Op, When};
+use crate::run::{How, Run};
+use crate::scenarios::{Scenario, chosen};
+
+const ERRNOS: &[(Errno, &str)] = &[
+    (Errno::IO, "EIO"),
+    (Errno::NOSPC, "ENOSPC"),
+    (Errno::DQUOT, "EDQUOT"),
+    (Errno::STALE, "ESTALE"),
+    (Errno::INTR, "EINTR"),
+    (Errno::ROFS, "EROFS"),
+    (Errno::TIMEDOUT, "ETIMEDOUT"),
+];
+
+/// Calls whose answer can be lost: those that change names.
+const NAMES: &[Op] = &[Op::Create, Op::Rename, Op::Link, Op::Unlink, Op::Mkdir, Op::Rmdir];
+
+/// After so many cases everything is looked at, not only what was promised.
+const ROUND: usize = 24;
+
+fn full() -> bool {
+    std::env::var_os("COMMITFS_TEST_FULL").is_some()
+}
+
+/// A daemon on which case after case is tried.
+struct Bench<'a> {
+    /// A writer and a reader who look at what each case has left.
+    others: (Agent, Agent),
+    m: Mount,
+    fs: &'a FaultFs,
+    /// Of all cases so far.
+    known: BTreeMap<String, Promise>,
+    cases: usize,
+    /// What was failed, by kind of call.
+    hits: BTreeMap<Op, usize>,
+    wrong: Vec<String>,
+}
+
+impl Bench<'_> {
+    /// One case; false when the scenario was over before the fault's turn came.
+    fn case(&mut self, scenario: &Scenario, fault: Fault, errno: &str) -> bool {
+        self.cases += 1;
+        let mut run = Run::new(&self.m, self.fs, &format!("c{}", self.cases));
+        (scenario.prepare)(&mut run);
+        self.fs.arm(fault);
+        (scenario.act)(&mut run);
+        let hit = self.fs.disarm();
+        let what = format!("{}, {errno} {:?} {}", scenario.name, fault.when, show(hit.as_ref()));
+        // Descriptors that a fork has too go with it.
+        let Run { known, failed, mut wrong, w, folder, .. } = run;
+        drop(w);
+        for (call, got) in &failed {
+            if *got != errno && !(got.0.contains("(os error") && hit.is_some()) {
+                wrong.push(format!("{call}: {got:?}"));
+            }
+        }
+        if failed.is_empty() != hit.is_none() && hit.is_none() {
+            wrong.push(format!("failed without a fault: {failed:?}"));
+        }
+        self.known.extend(known.clone());
+        self.check(&folder, &known, &mut wrong);
+        if !wrong.is_empty() {
+            eprintln!("{what}: {failed:?}\n    {}", wrong.join("\n    "));
+            self.wrong.push(format!("{what}: {failed:?}\n    {}", wrong.join("\n    ")));
+        }
+        if let Some(call) = &hit {
+            *self.hits.entry(call.op).or_default() += 1;
+        }
+        if self.cases.is_multiple_of(ROUND) {
+            self.check_all(&what);
+        }
+        hit.is_some()
+    }
+
+    /// What was promised is there, and every name can be written again and is seen by others.
+    fn check(&mut self, folder: &str, known: &BTreeMap<String, Promise>, wrong: &mut Vec<String>) {
+        assert!(!self.m.daemon_is_dead(), "the daemon died:\n{}", self.m.log());
+        // A commit that comes at release is on its way still.
+        let mut broken = Vec::new();
+        poll(Duration::from_secs(5), || {
+            broken = checker::broken_promises_below(&self.m, folder, known);
+            broken.is_empty().then_some(())
+        });
+        // A close that was promised without proof is committed at release, whose error has nobody to go to: the draft is
+        // in quarantine, which the journal tells.
+        broken.retain(|what| {
+            let path = what.split(": ").next().unwrap_or_default();
+            !(what.ends_with("had succeeded") && self.was_promised(path))
+        });
+        wrong.extend(broken);
+        let (w, r) = &self.others;
+        for (path, promise) in known.iter().filter(|(path, _)| !path.ends_with(".tmp")) {
+            let Some((folder, _)) = path.rsplit_once('/') else { continue };
+            if w.stat(folder).is_err() {
+                continue;
+            }
+            let generation = promise.tried + 1;
+            let content = crate::common::content::version(path, generation, 1, 40);
+            let before = self.known.insert(path.clone(), Promise { closed: generation, tried: generation });
+            if let Err(errno) = w.put(path, &content) {
+                self.known.extend(before.map(|before| (path.clone(), before)));
+                wrong.push(format!("{path} cannot be written afterwards: {errno:?}"));
+            } else if r.cat(path).as_ref() != Ok(&content) {
+                wrong.push(format!("{path}: what was written afterwards is not seen: {:?}", r.stat(path)));
+            }
+        }
+    }
+
+    /// Whether a draft of the path is in quarantine whose close had been promised.
+    fn was_promised(&self, path: &str) -> bool {
+        self.m.recorded();
+        let db = rusqlite::Connection::open(self.m.state().join("journal.sqlite")).unwrap();
+        let sql = "SELECT count(*) FROM drafts d JOIN events e ON e.draft_id = d.id
+                   WHERE d.path = ?1 AND d.state = 'quarantined' AND e.kind = 'sealed'";
+        db.query_row(sql, [path.as_bytes()], |row| row.get::<_, i64>(0)).unwrap() > 0
+    }
+
+    /// Journal, staging, trash and export agree; after a restart, where an answer was lost.
+    fn check_all(&mut self, last: &str) {
+        self.m.settled();
+        if poll(Duration::from_secs(2), || checker::disagreements(&self.m).is_empty().then_some(())).is_none() {
+            self.m.kill9();
+            self.m.remount();
+            self.others = self.m.pair();
+        }
+        eprintln!("{} cases, the last one {last}", self.cases);
+        checker::check(&self.m);
+        let broken = checker::broken_promises(&self.m, &self.known);
+        assert!(broken.is_empty(), "after {last}:\n  {}", broken.join("\n  "));
+    }
+
+    fn end(mut self, scenario: &Scenario) -> BTreeMap<Op, usize> {
+        self.check_all(scenario.name);
+        let Bench { others, mut m, cases, hits, wrong, .. } = self;
+        drop(others);
+        m.umount();
+        assert!(
+            wrong.is_empty(),
+            "{} of {} cases; again: COMMITFS_TEST_POINT='{}'\n  {}",
+            wrong.len(),
+            cases,
+            scenario.name,
+            wrong.join("\n  ")
+        );
+        hits
+    }
+}
+
+fn show(call: Option<&Call>) -> String {
+    call.map_or("nothing".to_owned(), Call::to_string)
+}
+
+fn bench(fs: &FaultFs) -> Bench<'_> {
+    let m = fs.setup().mount();
+    // The first commit makes what later ones find.
+    let others = m.pair();
+    others.0.put("first", &crate::common::content::version("first", 1, 1, 10)).unwrap();
+    m.settled();
+    let known = BTreeMap::from([("first".to_owned(), Promise { closed: 1, tried: 1 })]);
+    Bench { others, m, fs, known, cases: 0, hits: BTreeMap::new(), wrong: Vec::new() }
+}
+
+/// Errors to try for the `n`-th call.
+fn errnos(n: u64) -> impl Iterator<Item = &'static (Errno, &'static str)> {
+    let (skip, take) = if full() { (0, ERRNOS.len()) } else { (n as usize % ERRNOS.len(), 1) };
+    ERRNOS.iter().skip(skip).take(take)
+}
+
+/// From one call to the next: every day a few of the scenarios that repeat what others do.
+fn stride(scenario: &Scenario) -> u64 {
+    if full() || !scenario.repeats { 1 } else { 4 }
+}
+
+#[test]
+fn each_call_that_fails_is_reported_and_spoils_nothing() {
+    let mut hits: BTreeMap<Op, usize> = BTreeMap::new();
+    for (offset, scenario) in chosen().enumerate() {
+        let fs = FaultFs::new();
+        let mut bench = bench(&fs);
+        let mut skip = 0;
+        loop {
+            let mut hit = false;
+            for (errno, name) in errnos(skip + offset as u64) {
+                let fault = Fault { realm: Realm::Export, skip, op: None, errno: *errno, when: When::Before };
+                hit |= bench.case(scenario, fault, name);
+            }
+            if !hit {
+                break;
+            }
+            skip += stride(scenario);
+        }
+        assert!(skip >= 5, "{}: {skip} calls", scenario.name);
+        for (op, count) in bench.end(scenario) {
+            *hits.entry(op).or_default() += count;
+        }
+    }
+    eprintln!("failed: {hits:?}");
+    if std::env::var_os("COMMITFS_TEST_POINT").is_none() {
+        let wanted = [Op::Lookup, Op::Create, Op::Write, Op::Fsync, Op::Fsyncdir, Op::Rename, Op::Link, Op::Mkdir];
+        let missed: Vec<_> = wanted.iter().filter(|op| !hits.contains_key(op)).collect();
+        assert!(missed.is_empty(), "never failed: {missed:?}");
+    }
+}
+
+#[test]
+fn each_answer_that_is_lost_spoils_nothing() {
+    for (offset, scenario) in chosen().enumerate() {
+        let fs = FaultFs::new();
+        let mut bench = bench(&fs);
+        for op in NAMES {
+            let mut skip = 0;
+            loop {
+                let mut hit = false;
+                for (errno, name) in errnos(skip + offset as u64) {
+                    let fault = Fault { realm: Realm::Export, skip, op: Some(*op), errno: *errno, when: When::After };
+                    hit |= bench.case(scenario, fault, name);
+                }
+                if !hit {
+                    break;
+                }
+                skip += 1;
+            }
+        }
+        bench.end(scenario);
+    }
+}
+
+#[test]
+fn a_slow_call_delays_nobody_else() {
+    let fs = FaultFs::new();
+    let m = fs.setup().mount();
+    let (w, r) = m.pair();
+    let v = m.agent("V");
+    w.mkdir("slow").unwrap();
+    w.put("slow/f", "old").unwrap();
+    let fd = w.open("slow/f", "w|trunc").unwrap();
+    w.write(fd, "new").unwrap();
+    let held = fs.hold(Realm::Export, Op::Fsync);
+    w.send(&["close", &fd.to_string()]);
+    held.caught();
+    // Others read, list, and make names.
+    assert_eq!(v.stat("slow").unwrap().perm(), 0o755);
+    v.mkdir("other").unwrap();
+    assert!(v.lists(".", "other"));
+    // Whoever asks for the name waits for the version.
+    r.send(&["cat", "slow/f"]);
+    drop(held);
+    w.answer().unwrap();
+    assert_eq!(r.answer().unwrap(), [b"new".to_vec()]);
+    checker::check(&m);
+}
+
+#[test]
+fn the_suite_writes_in_every_way() {
+    let fs = FaultFs::new();
+    let m = fs.setup().mount();
+    let calls = fs.calls(|| {
+        let mut run = Run::new(&m, &fs, "c");
+        for how in [How::Whole, How::Append, How::Patch, How::Late] {
+            assert!(run.write("f", how), "{how:?}: {:?}", run.failed);
+        }
+    });
+    for op in [Op::Create, Op::Write, Op::Fsync, Op::Rename, Op::Fsyncdir, Op::Link] {
+        assert!(calls.iter().any(|call| call.op == op), "no {op:?} in {calls:#?}");
+    }
+    eventually("four commits", || m.commits().get("c/f") == Some(&4));
+}
