@@ -77,6 +77,7 @@ impl Drawing<'_> {
         // A hundredth of the size, where the beginning is the same.
         let quick = |point: &u64| if *point > 1000 { point / 100 } else { *point };
         let mut points: Vec<u64> = if self.options.quick { full.iter().map(quick).collect() } else { full.to_vec() };
+        points.sort_unstable();
         points.dedup();
         points.retain(|point| *point <= self.most);
         points
@@ -194,8 +195,8 @@ impl Drawing<'_> {
     fn nodes(&self) -> Result<Plot> {
         let kinds: Vec<Kind> = Kind::ALL
             .into_iter()
-            .filter(|kind| kind.is_mounted() && *kind != Kind::CommitfsPt && self.options.contenders.contains(kind))
-            .filter(|kind| *kind != Kind::Passthrough || self.options.programs.passthrough.is_some())
+            .filter(|kind| kind.is_mounted() && kind.bears_many_nodes() && self.options.contenders.contains(kind))
+            .filter(|kind| *kind != Kind::CommitfsPt)
             .collect();
         let mut series: Vec<Series> = kinds.iter().map(|kind| Series::new(kind.name())).collect();
         let shared = self.folder.join("many");

@@ -76,6 +76,11 @@ impl Row {
         format!("{:<15}{:>10}{ratios}{floor}{rivals}{rivals_floor}{verdict}", self.name, self.reference.name())
     }
 
+    fn is_on_target(&self) -> bool {
+        let reached = |ratio: Option<f64>, name: &str| ratio.zip(target(name)).is_none_or(|(ratio, aim)| ratio >= aim);
+        reached(self.ratio(), self.name) && reached(self.to_rivals, &format!("{}-rivals", self.name))
+    }
+
     fn holds(&self) -> bool {
         let holds =
             |ratio: Option<f64>, floor: Option<f64>| ratio.zip(floor).is_none_or(|(ratio, floor)| ratio >= floor);
