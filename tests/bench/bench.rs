@@ -76,6 +76,9 @@ enum Job {
         /// Where the plots go
         #[arg(long)]
         plots: PathBuf,
+        /// No point beyond this many threads, names, rows or nodes
+        #[arg(long, default_value_t = u64::MAX)]
+        most: u64,
     },
     /// Only stores files of 16 KiB, for whoever counts calls or requests meanwhile
     Store {
@@ -140,8 +143,8 @@ fn run(options: &Options) -> Result<ExitCode> {
         return work::store(&Contender::plain(kind, into), *first..first + times, *on_and_on, path);
     }
     let folder = Folder::make(&options.folder)?;
-    if let Some(Job::Curves { plots }) = &options.job {
-        curves::draw(&folder.0, options, plots, &stop)?;
+    if let Some(Job::Curves { plots, most }) = &options.job {
+        curves::draw(&folder.0, options, plots, *most, &stop)?;
         return Ok(ExitCode::SUCCESS);
     }
     let sources = Sources { tar: options.tar.clone(), repository: options.repository.clone() };

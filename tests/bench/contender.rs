@@ -52,6 +52,11 @@ impl Kind {
         !matches!(self, Self::Bare | Self::Careful)
     }
 
+    /// libfuse's example has a descriptor for each node, and ends where the limit of descriptors is.
+    pub fn bears_many_nodes(self) -> bool {
+        self != Self::Passthrough
+    }
+
     /// The daemon for `backing` at `mountpoint`, which stays in the foreground.
     fn command(self, programs: &Programs, backing: &Path, mountpoint: &Path, options: &[&str]) -> Option<Command> {
         let mut command = match self {

@@ -22,6 +22,7 @@ struct Drawing<'a> {
     options: &'a Options,
     stop: &'a AtomicBool,
     rounds: u32,
+    most: u64,
     slice: Duration,
 }
 
@@ -35,7 +36,7 @@ const CURVES: [(&str, Curve); 4] = [
 ];
 
 /// Draws the curves that are asked for, and writes their numbers beside them.
-pub fn draw(folder: &Path, options: &Options, plots: &Path, stop: &AtomicBool) -> Result<()> {
+pub fn draw(folder: &Path, options: &Options, plots: &Path, most: u64, stop: &AtomicBool) -> Result<()> {
     if let Some(unknown) = options.only.iter().find(|name| !CURVES.iter().any(|(known, _)| known == name)) {
         let known = CURVES.map(|(name, _)| name).join(", ");
         return Err(format!("no curve {unknown}; there are {known}").into());
@@ -49,7 +50,7 @@ pub fn draw(folder: &Path, options: &Options, plots: &Path, stop: &AtomicBool) -
         }
         let own = folder.join(name);
         std::fs::create_dir(&own)?;
-        let drawing = Drawing { folder: &own, options, stop, rounds, slice: Duration::from_millis(slice) };
+        let drawing = Drawing { folder: &own, options, stop, rounds, most, slice: Duration::from_millis(slice) };
         drawing.forget_state()?;
         let plot = curve(&drawing)?;
         drawing.forget_state()?;
@@ -76,7 +77,9 @@ impl Drawing<'_> {
         // A hundredth of the size, where the beginning is the same.
         let quick = |point: &u64| if *point > 1000 { point / 100 } else { *point };
         let mut points: Vec<u64> = if self.options.quick { full.iter().map(quick).collect() } else { full.to_vec() };
+        points.sort_unstable();
         points.dedup();
+        points.retain(|point| *point <= self.most);
         points
     }
 
@@ -114,7 +117,8 @@ impl Drawing<'_> {
             .map(|kind| Contender::start(kind, self.folder, &self.options.programs))
             .collect::<Result<_>>()?;
         let mut series = Series::of(&contenders);
-        for threads in [1, 2, 4, 8, 16, 32, 64] {
+        for threads in self.points(&[1, 2, 4, 8, 16, 32, 64]) {
+            let threads = threads as usize;
             let name = format!("at-{threads}");
             for contender in &contenders {
                 std::fs::create_dir(contender.root.join(&name))?;
@@ -191,8 +195,8 @@ impl Drawing<'_> {
     fn nodes(&self) -> Result<Plot> {
         let kinds: Vec<Kind> = Kind::ALL
             .into_iter()
-            .filter(|kind| kind.is_mounted() && *kind != Kind::CommitfsPt && self.options.contenders.contains(kind))
-            .filter(|kind| *kind != Kind::Passthrough || self.options.programs.passthrough.is_some())
+            .filter(|kind| kind.is_mounted() && kind.bears_many_nodes() && self.options.contenders.contains(kind))
+            .filter(|kind| *kind != Kind::CommitfsPt)
             .collect();
         let mut series: Vec<Series> = kinds.iter().map(|kind| Series::new(kind.name())).collect();
         let shared = self.folder.join("many");

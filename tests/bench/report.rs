@@ -7,8 +7,8 @@ use crate::contender::Kind;
 use crate::footprint::Footprint;
 use crate::work::Workload;
 
-/// Per workload the smallest ratio allowed to its reference; with the suffix `-rivals`, to the better of bindfs and
-/// mergerfs. And the largest idle memory in MiB.
+/// Per workload the smallest ratio to its reference that `--check` allows, and the one that is aimed at; with the suffix
+/// `-rivals`, to the better of bindfs and mergerfs. And the largest idle memory in MiB.
 const FLOORS: &str = include_str!("floors.json");
 
 pub struct Row {
@@ -68,8 +68,17 @@ impl Row {
         let ratios: String = kinds.iter().map(|kind| cell(value_of(&self.ratios, *kind), ratio)).collect();
         let floor = cell(self.floor, ratio);
         let (rivals, rivals_floor) = (cell(self.to_rivals, ratio), cell(self.rivals_floor, ratio));
-        let verdict = if self.holds() { "" } else { "  below" };
+        let verdict = match (self.holds(), self.is_on_target()) {
+            (false, _) => "  below its floor",
+            (true, false) => "  below its target",
+            (true, true) => "",
+        };
         format!("{:<15}{:>10}{ratios}{floor}{rivals}{rivals_floor}{verdict}", self.name, self.reference.name())
+    }
+
+    fn is_on_target(&self) -> bool {
+        let reached = |ratio: Option<f64>, name: &str| ratio.zip(target(name)).is_none_or(|(ratio, aim)| ratio >= aim);
+        reached(self.ratio(), self.name) && reached(self.to_rivals, &format!("{}-rivals", self.name))
     }
 
     fn holds(&self) -> bool {
@@ -124,6 +133,8 @@ impl Report {
                 "floor": row.floor,
                 "to_rivals": row.to_rivals,
                 "rivals_floor": row.rivals_floor,
+                "target": target(row.name),
+                "rivals_target": target(&format!("{}-rivals", row.name)),
                 "holds": row.holds(),
             })
         });
@@ -162,8 +173,16 @@ fn ratio(value: f64) -> String {
 }
 
 pub fn floor(name: &str) -> Option<f64> {
-    let floors: Value = serde_json::from_str(FLOORS).expect("tests/bench/floors.json is JSON");
-    floors.get(name)?.as_f64()
+    stored("floors", name)
+}
+
+fn target(name: &str) -> Option<f64> {
+    stored("targets", name)
+}
+
+fn stored(kind: &str, name: &str) -> Option<f64> {
+    let stored: Value = serde_json::from_str(FLOORS).expect("tests/bench/floors.json is JSON");
+    stored.get(kind)?.get(name)?.as_f64()
 }
 
 pub fn median(values: &[f64]) -> Option<f64> {
