@@ -118,3 +118,8 @@ count_calls() {
 per_publish() {
   awk -v times="$2" '$4 ~ /^[0-9]+$/ && $NF != "total" { printf "%8.2f  %s\n", $4 / times, $NF }' "$1" | sort -rn | awk '$1 >= 0.02'
 }
+
+# count_rpcs: in the NFS laboratory.
+count_rpcs() {
+  "$top/scripts/nfs-lab" -t 300 shell "$top/scripts/lib/bench-rpcs" "$program" "$commitfs"
+}

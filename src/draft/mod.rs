@@ -16,12 +16,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use parking_lot::{Mutex, RwLock};
+use rustix::fs::OFlags;
 
 use crate::commit::{Reason, Sealed, Staged, Target};
-use crate::inode::Key;
+use crate::inode::{Key, NodeTable};
 use crate::journal::{CommitKind, DraftId, Owner};
 use crate::rules::Decision;
 use crate::sys::cred::Creds;
+use crate::sys::handle::Handle;
 use crate::sys::stat::{self, Stat};
 use crate::sys::{Errno, Result, at, mount, writeback};
 
@@ -90,9 +92,32 @@ pub enum Phase {
     /// No writer is left; a commit is on its way.
     Sealing(Arc<File>),
     /// Published. A write that still arrives gets a fresh staged file.
-    Published(Arc<File>),
+    Published(Kept),
     /// Quarantined or dropped: nothing more will come of it.
     Ended(Option<Arc<File>>),
+}
+
+/// How the content of a published draft is reached. The kernel may remember its node for as long as it likes.
+#[derive(Clone, Debug)]
+pub enum Kept {
+    /// Somebody has it open, or the export has no file handles.
+    Open(Arc<File>),
+    /// Nobody has: it costs no descriptor.
+    Closed(Handle, Arc<NodeTable>),
+}
+
+impl Kept {
+    fn file(&self) -> Result<Arc<File>> {
+        match self {
+            Kept::Open(file) => Ok(file.clone()),
+            Kept::Closed(handle, nodes) => match nodes.open_handle(handle, OFlags::RDONLY) {
+                // Good for its attributes.
+                Err(Errno::ACCESS) => nodes.open_handle(handle, OFlags::PATH),
+                other => other,
+            }
+            .map(Arc::new),
+        }
+    }
 }
 
 /// A staged file that accepts writes.
@@ -388,6 +413,30 @@ impl Draft {
         self.handles.fetch_sub(1, Ordering::AcqRel);
     }
 
+    /// Lets go of the descriptor of a published draft that nobody has open.
+    pub fn let_go(&self, nodes: &Arc<NodeTable>) {
+        let mut body = self.body.write();
+        if let Phase::Published(kept @ Kept::Open(_)) = &mut body.phase
+            && self.handles.load(Ordering::Acquire) == 0
+            && let Ok(file) = kept.file()
+            && let Some(handle) = nodes.handle_of(&*file)
+        {
+            *kept = Kept::Closed(handle, nodes.clone());
+        }
+    }
+
+    /// Takes a descriptor again, for somebody who opens a published draft: `ESTALE` if its content is gone.
+    pub fn take_hold(&self) -> Result<()> {
+        if !matches!(self.body.read().phase, Phase::Published(Kept::Closed(..))) {
+            return Ok(());
+        }
+        let mut body = self.body.write();
+        if let Phase::Published(kept @ Kept::Closed(..)) = &mut body.phase {
+            *kept = Kept::Open(kept.file()?);
+        }
+        Ok(())
+    }
+
     /// True when neither the kernel nor a descriptor refers to the draft any more.
     fn is_unreferenced(&self) -> bool {
         self.nlookup.load(Ordering::Acquire) == 0 && self.handles.load(Ordering::Acquire) == 0
@@ -418,7 +467,8 @@ impl Body {
         match &self.phase {
             Phase::Clean => self.base.as_ref().map(|base| base.file.clone()).ok_or(Errno::IO),
             Phase::Open(work) => Ok(work.staged.file.clone()),
-            Phase::Sealing(file) | Phase::Published(file) | Phase::Ended(Some(file)) => Ok(file.clone()),
+            Phase::Sealing(file) | Phase::Ended(Some(file)) => Ok(file.clone()),
+            Phase::Published(kept) => kept.file(),
             Phase::Ended(None) => Err(Errno::IO),
         }
     }

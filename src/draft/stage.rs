@@ -180,9 +180,10 @@ impl Draft {
     /// A write after the commit: the published version becomes the version below a fresh draft.
     fn begin_again(&self, by: &Committer, keep: Keep) -> Result<()> {
         let mut body = self.body.write();
-        let Phase::Published(file) = &body.phase else { return Ok(()) };
-        let there = stat::fstat(&**file)?;
-        let base = Base { file: file.clone(), key: crate::inode::Key::of(&there), links: there.nlink };
+        let Phase::Published(kept) = &body.phase else { return Ok(()) };
+        let file = kept.file()?;
+        let there = stat::fstat(&*file)?;
+        let base = Base { file, key: crate::inode::Key::of(&there), links: there.nlink };
         tracing::info!(node = self.node, "write after the last close: a fresh draft");
         self.only_resizes.store(true, Ordering::Relaxed);
         let work = self.fork(by, body.path(), &base, keep).inspect_err(|&errno| self.taint_by_copy(errno))?;

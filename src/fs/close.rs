@@ -8,7 +8,7 @@ use super::handle::Handle;
 use super::wait::HOLD_LIMIT;
 use super::{Done, Fs};
 use crate::commit::{Failed, MARKER, Reason, Target};
-use crate::draft::{self, Caller, Draft, Ending, Phase, Proof};
+use crate::draft::{self, Caller, Draft, Ending, Kept, Phase, Proof};
 use crate::metrics;
 use crate::rules::Mode;
 use crate::sys::Result;
@@ -97,12 +97,14 @@ impl Fs {
                                     tracing::error!(node = closed.node, %errno, "commit after the last release failed");
                                 }
                                 closed.closed();
+                                closed.let_go(&after.committer.nodes);
                                 after.drafts.drop_if_unreferenced(&closed);
                             });
                         });
                     }
                     None => {
                         draft.closed();
+                        draft.let_go(&self.committer.nodes);
                         self.drafts.drop_if_unreferenced(draft);
                     }
                 }
@@ -141,7 +143,7 @@ impl Fs {
                 };
                 let replaced = draft.replaces();
                 let (target, recorded) = published.record(&self.committer);
-                settled.now(Phase::Published(staged.file.clone()));
+                settled.now(Phase::Published(Kept::Open(staged.file.clone())));
                 self.commits_done.fetch_add(1, Ordering::Relaxed);
                 if !digested {
                     self.digester.take(id, staged.file);

@@ -197,6 +197,11 @@ impl Fs {
         }
         let fh = self.handles.number();
         draft.opened();
+        if let Err(errno) = draft.take_hold() {
+            draft.closed();
+            self.drafts.end_switch(caller.tid);
+            return Err(errno);
+        }
         if let Some(writer) = writer {
             draft.add_writer(fh, writer, flags.contains(OFlags::APPEND));
         }

@@ -120,6 +120,16 @@ impl NodeTable {
         }
     }
 
+    /// What reaches an inode without a descriptor, where the export has such a thing.
+    pub fn handle_of(&self, fd: impl AsFd) -> Option<Handle> {
+        if self.handles { Handle::of(fd).ok() } else { None }
+    }
+
+    /// Opens the inode that a handle of this export's file system stands for.
+    pub fn open_handle(&self, handle: &Handle, flags: OFlags) -> Result<File> {
+        handle.open_file(self.mount_fd(), flags)
+    }
+
     /// Opens the content of a regular file.
     pub fn open(&self, node: &Node, flags: OFlags) -> Result<File> {
         match &node.anchor {

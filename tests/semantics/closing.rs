@@ -294,6 +294,40 @@ fn s33_read_after_close_patched() {
     rounds("patch", 3000);
 }
 
+/// The kernel remembers the draft's node for as long as it likes; that must not keep a descriptor open.
+#[test]
+fn s27_published_files_cost_the_daemon_no_descriptors() {
+    let m = Mount::new();
+    let (w, r) = m.pair();
+    let held = || std::fs::read_dir(format!("/proc/{}/fd", m.daemon_pid())).unwrap().count();
+    w.put("first", "1").unwrap();
+    let before = held();
+    for i in 0..300 {
+        w.put(&format!("f{i:03}"), "content").unwrap();
+        w.put("again", &format!("{i}")).unwrap();
+    }
+    eventually("descriptors are few", || held() < before + 50);
+    assert_eq!(r.cat("f123").unwrap(), b"content");
+    assert_eq!(w.cat("again").unwrap(), b"299");
+}
+
+/// A descriptor without access to the content outlives the commit.
+#[test]
+fn s27_a_path_descriptor_of_a_draft_goes_on_telling_its_attributes() {
+    let m = Mount::new();
+    let (w, _r) = m.pair();
+    let fd = w.open("f", "w|creat").unwrap();
+    let path = w.open("f", "path").unwrap();
+    w.write(fd, "content").unwrap();
+    w.close(fd).unwrap();
+    for i in 0..20 {
+        w.put(&format!("other{i}"), "x").unwrap();
+    }
+    assert_eq!(w.fstat(path).unwrap().size, 7);
+    let through = w.open(&format!("/proc/self/fd/{path}"), "r").unwrap();
+    assert_eq!(w.read(through, 100).unwrap(), b"content");
+}
+
 #[test]
 fn s34_writes_through_a_descriptor_that_was_in_flight_make_a_new_version() {
     let m = Mount::new();
