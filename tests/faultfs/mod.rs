@@ -22,7 +22,7 @@ use rustix::mount::{MountFlags, UnmountFlags};
 use crate::common::mount::state_base;
 use crate::common::{Setup, eventually};
 use disk::{Cut, Disk, Realm};
-use plan::{Call, Fault, Moment, Op, Plan};
+use plan::{Call, Fault, Moment, Op, Plan, Refusal};
 
 /// What the session's threads work on.
 #[derive(Clone)]
@@ -121,7 +121,7 @@ impl FaultFs {
 
     /// Such calls fail until [`FaultFs::allow`].
     pub fn refuse(&self, realm: Realm, which: fn(Op) -> bool, errno: Errno) {
-        self.with(|state| state.plan.refused = Some((realm, which, errno)));
+        self.with(|state| state.plan.refused = Some(Refusal { realm, which, errno }));
     }
 
     pub fn allow(&self) {

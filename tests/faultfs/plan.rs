@@ -90,6 +90,13 @@ pub struct Fault {
     pub when: When,
 }
 
+/// Calls that fail one and all.
+pub struct Refusal {
+    pub realm: Realm,
+    pub which: fn(Op) -> bool,
+    pub errno: Errno,
+}
+
 /// A call that was made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Call {
@@ -119,7 +126,7 @@ pub struct Plan {
     /// The call that was failed.
     pub hit: Option<Call>,
     /// Every such call fails until allowed again.
-    pub refused: Option<(Realm, fn(Op) -> bool, Errno)>,
+    pub refused: Option<Refusal>,
     /// Such calls wait until let go.
     pub held: Option<(Realm, Op)>,
     /// Calls that wait.
@@ -138,11 +145,11 @@ impl Plan {
         {
             calls.push(call());
         }
-        if let Some((refused, which, errno)) = self.refused
-            && refused == realm
-            && which(op)
+        if let Some(refusal) = &self.refused
+            && refusal.realm == realm
+            && (refusal.which)(op)
         {
-            return Some((When::Before, errno));
+            return Some((When::Before, refusal.errno));
         }
         let fault =
             self.fault.as_mut().filter(|fault| fault.realm == realm && fault.op.is_none_or(|only| only == op))?;

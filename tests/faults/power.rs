@@ -89,6 +89,10 @@ impl Recorded {
         let promises = self.promises(moment.number);
         let mut broken = checker::broken_promises(m, &promises);
         broken.retain(|what| !what.starts_with(".barrier"));
+        if promises.get("c/e/f").is_some_and(|promise| promise.closed == 0) {
+            // Published in a folder that was moved, and its close has not returned: the move may be lost.
+            broken.retain(|what| what != "c/d/f: content of another name");
+        }
         wrong.extend(broken);
         for (at, name, generation) in &self.somewhere {
             let found = |path: &str| {
@@ -141,7 +145,9 @@ fn cut_everywhere(scenario: &Scenario, cuts: &[(Cut, Cut)], skipped: Option<&str
     let recorded = record(&fs, &mut m, scenario);
     m.set_env("COMMITFS_SKIP_SYNC", "");
     let (mut cases, mut wrong) = (0, Vec::new());
-    for moment in &recorded.moments {
+    // Every day a few of the moments of scenarios that repeat what others do.
+    let stride = if full() || !scenario.repeats { 1 } else { 3 };
+    for moment in recorded.moments.iter().step_by(stride) {
         for (export, state) in cuts {
             if skipped.is_some() && !wrong.is_empty() {
                 break;
