@@ -74,8 +74,9 @@ pub struct Body {
 /// The version below a draft.
 #[derive(Clone, Debug)]
 pub struct Base {
-    /// Its content.
-    pub file: Arc<File>,
+    /// Its content, until a commit is on its way: an NFS client moves a file that it has open out of the way before it
+    /// renames over it, and the name would be absent for that moment.
+    pub file: Option<Arc<File>>,
     /// Its inode.
     pub key: Key,
     /// Names that the inode had.
@@ -166,8 +167,8 @@ impl Draft {
     /// open, or its own.
     pub fn lockable(&self) -> Result<Arc<File>> {
         let body = self.body.read();
-        match &body.base {
-            Some(base) => Ok(base.file.clone()),
+        match body.base.as_ref().and_then(|base| base.file.clone()) {
+            Some(file) => Ok(file),
             None => body.content(),
         }
     }
@@ -328,7 +329,9 @@ impl Draft {
         body.phase = Phase::Sealing(work.staged.file.clone());
         let target = body.target.clone();
         let kind = self.kind(&work, body.base.is_some());
+        let below = body.base.as_mut().and_then(|base| base.file.take());
         drop(body);
+        drop(below);
         let reason = match (self.tainted(), self.writers.lock().failed_exit(&self.decision)) {
             (Some((step, errno)), _) => Some(Reason::Failed { step, errno }),
             (None, Some(exit)) => Some(Reason::Exit(exit)),
@@ -465,7 +468,7 @@ impl Body {
 
     fn content(&self) -> Result<Arc<File>> {
         match &self.phase {
-            Phase::Clean => self.base.as_ref().map(|base| base.file.clone()).ok_or(Errno::IO),
+            Phase::Clean => self.base.as_ref().and_then(|base| base.file.clone()).ok_or(Errno::IO),
             Phase::Open(work) => Ok(work.staged.file.clone()),
             Phase::Sealing(file) | Phase::Ended(Some(file)) => Ok(file.clone()),
             Phase::Published(kept) => kept.file(),

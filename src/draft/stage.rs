@@ -110,7 +110,8 @@ impl Draft {
     pub fn refuse_foreign(&self, by: &Committer) -> Result<()> {
         let body = self.body.read();
         let (Phase::Clean, Some(base)) = (&body.phase, &body.base) else { return Ok(()) };
-        let like = stat::fstat(&*base.file)?;
+        let below = base.file.as_ref().ok_or(Errno::IO)?;
+        let like = stat::fstat(&**below)?;
         if by.staging.can_resemble(self.creds.as_ref(), &like) { Ok(()) } else { Err(Errno::PERM) }
     }
 
@@ -183,7 +184,7 @@ impl Draft {
         let Phase::Published(kept) = &body.phase else { return Ok(()) };
         let file = kept.file()?;
         let there = stat::fstat(&*file)?;
-        let base = Base { file, key: crate::inode::Key::of(&there), links: there.nlink };
+        let base = Base { file: Some(file), key: crate::inode::Key::of(&there), links: there.nlink };
         tracing::info!(node = self.node, "write after the last close: a fresh draft");
         self.only_resizes.store(true, Ordering::Relaxed);
         let work = self.fork(by, body.path(), &base, keep).inspect_err(|&errno| self.taint_by_copy(errno))?;
@@ -200,7 +201,8 @@ impl Draft {
     }
 
     fn fork(&self, by: &Committer, path: Vec<u8>, base: &Base, keep: Keep) -> Result<Work> {
-        let like = stat::fstat(&*base.file)?;
+        let below = base.file.as_ref().ok_or(Errno::IO)?;
+        let like = stat::fstat(&**below)?;
         let kept = match keep {
             Keep::All => like.size,
             Keep::Bytes(bytes) => bytes.min(like.size),
@@ -211,8 +213,8 @@ impl Draft {
             let staged = by.staging.create(name, 0o600, self.creds.as_ref())?;
             let filled = by
                 .staging
-                .resemble(&staged, &base.file, &like, self.creds.as_ref())
-                .and_then(|()| copy::copy_content(&*base.file, &*staged.file, kept));
+                .resemble(&staged, below, &like, self.creds.as_ref())
+                .and_then(|()| copy::copy_content(&**below, &*staged.file, kept));
             match filled {
                 Ok(()) => Ok(staged),
                 Err(errno) => {

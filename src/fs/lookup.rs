@@ -186,7 +186,7 @@ impl Fs {
         let draft = Draft::new(NewDraft {
             node: self.nodes().fresh_id(),
             target: commit::Target { parent: folder.clone(), name: name.to_owned() },
-            base: Some(draft::Base { file: version, key: Key::of(stat), links: stat.nlink }),
+            base: Some(draft::Base { file: Some(version), key: Key::of(stat), links: stat.nlink }),
             decision: self.rules.decide(&folder.path_of(name)).clone(),
             creds: self.creds(caller),
             owner: self.owner(caller, task.as_ref()),

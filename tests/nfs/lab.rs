@@ -35,6 +35,15 @@ impl Lab {
         self.server().join(path.strip_prefix(crate::common::mount::backing_base()).unwrap())
     }
 
+    /// Renames that client A has asked the server for.
+    pub fn renames(&self) -> u64 {
+        let stats = std::fs::read_to_string("/proc/self/mountstats").unwrap();
+        let at = format!(" mounted on {} ", crate::common::mount::backing_base().display());
+        let mine = stats.split("device ").find(|mount| mount.contains(&at)).unwrap();
+        let line = mine.lines().find_map(|line| line.trim().strip_prefix("RENAME: ")).unwrap();
+        line.split(' ').next().unwrap().parse().unwrap()
+    }
+
     /// Ends the server and starts it again: replies that it had not sent yet are never sent, and what it remembered of
     /// its clients is gone.
     #[track_caller]
