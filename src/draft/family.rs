@@ -7,7 +7,7 @@ use rustix::fs::OFlags;
 
 use super::Draft;
 use crate::rules::{Decision, OnFailureExit, OnKill};
-use crate::sys::procfs::{self, Exit, Holds, Identity, OpenFile, Task};
+use crate::sys::procfs::{self, Exit, Identity, OpenFile, Task};
 
 /// The process behind a request.
 #[derive(Clone, Copy, Debug)]
@@ -149,7 +149,11 @@ impl Draft {
             (pid, above) = (parent.tgid, parent.ppid);
         }
         let orphaned = openers.iter().any(|&(tgid, identity)| procfs::identity(tgid) != identity);
-        orphaned && matches!(procfs::holds(own, None, &self.inos(), true), Holds::Yes)
+        // An outsider may read the version below, whose number the kernel may show for the draft: only who writes by
+        // that number writes the draft.
+        let [node, content, before] = self.inos();
+        let shared = self.base_key().is_some_and(|base| base.ino == content);
+        orphaned && procfs::has_open(own, &[node, if shared { node } else { content }], before)
     }
 
     /// The draft as one of its writers' processes has it open.

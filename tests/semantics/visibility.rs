@@ -342,3 +342,21 @@ fn s11_a_private_mapping_changes_nothing() {
     w.munmap(map).unwrap();
     assert_eq!(r.shown("f").data, before.data);
 }
+
+#[test]
+fn s03_who_reads_the_version_is_no_family_of_a_draft_whose_first_writer_is_gone() {
+    let m = Mount::new();
+    let (w, r) = m.pair();
+    let v = m.agent("V");
+    w.put("f", "old").unwrap();
+    let (mine, theirs) = (w.open("f", "w|append").unwrap(), v.open("f", "rw").unwrap());
+    w.write(mine, "draft").unwrap();
+    let held = r.open("f", "r").unwrap();
+    assert_eq!(r.cat("f").unwrap(), b"old");
+    w.exit(0);
+    assert_eq!(r.cat("f").unwrap(), b"old", "it has the version open, not the draft");
+    assert_eq!(v.cat("f").unwrap(), b"olddraft");
+    v.close(theirs).unwrap();
+    r.close(held).unwrap();
+    assert_eq!(r.cat("f").unwrap(), b"olddraft");
+}

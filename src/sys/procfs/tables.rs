@@ -84,6 +84,14 @@ pub fn holds(pid: u32, mount: Option<MountId>, inos: &[u64], mappings: bool) -> 
     }
 }
 
+/// Whether a process has a file open, by any of `inos`, or has one open for writing that the kernel may still show by the
+/// number `before`. Of mappings only those by `inos` count.
+pub fn has_open(pid: u32, inos: &[u64], before: u64) -> bool {
+    let mine = |ino: u64, writes: bool| inos.contains(&ino) || (ino == before && writes);
+    matches!(find_descriptor(pid, None, mine), Ok((Holds::Yes, _)))
+        || matches!(holds(pid, None, inos, true), Holds::Yes)
+}
+
 /// A file of a mount that a process has open.
 #[derive(Clone, Copy, Debug)]
 pub struct OpenFile {
@@ -108,7 +116,7 @@ fn cached_size(mount: MountId, file: &OpenFile) -> Option<u64> {
     if is_executing(file.pid) {
         return None;
     }
-    let number = find_descriptor(file.pid, Some(mount), &file.inos).ok()?.1?;
+    let number = find_descriptor(file.pid, Some(mount), |ino, _| file.inos.contains(&ino)).ok()?.1?;
     let path = format!("/proc/{}/fd/{number}", file.pid);
     let stat = rustix::fs::statx(rustix::fs::CWD, path, AtFlags::STATX_DONT_SYNC, StatxFlags::SIZE).ok()?;
     ((stat.stx_dev_major, stat.stx_dev_minor) == mount.dev).then_some(stat.stx_size)
@@ -119,11 +127,16 @@ fn cached_size(mount: MountId, file: &OpenFile) -> Option<u64> {
 const LARGE: usize = 512;
 
 fn holds_descriptor(pid: u32, mount: Option<MountId>, inos: &[u64]) -> Result<Holds> {
-    find_descriptor(pid, mount, inos).map(|(held, _)| held)
+    find_descriptor(pid, mount, |ino, _| inos.contains(&ino)).map(|(held, _)| held)
 }
 
-/// Whether a process has such a descriptor, and its number if it surely has.
-fn find_descriptor(pid: u32, mount: Option<MountId>, inos: &[u64]) -> Result<(Holds, Option<u32>)> {
+/// Whether a process has such a descriptor, by inode number and whether it is open for writing, and its number if it
+/// surely has.
+fn find_descriptor(
+    pid: u32,
+    mount: Option<MountId>,
+    is_it: impl Fn(u64, bool) -> bool,
+) -> Result<(Holds, Option<u32>)> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let table = rustix::fs::open(format!("/proc/{pid}/fdinfo"), flags | OFlags::DIRECTORY, Mode::empty())?;
     let mut names = [MaybeUninit::uninit(); 4096];
@@ -150,7 +163,8 @@ fn find_descriptor(pid: u32, mount: Option<MountId>, inos: &[u64]) -> Result<(Ho
         };
         let field = |key: &[u8]| info[..read].split(|&b| b == b'\n').find_map(|line| number(line.strip_prefix(key)?));
         match (field(b"ino:"), field(b"mnt_id:")) {
-            (Some(ino), _) if !inos.contains(&ino) => {}
+            // Flags are octal: their last digit is the access mode.
+            (Some(ino), _) if !is_it(ino, field(b"flags:").is_some_and(|flags| flags % 10 & 3 != 0)) => {}
             (Some(_), Some(id)) if mount.is_none_or(|mount| mount.id == id) => {
                 return Ok((Holds::Yes, entry.file_name().to_str().ok().and_then(|name| name.parse().ok())));
             }
