@@ -164,7 +164,7 @@ fn find_descriptor(
         let field = |key: &[u8]| info[..read].split(|&b| b == b'\n').find_map(|line| number(line.strip_prefix(key)?));
         match (field(b"ino:"), field(b"mnt_id:")) {
             // Flags are octal: their last digit is the access mode.
-            (Some(ino), _) if !is_it(ino, field(b"flags:").is_some_and(|flags| flags % 10 & 3 != 0)) => {}
+            (Some(ino), _) if !is_it(ino, field(b"flags:").is_some_and(|flags| (flags % 10) & 3 != 0)) => {}
             (Some(_), Some(id)) if mount.is_none_or(|mount| mount.id == id) => {
                 return Ok((Holds::Yes, entry.file_name().to_str().ok().and_then(|name| name.parse().ok())));
             }
