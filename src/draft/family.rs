@@ -109,6 +109,11 @@ impl Draft {
         !self.writers.lock().open.is_empty()
     }
 
+    /// True while somebody has it open for writing by another descriptor than this one.
+    pub(super) fn has_writers_but(&self, fh: u64) -> bool {
+        self.writers.lock().open.keys().any(|&open| open != fh)
+    }
+
     /// A process on its way out closes the draft. Only openers are judged, not helpers that inherited a descriptor.
     pub fn note_exit(&self, tgid: u32, exit: Exit) {
         let mut writers = self.writers.lock();

@@ -1,8 +1,8 @@
 //! Drafts: pending writes, each with a node id of its own, hidden from everybody but the writer's family.
 //!
-//! Lock order: a draft's `body`, then its work's `promising`, then its `writers`, then `stream`; the table's shards before all of them and never held
-//! while one is waited for. `body` is held for reading across a write to the staged file, so that sealing (which takes
-//! it for writing) waits for writes in flight: it is the one lock that spans I/O, and only this draft's writers meet it.
+//! Lock order: a draft's `body`, then a shard of the table, then its work's `promising`, then its `writers`, then
+//! `stream`. `body` is held for reading across a write to the staged file, so that sealing (which takes it for writing)
+//! waits for writes in flight: it is the one lock that spans I/O, and only this draft's writers meet it.
 
 mod digest;
 mod family;
@@ -223,6 +223,12 @@ impl Draft {
     /// and nobody shall begin one from the last meanwhile.
     pub fn wants_name(&self) -> bool {
         matches!(self.body.read().phase, Phase::Clean | Phase::Open(_) | Phase::Published(_))
+    }
+
+    /// Where it would appear, as long as nothing was written to it, or nothing since it was published.
+    fn unwritten(&self) -> Option<Target> {
+        let body = self.body.read();
+        body.target.clone().filter(|_| matches!(body.phase, Phase::Clean | Phase::Published(_)))
     }
 
     /// True if there is no version below: the name is new.

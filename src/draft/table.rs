@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
 
-use super::{Draft, Phase};
+use super::Draft;
 use crate::inode::{Key, Node};
 
 /// An open that was answered `ESTALE`: the kernel repeats it once, from the same thread, with a fresh look-up. A second
@@ -79,10 +79,30 @@ impl Drafts {
         }
     }
 
+    /// Lists a draft under the name where it will appear, unless it is there already. False if another draft is.
+    pub fn claim(&self, draft: &Arc<Draft>) -> bool {
+        let Some(target) = draft.target() else { return true };
+        match self.list(target.parent.key, &target.name, draft) {
+            Ok(()) => true,
+            Err(there) => Arc::ptr_eq(&there, draft),
+        }
+    }
+
+    /// The descriptor `closed` was the last of those who wrote: if nothing was written, the name shows versions again,
+    /// to everybody. A writer who joins meanwhile is either seen here or claims the name after.
+    pub fn give_back(&self, draft: &Draft, closed: u64) {
+        let Some(target) = draft.unwritten() else { return };
+        self.unlist_if(target.parent.key, &target.name, draft, || !draft.has_writers_but(closed));
+    }
+
     /// Takes a draft off its name, if the name is still its.
     pub fn unlist(&self, parent: Key, name: &OsStr, draft: &Draft) {
+        self.unlist_if(parent, name, draft, || true);
+    }
+
+    fn unlist_if(&self, parent: Key, name: &OsStr, draft: &Draft, condition: impl FnOnce() -> bool) {
         let Some(mut names) = self.by_name.get_mut(&parent) else { return };
-        if names.get(name).is_some_and(|there| std::ptr::eq(&**there, draft)) {
+        if names.get(name).is_some_and(|there| std::ptr::eq(&**there, draft)) && condition() {
             names.remove(name);
             self.names.fetch_sub(1, Ordering::AcqRel);
         }
@@ -190,11 +210,7 @@ impl Drafts {
         if !draft.is_unreferenced() || draft.is_pending() {
             return;
         }
-        let body = draft.body.read();
-        let unused = matches!(body.phase, Phase::Clean | Phase::Published(_));
-        let target = body.target.clone().filter(|_| unused);
-        drop(body);
-        if let Some(target) = target {
+        if let Some(target) = draft.unwritten() {
             self.unlist(target.parent.key, &target.name, draft);
         }
         self.by_node.remove_if(&draft.node, |_, draft| draft.is_unreferenced());

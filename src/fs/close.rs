@@ -49,7 +49,10 @@ impl Fs {
         match proof {
             Proof::LastClose => match draft.seal() {
                 Some(ending) => self.end(draft, ending, done),
-                None => done(tainted),
+                None => {
+                    self.drafts.give_back(draft, fh);
+                    done(tainted);
+                }
             },
             Proof::StillOpen => done(tainted),
             Proof::Unknown => {
@@ -103,6 +106,9 @@ impl Fs {
                         });
                     }
                     None => {
+                        if last {
+                            self.drafts.give_back(draft, fh);
+                        }
                         draft.closed();
                         draft.let_go(&self.committer.nodes);
                         self.drafts.drop_if_unreferenced(draft);

@@ -142,10 +142,7 @@ impl Fs {
             });
         }
         // What is written now is the next version of the name.
-        if blocked == Blocked::Published
-            && let Some(target) = draft.target()
-            && self.drafts.list(target.parent.key, &target.name, &draft).is_err()
-        {
+        if matches!(blocked, Blocked::Clean | Blocked::Published) && !self.drafts.claim(&draft) {
             tracing::debug!(node = draft.node, "another draft has the name of one that is written again");
         }
         self.slow.run(move || match draft.unblock(&fs.committer, blocked, change.keep) {

@@ -201,11 +201,9 @@ impl Fs {
         // A draft that never changed, or was published, gave its name back; a new writer takes it again. If
         // another draft has the name by now, the kernel shall look again; where it has done so already, this one is
         // written without the name, and whoever commits last wins.
+        let claim = || !draft.wants_name() || self.drafts.claim(draft);
         if writes
-            && let Some(target) = draft.target()
-            && draft.wants_name()
-            && let Err(there) = self.drafts.list(target.parent.key, &target.name, draft)
-            && !Arc::ptr_eq(&there, draft)
+            && !claim()
             && self.drafts.switching(caller.tid).is_none()
             && self.drafts.begin_switch(caller.tid, draft.node, true)
         {
@@ -220,6 +218,8 @@ impl Fs {
         }
         if let Some(writer) = writer {
             draft.add_writer(fh, writer, flags.contains(OFlags::APPEND));
+            // Once more: the last writer before may have given the name back just now.
+            claim();
         }
         self.drafts.end_switch(caller.tid);
         self.handles.insert(fh, Handle::Draft { draft: draft.clone(), writes });
