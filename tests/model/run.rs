@@ -55,7 +55,8 @@ fn start(m: &Mount, folder: &str, p: usize) -> Agent {
 
 impl World<'_> {
     /// Does one operation on both sides. True if the next look must be right at once: a process that ends has called
-    /// no close that could have returned.
+    /// no close that could have returned, and after a rename over a draft's name its family waits for the kernel's
+    /// notice.
     fn step(&mut self, op: &Op) -> Result<bool, String> {
         let before: Vec<Handle> = self.model.handles.clone();
         let chosen = |p: usize, k: usize| self.model.handle(p, k).map(|h| (h, self.fds[h]));
@@ -71,6 +72,7 @@ impl World<'_> {
             Op::Hold { p, name } => self.model.sees(p, name).ok().flatten().map(<[u8]>::to_vec),
             _ => None,
         };
+        let over_a_draft = matches!(*op, Op::Rename { to, .. } if self.model.hides(to));
         let keeps = matches!(*op, Op::Hold { p, name } if self.model.reads_a_version(p, name));
         let expected = self.model.apply(op);
         if expected == Said::Open {
@@ -135,7 +137,7 @@ impl World<'_> {
         if !agree {
             return Err(format!("expected {expected:?}, found {found:?}"));
         }
-        Ok(!matches!(op, Op::Exit { .. } | Op::Kill { .. }))
+        Ok(!over_a_draft && !matches!(op, Op::Exit { .. } | Op::Kill { .. }))
     }
 
     /// Everybody's view of every name, the export's, and what readers hold.
