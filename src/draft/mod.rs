@@ -8,6 +8,7 @@ mod digest;
 mod family;
 mod proof;
 mod stage;
+mod switch;
 mod table;
 
 use std::fs::File;

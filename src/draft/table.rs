@@ -1,51 +1,23 @@
-//! All drafts of a mount: by node id, by name, and the opens that are being switched from a version to a draft.
+//! All drafts of a mount, by node id and by name.
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
 
 use super::Draft;
+use super::switch::Switches;
 use crate::inode::{Key, Node};
-
-/// An open that was answered `ESTALE`: the kernel repeats it once, from the same thread, with a fresh look-up. A second
-/// `ESTALE` would reach the application, so the look-up prepares whatever the repeated open needs.
-#[derive(Clone, Debug)]
-struct Switch {
-    /// The node that was opened.
-    node: u64,
-    /// When; the thread may die in between, or be refused by the kernel itself.
-    since: Instant,
-    /// The open is for writing: the look-up shall find a draft. Otherwise just a fresh look at the version.
-    writes: bool,
-    /// What the look-up found.
-    found: Found,
-}
-
-/// What the look-up of a repeated open has found.
-#[derive(Clone, Debug)]
-enum Found {
-    /// It did not come yet.
-    Nothing,
-    /// A node of whatever kind that can be opened as it is.
-    Node,
-    /// A version, held open so that the open succeeds even if the version is replaced in between.
-    Version(u64, Arc<File>),
-}
-
-/// After this time a switch is forgotten.
-const SWITCH_LIFE: Duration = Duration::from_secs(5);
 
 /// The drafts of a mount.
 #[derive(Debug, Default)]
 pub struct Drafts {
     by_node: DashMap<u64, Arc<Draft>>,
     by_name: DashMap<Key, HashMap<OsString, Arc<Draft>>>,
-    switches: DashMap<u32, Switch>,
+    /// Opens that are being switched from a version to a draft.
+    pub switches: Switches,
     /// Names in `by_name`: most look-ups end here.
     names: AtomicUsize,
 }
@@ -137,57 +109,6 @@ impl Drafts {
     /// All drafts that the kernel or a descriptor still refers to.
     pub fn all(&self) -> Vec<Arc<Draft>> {
         self.by_node.iter().map(|entry| entry.value().clone()).collect()
-    }
-
-    /// Remembers that the open of `tid` on `node` is answered `ESTALE`. False if the thread was sent round for the same
-    /// node before and did not look the name up: its open has no name.
-    pub fn begin_switch(&self, tid: u32, node: u64, writes: bool) -> bool {
-        if self.switch(tid).is_some_and(|switch| switch.node == node && matches!(switch.found, Found::Nothing)) {
-            self.switches.remove(&tid);
-            return false;
-        }
-        if self.switches.len() > 1000 {
-            self.switches.retain(|_, switch| switch.since.elapsed() < SWITCH_LIFE);
-        }
-        self.switches.insert(tid, Switch { node, since: Instant::now(), writes, found: Found::Nothing });
-        true
-    }
-
-    /// Whether the thread is in the middle of an open that is repeated: `Some(true)` if it is for writing, so that its
-    /// look-up of a file shall find a draft.
-    pub fn switching(&self, tid: u32) -> Option<bool> {
-        self.switch(tid).map(|switch| switch.writes)
-    }
-
-    fn switch(&self, tid: u32) -> Option<Switch> {
-        if self.switches.is_empty() {
-            return None;
-        }
-        self.switches.get(&tid).map(|switch| switch.clone()).filter(|switch| switch.since.elapsed() < SWITCH_LIFE)
-    }
-
-    /// The repeated open has looked the name up, and found this version if it is to be read.
-    pub fn switch_looked_up(&self, tid: u32, version: Option<(u64, Arc<File>)>) {
-        if !self.switches.is_empty()
-            && let Some(mut switch) = self.switches.get_mut(&tid)
-        {
-            switch.found = version.map_or(Found::Node, |(node, file)| Found::Version(node, file));
-        }
-    }
-
-    /// The version that the thread's repeated open has found, if that is `node`.
-    pub fn switched_to(&self, tid: u32, node: u64) -> Option<Arc<File>> {
-        match self.switch(tid)?.found {
-            Found::Version(found, file) if found == node => Some(file),
-            _ => None,
-        }
-    }
-
-    /// The thread's open has reached the draft, or went elsewhere.
-    pub fn end_switch(&self, tid: u32) {
-        if !self.switches.is_empty() {
-            self.switches.remove(&tid);
-        }
     }
 
     /// Counts one look-up of the draft's node by the kernel.

@@ -128,7 +128,7 @@ impl Fs {
         changes: Changes,
         done: impl Done<Attr>,
     ) {
-        self.drafts.end_switch(caller.tid);
+        self.drafts.switches.end(caller.tid);
         let fs = self.clone();
         let resized = draft.clone();
         // Held like an open descriptor, so that the draft stays while it is worked on.
@@ -190,7 +190,9 @@ impl Fs {
                 }
                 None if self.refuse_other_file_system(node.key).is_err() => return Err(Errno::XDEV),
                 // The kernel repeats the call with a fresh look-up, which is answered with a draft's node.
-                None if self.drafts.begin_switch(caller.tid, id, true) => return Err(Errno::STALE),
+                None if self.drafts.switches.begin(caller.tid, id, &node.link().name, true) => {
+                    return Err(Errno::STALE);
+                }
                 None => return Err(Errno::TXTBSY),
             }
         }

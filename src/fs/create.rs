@@ -73,7 +73,7 @@ impl Fs {
             }
             return self.join(caller, draft, flags, done);
         }
-        self.drafts.end_switch(caller.tid);
+        self.drafts.switches.end(caller.tid);
         done(self.create_now(caller, &folder, &name, mode, flags));
     }
 
@@ -84,7 +84,7 @@ impl Fs {
         }
         // The kernel has pages and a size of its own for the draft, which only an open resets: it shall look again, and
         // open. One that comes back here without having looked joins as it is.
-        if self.drafts.begin_switch(caller.tid, draft.node, true) {
+        if self.send_round(caller, &draft) {
             return done(Err(Errno::STALE));
         }
         let fs = self.clone();
@@ -107,7 +107,7 @@ impl Fs {
         let direct = decision.mode == crate::rules::Mode::Direct;
         match stat::stat_at(self.nodes().fd(folder)?, name) {
             Ok(_) if flags.contains(OFlags::EXCL) => return Err(Errno::EXIST),
-            Ok(_) => return Err(self.look_again(caller, flags, direct)),
+            Ok(_) => return Err(self.look_again(caller, name, flags, direct)),
             Err(Errno::NOENT) => {}
             Err(other) => return Err(other),
         }
@@ -126,7 +126,7 @@ impl Fs {
         });
         let list = || {
             self.drafts.list(folder.key, name, &draft).map_err(|_| {
-                if flags.contains(OFlags::EXCL) { Errno::EXIST } else { self.look_again(caller, flags, direct) }
+                if flags.contains(OFlags::EXCL) { Errno::EXIST } else { self.look_again(caller, name, flags, direct) }
             })
         };
         if let Err(errno) = draft.create(&self.committer, mode.asked, mode.masked, list) {
@@ -162,9 +162,9 @@ impl Fs {
 
     /// The name appeared since the kernel looked: it shall look again and open it. It does that once, so the look-up
     /// finds what the open needs.
-    fn look_again(&self, caller: Caller, flags: OFlags, direct: bool) -> Errno {
+    fn look_again(&self, caller: Caller, name: &OsStr, flags: OFlags, direct: bool) -> Errno {
         let writes = flags & OFlags::ACCMODE != OFlags::RDONLY || flags.contains(OFlags::TRUNC);
-        self.drafts.begin_switch(caller.tid, 0, writes && !direct);
+        self.drafts.switches.begin(caller.tid, 0, name, writes && !direct);
         Errno::STALE
     }
 

@@ -88,7 +88,7 @@ impl Fs {
         if node.kind != Kind::File {
             return Ok(Seen::Entry(self.version_entry(&node, stat, self.options.ttl)));
         }
-        match self.drafts.switching(caller.tid) {
+        match self.drafts.switches.looking_up(caller.tid, name) {
             None => Ok(Seen::Entry(self.version_entry(&node, stat, self.options.ttl))),
             Some(writes) => self.see_again(caller, folder, name, writes, &node, &stat),
         }
@@ -121,11 +121,11 @@ impl Fs {
         };
         if writes {
             self.nodes().forget(node.id, 1);
-            self.drafts.switch_looked_up(caller.tid, None);
+            self.drafts.switches.looked_up(caller.tid, None);
             let draft = self.begin_over(caller, folder, name, file, stat);
             return self.draft_entry(&draft).map(Seen::Entry);
         }
-        self.drafts.switch_looked_up(caller.tid, Some((node.id, file)));
+        self.drafts.switches.looked_up(caller.tid, Some((node.id, file)));
         Ok(Seen::Entry(self.version_entry(node, *stat, Duration::ZERO)))
     }
 
@@ -138,13 +138,13 @@ impl Fs {
         draft: Arc<Draft>,
         patient: bool,
     ) -> Result<Seen> {
-        let switching = self.drafts.switching(caller.tid);
+        let switching = self.drafts.switches.looking_up(caller.tid, name);
         if patient && (draft.is_awaited() || draft.is_sealing() && (switching == Some(true) || draft.is_family(caller)))
         {
             return Ok(Seen::Wait(Until::Settled(draft)));
         }
         if switching == Some(true) || draft.is_family(caller) {
-            self.drafts.switch_looked_up(caller.tid, None);
+            self.drafts.switches.looked_up(caller.tid, None);
             return self.draft_entry(&draft).map(Seen::Entry);
         }
         if patient && draft.held_until().is_some() {
@@ -153,7 +153,7 @@ impl Fs {
         let (node, stat) = self.nodes().lookup(folder, name)?;
         if switching.is_some() && node.kind == Kind::File {
             let file = self.open_for(caller, &node, OFlags::RDONLY).map(Arc::new).ok();
-            self.drafts.switch_looked_up(caller.tid, file.map(|file| (node.id, file)));
+            self.drafts.switches.looked_up(caller.tid, file.map(|file| (node.id, file)));
         }
         Ok(Seen::Entry(self.version_entry(&node, stat, Duration::ZERO)))
     }

@@ -67,19 +67,20 @@ impl Fs {
             // The kernel refuses any other open for writing by itself.
             return Err(Errno::TXTBSY);
         }
+        let round = |writes| self.drafts.switches.begin(caller.tid, id, &node.link().name, writes);
         if writes && !direct {
             self.refuse_other_file_system(node.key)?;
             // The kernel repeats the open with a fresh look-up, which is answered with a draft's node. A thread that
             // comes again without a look-up opened through a descriptor: a version has no name to be replaced under.
-            return Err(if self.drafts.begin_switch(caller.tid, id, true) { Errno::STALE } else { Errno::TXTBSY });
+            return Err(if round(true) { Errno::STALE } else { Errno::TXTBSY });
         }
-        let found = self.drafts.switched_to(caller.tid, id);
-        if found.is_none() && !self.is_current(&node) && self.drafts.begin_switch(caller.tid, id, false) {
+        let found = self.drafts.switches.version(caller.tid, id);
+        if found.is_none() && !self.is_current(&node) && round(false) {
             // Replaced or changed since the kernel looked: it shall look again. Without a name to look up, it comes
             // right back and gets what it has.
             return Err(Errno::STALE);
         }
-        self.drafts.end_switch(caller.tid);
+        self.drafts.switches.end(caller.tid);
         if direct {
             return self.open_in_place(caller, node, flags, writes);
         }
@@ -89,7 +90,7 @@ impl Fs {
                 Ok(file) => Arc::new(file),
                 // Replaced in this very moment.
                 Err(Errno::STALE) => {
-                    self.drafts.begin_switch(caller.tid, id, false);
+                    round(false);
                     return Err(Errno::STALE);
                 }
                 Err(other) => return Err(other),
@@ -174,7 +175,7 @@ impl Fs {
         }
         let writes = flags & OFlags::ACCMODE != OFlags::RDONLY || flags.contains(OFlags::TRUNC);
         if writes && let Err(errno) = draft.refuse_foreign(&self.committer) {
-            self.drafts.end_switch(caller.tid);
+            self.drafts.switches.end(caller.tid);
             return done(Err(errno));
         }
         if flags.contains(OFlags::TRUNC) {
@@ -187,6 +188,12 @@ impl Fs {
         }
         let writer = writes.then(|| Writer::opening(procfs::task(caller.tid).as_ref(), flags));
         done(self.draft_handle(caller, &draft, flags, writer));
+    }
+
+    /// Sends an open of a draft round.
+    pub(super) fn send_round(&self, caller: Caller, draft: &Draft) -> bool {
+        let name = draft.target().map(|target| target.name).unwrap_or_default();
+        self.drafts.switches.begin(caller.tid, draft.node, &name, true)
     }
 
     /// A descriptor of a draft, for a writer or without one for reading.
@@ -202,18 +209,14 @@ impl Fs {
         // another draft has the name by now, the kernel shall look again; where it has done so already, this one is
         // written without the name, and whoever commits last wins.
         let claim = || !draft.wants_name() || self.drafts.claim(draft);
-        if writes
-            && !claim()
-            && self.drafts.switching(caller.tid).is_none()
-            && self.drafts.begin_switch(caller.tid, draft.node, true)
-        {
+        if writes && !claim() && !self.drafts.switches.is_round(caller.tid) && self.send_round(caller, draft) {
             return Err(Errno::STALE);
         }
         let fh = self.handles.number();
         draft.opened();
         if let Err(errno) = draft.take_hold() {
             draft.closed();
-            self.drafts.end_switch(caller.tid);
+            self.drafts.switches.end(caller.tid);
             return Err(errno);
         }
         if let Some(writer) = writer {
@@ -221,7 +224,7 @@ impl Fs {
             // Once more: the last writer before may have given the name back just now.
             claim();
         }
-        self.drafts.end_switch(caller.tid);
+        self.drafts.switches.end(caller.tid);
         self.handles.insert(fh, Handle::Draft { draft: draft.clone(), writes });
         Ok(Opened { fh, mode: OpenMode::Draft })
     }

@@ -41,7 +41,8 @@ pub fn run(task: &Task) -> ExitCode {
             generations[slot] += 1;
             let generation = generations[slot];
             let name = name(task.number, slot);
-            let done = write(&task.dir, &name, WAYS[slot], (generation, cut[slot]), &mut dice);
+            let done = write(&task.dir, &name, WAYS[slot], (generation, cut[slot]), &mut dice)
+                .map_err(|error| std::io::Error::new(error.kind(), format!("{name}: {error}")));
             let done = done.and_then(|()| committed(task, &name, generation));
             // An append that failed may be missing: the next one begins anew.
             cut[slot] = done.is_err();

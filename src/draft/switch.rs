@@ -1,0 +1,140 @@
+//! Opens that are sent round: answered `ESTALE`, which the kernel repeats once, from the same thread, with a fresh
+//! look-up. A second `ESTALE` would reach the application, so the look-up prepares whatever the repeated open needs.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use dashmap::DashMap;
+
+/// An open on its way round.
+#[derive(Clone, Debug)]
+struct Switch {
+    /// The node that was opened.
+    node: u64,
+    /// The last name that it was known by.
+    name: OsString,
+    /// When it was last heard of.
+    since: Instant,
+    /// The open is for writing: the look-up shall find a draft. Otherwise just a fresh look at the version.
+    writes: bool,
+    /// What the look-up found.
+    found: Found,
+}
+
+/// What the look-up of a repeated open has found.
+#[derive(Clone, Debug)]
+enum Found {
+    /// It did not come yet.
+    Nothing,
+    /// A node of whatever kind that can be opened as it is.
+    Node,
+    /// A version, held open so that the open succeeds even if the version is replaced in between.
+    Version(u64, Arc<File>),
+}
+
+/// The kernel comes back within microseconds, unless the thread died or the kernel itself refuses the open. After this
+/// time a look-up only belongs to the open if it asks for the same name: the export may have kept it waiting.
+const LIFE: Duration = Duration::from_secs(5);
+
+/// After this time the open is forgotten.
+const LONG_LIFE: Duration = Duration::from_secs(600);
+
+/// The opens of all threads.
+#[derive(Debug, Default)]
+pub struct Switches(DashMap<u32, Switch>);
+
+impl Switches {
+    /// Sends the open of `tid` on `node`, last known as `name`, round. False if the thread was sent round for the same
+    /// node before and did not look the name up: its open has no name.
+    pub fn begin(&self, tid: u32, node: u64, name: &OsStr, writes: bool) -> bool {
+        let before = self.get(tid, |switch| switch.node == node);
+        if before.is_some_and(|switch| switch.node == node && matches!(switch.found, Found::Nothing)) {
+            self.0.remove(&tid);
+            return false;
+        }
+        if self.0.len() > 1000 {
+            self.0.retain(|_, switch| switch.since.elapsed() < LIFE);
+        }
+        let switch = Switch { node, name: name.to_owned(), since: Instant::now(), writes, found: Found::Nothing };
+        self.0.insert(tid, switch);
+        true
+    }
+
+    /// Whether the thread that looks `name` up is in the middle of an open that is repeated: `Some(true)` if it is for
+    /// writing, so that its look-up of a file shall find a draft.
+    pub fn looking_up(&self, tid: u32, name: &OsStr) -> Option<bool> {
+        self.get(tid, |switch| switch.name == name).map(|switch| switch.writes)
+    }
+
+    /// The repeated open has looked the name up, and found this version if it is to be read.
+    pub fn looked_up(&self, tid: u32, version: Option<(u64, Arc<File>)>) {
+        if !self.0.is_empty()
+            && let Some(mut switch) = self.0.get_mut(&tid)
+        {
+            switch.found = version.map_or(Found::Node, |(node, file)| Found::Version(node, file));
+            switch.since = Instant::now();
+        }
+    }
+
+    /// True if the thread has come round, with a look-up.
+    pub fn is_round(&self, tid: u32) -> bool {
+        self.get(tid, |_| false).is_some_and(|switch| !matches!(switch.found, Found::Nothing))
+    }
+
+    /// The version that the thread's repeated open has found, if that is `node`.
+    pub fn version(&self, tid: u32, node: u64) -> Option<Arc<File>> {
+        match self.get(tid, |_| false)?.found {
+            Found::Version(found, file) if found == node => Some(file),
+            _ => None,
+        }
+    }
+
+    /// The thread's open has reached its node, or went elsewhere.
+    pub fn end(&self, tid: u32) {
+        if !self.0.is_empty() {
+            self.0.remove(&tid);
+        }
+    }
+
+    fn get(&self, tid: u32, is_same: impl FnOnce(&Switch) -> bool) -> Option<Switch> {
+        if self.0.is_empty() {
+            return None;
+        }
+        let switch = self.0.get(&tid)?;
+        let age = switch.since.elapsed();
+        (age < LIFE || age < LONG_LIFE && is_same(&switch)).then(|| switch.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn aged(age: Duration) -> Switches {
+        let switches = Switches::default();
+        assert!(switches.begin(7, 1, OsStr::new("a"), true));
+        switches.0.get_mut(&7).unwrap().since -= age;
+        switches
+    }
+
+    #[test]
+    fn a_look_up_that_the_export_kept_waiting_still_belongs_to_its_open() {
+        let switches = aged(LIFE * 2);
+        assert_eq!(switches.looking_up(7, OsStr::new("a")), Some(true));
+        assert_eq!(switches.looking_up(7, OsStr::new("b")), None, "another name, long after");
+        assert_eq!(aged(Duration::ZERO).looking_up(7, OsStr::new("b")), Some(true), "renamed in between");
+        assert_eq!(aged(LONG_LIFE).looking_up(7, OsStr::new("a")), None);
+    }
+
+    #[test]
+    fn an_open_that_comes_back_without_a_look_up_has_no_name() {
+        for age in [Duration::ZERO, LIFE * 2] {
+            assert!(!aged(age).begin(7, 1, OsStr::new("a"), true));
+        }
+        let switches = aged(Duration::ZERO);
+        switches.looked_up(7, None);
+        assert!(switches.begin(7, 1, OsStr::new("a"), true), "replaced once more");
+    }
+}
