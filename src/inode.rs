@@ -7,6 +7,7 @@
 //!
 //! Lock order: `by_key` shard, then `by_id` shard, then a node's own locks. None is held across I/O on the export.
 
+mod readers;
 mod table;
 
 use std::ffi::{OsStr, OsString};

@@ -116,8 +116,7 @@ impl Kept {
                 // Good for its attributes.
                 Err(Errno::ACCESS) => nodes.open_handle(handle, OFlags::PATH),
                 other => other,
-            }
-            .map(Arc::new),
+            },
         }
     }
 }

@@ -86,8 +86,8 @@ impl Fs {
         }
         let file = match found {
             Some(file) => file,
-            None => match self.open_for(caller, &node, OFlags::RDONLY) {
-                Ok(file) => Arc::new(file),
+            None => match self.open_version(caller, &node) {
+                Ok(file) => file,
                 // Replaced in this very moment.
                 Err(Errno::STALE) => {
                     round(false);
@@ -105,7 +105,14 @@ impl Fs {
         Ok(Opened { fh, mode: OpenMode::Version(file, id) })
     }
 
-    /// Opens a version for a caller. Where root is nobody on the export, files that only their owner may read are opened
+    /// Opens a version for a caller who reads it.
+    pub(super) fn open_version(&self, caller: Caller, node: &Node) -> Result<Arc<File>> {
+        let file = Arc::new(self.open_for(caller, node, OFlags::RDONLY)?);
+        self.nodes().reads(node.key, &file);
+        Ok(file)
+    }
+
+    /// Opens a file for a caller. Where root is nobody on the export, files that only their owner may read are opened
     /// as the caller: not by handle then, which takes more rights than a caller has.
     pub(super) fn open_for(&self, caller: Caller, node: &Node, flags: OFlags) -> Result<File> {
         match self.nodes().open(node, flags) {
@@ -123,6 +130,7 @@ impl Fs {
         let link = node.link();
         let Some(parent) = link.parent else { return true };
         let look = || {
+            let _answering = parent.as_folder()?.answers.read();
             let dir = self.nodes().fd(&parent)?;
             if self.options.revalidate {
                 stat::revalidate(&dir)?;

@@ -9,10 +9,11 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, AtomicUsize
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLockWriteGuard};
 use rustix::fs::OFlags;
 use smallvec::SmallVec;
 
+use super::readers::Readers;
 use super::{Anchor, FIRST_SYNTHETIC, Ident, Key, Node, NodeFd, ROOT_ID, Seen};
 use crate::sys::handle::Handle;
 use crate::sys::{Errno, Kind, Result, Stat, at, memory, mount, stat};
@@ -33,6 +34,8 @@ pub struct NodeTable {
     handles: bool,
     /// A further call on a name costs little: the export is not on a network.
     local: bool,
+    /// Open versions, where a name that is open is replaced in two steps.
+    readers: Option<Readers>,
     /// The most nodes since memory was given back last.
     peak: AtomicUsize,
 }
@@ -42,7 +45,7 @@ impl NodeTable {
     pub fn new(root: OwnedFd, fd_budget: i64) -> Result<Self> {
         let stat = stat::fstat(&root)?;
         let handles = Handle::of(&root).and_then(|h| h.open(&root, OFlags::PATH)).is_ok();
-        let local = handles && !mount::is_nfs(&root)?;
+        let nfs = mount::is_nfs(&root)?;
         let root = Arc::new(Node {
             id: ROOT_ID,
             key: Key::of(&stat),
@@ -64,7 +67,8 @@ impl NodeTable {
             gone_folders: AtomicUsize::new(0),
             in_place: DashMap::new(),
             handles,
-            local,
+            local: handles && !nfs,
+            readers: nfs.then(Readers::default),
             peak: AtomicUsize::new(0),
         };
         table.by_key.insert(root.key, root.clone());
@@ -126,8 +130,12 @@ impl NodeTable {
     }
 
     /// Opens the inode that a handle of this export's file system stands for.
-    pub fn open_handle(&self, handle: &Handle, flags: OFlags) -> Result<File> {
-        handle.open_file(self.mount_fd(), flags)
+    pub fn open_handle(&self, handle: &Handle, flags: OFlags) -> Result<Arc<File>> {
+        let file = Arc::new(handle.open_file(self.mount_fd(), flags)?);
+        if self.readers.is_some() {
+            self.reads(Key::of(&stat::fstat(&*file)?), &file);
+        }
+        Ok(file)
     }
 
     /// Opens the content of a regular file.
@@ -137,6 +145,30 @@ impl NodeTable {
             Anchor::Handle(handle) => handle.open_file(self.mount_fd(), flags),
             Anchor::Name => at::reopen(self.fd_by_name(node)?, flags),
         }
+    }
+
+    /// A version is open through this file for as long as it lives. It is not locked, and read at given offsets only.
+    pub fn reads(&self, key: Key, file: &Arc<File>) {
+        if let Some(readers) = &self.readers {
+            readers.add(key, file);
+        }
+    }
+
+    /// Leads who reads a version to its name in the trash folder, which `aside` opens: its first name is about to be
+    /// replaced.
+    pub fn lead_away(&self, key: Key, aside: impl FnOnce() -> Result<OwnedFd>) {
+        if let Some(readers) = &self.readers
+            && let Err(errno) = readers.lead_away(key, aside)
+        {
+            tracing::debug!(?key, %errno, "the readers of a version keep its name busy: it will be absent for a moment");
+        }
+    }
+
+    /// While the value lives nobody looks names up in the folder, where a look-up would keep a name busy that is
+    /// about to be replaced.
+    pub fn quiet<'a>(&self, folder: &'a Node) -> Option<RwLockWriteGuard<'a, ()>> {
+        self.readers.as_ref()?;
+        Some(folder.folder.as_ref()?.answers.write())
     }
 
     /// Finds `name` in `parent` on the export and counts one look-up of the node.
