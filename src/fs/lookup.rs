@@ -1,14 +1,13 @@
 //! Looking names up: which of the two nodes of a path the caller gets, and for how long the kernel may remember it.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::wait::Until;
 use super::{Done, Fs};
 use crate::draft::{Caller, Draft, NewDraft};
-use crate::inode::{Key, Node};
+use crate::inode::{Content, Key, Node};
 use crate::rules::Mode;
 use crate::sys::{Errno, Kind, Result, Stat, procfs, stat};
 use crate::{commit, draft};
@@ -177,7 +176,7 @@ impl Fs {
         caller: Caller,
         folder: &Arc<Node>,
         name: &OsStr,
-        version: Arc<File>,
+        version: Arc<Content>,
         stat: &Stat,
     ) -> Arc<Draft> {
         let task = procfs::task(caller.tid);
