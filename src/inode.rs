@@ -7,6 +7,7 @@
 //!
 //! Lock order: `by_key` shard, then `by_id` shard, then a node's own locks. None is held across I/O on the export.
 
+mod readers;
 mod table;
 
 use std::ffi::{OsStr, OsString};
@@ -22,6 +23,7 @@ use crate::sys::handle::Handle;
 use crate::sys::stat::Time;
 use crate::sys::{Errno, Kind, Result, Stat, at};
 
+pub use readers::{Content, Using};
 pub use table::NodeTable;
 
 /// Id of the mount's root, fixed by the protocol.
@@ -303,14 +305,14 @@ pub enum NodeFd<'a> {
     /// The table's own.
     Held(BorrowedFd<'a>),
     /// Closed with this value.
-    Opened(OwnedFd),
+    Opened(OwnedFd, Option<Using>),
 }
 
 impl AsFd for NodeFd<'_> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
             NodeFd::Held(fd) => fd.as_fd(),
-            NodeFd::Opened(fd) => fd.as_fd(),
+            NodeFd::Opened(fd, _) => fd.as_fd(),
         }
     }
 }

@@ -13,6 +13,8 @@ mod caches;
 mod folders;
 #[path = "nfs/lab.rs"]
 mod lab;
+#[path = "nfs/replaced.rs"]
+mod replaced;
 #[path = "nfs/replies.rs"]
 mod replies;
 #[path = "nfs/room.rs"]

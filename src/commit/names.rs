@@ -4,7 +4,10 @@
 //! deltas. It is not waited for; `docs/JOURNAL.md` says what a crash in between leaves.
 
 use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
+
+use rustix::fs::OFlags;
 
 use super::{Committer, Sealed};
 use crate::failpoint;
@@ -190,6 +193,7 @@ impl Committer {
         let same = replaced.is_some_and(|there| Key::of(&there) == Key::of(&moved));
         let renamed = check(&moved, replaced.as_ref()).and_then(|()| {
             let old = replaced.filter(|_| flags.is_empty() && !same && moved.kind != Kind::Dir);
+            let _quiet = old.and_then(|_| self.nodes.quiet(to.0));
             let aside = old.and_then(|old| self.link_aside(creds, &new_dir, to.1, &old, &to.0.path_of(to.1)));
             let rename = || at::rename(&old_dir, from.1, &new_dir, to.1, flags);
             if let Err(errno) = self.staging.acting(creds, rename) {
@@ -264,6 +268,7 @@ impl Committer {
             }
         };
         let before = old.as_ref().map_or(Holds::Nothing, |old| self.totals.weigh(old));
+        let quiet = old.and_then(|_| self.nodes.quiet(parent));
         let aside = old
             .filter(|old| old.ino != sealed.staged.ino)
             .and_then(|old| self.link_aside(sealed.writer.as_ref(), &dir, name, &old, &sealed.target.path()));
@@ -277,6 +282,9 @@ impl Committer {
             }
             tracing::warn!(draft = sealed.id, %errno, "the rename was answered with an error but had happened");
         }
+        drop(quiet);
+        // From here on it is a version that may be replaced.
+        self.nodes.reads(Key { dev: parent.key.dev, ino: sealed.staged.ino }, &sealed.staged.file);
         failpoint!("replace_after_rename");
         if let (Some(old), Some(_)) = (old, &aside) {
             self.nodes.retire(Key::of(&old));
@@ -372,6 +380,8 @@ impl Committer {
         match linked {
             Ok(()) => {
                 failpoint!("replace_after_link");
+                let reopen = || at::open_file(self.staging.trash(), trash, OFlags::RDONLY, 0).map(OwnedFd::from);
+                self.nodes.lead_away(Key::of(old), || self.staging.acting_for(creds, reopen));
                 Some(aside)
             }
             Err(errno) => {

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use super::{Committer, Sealed, Staged, Target};
 use crate::failpoint;
-use crate::inode::{Node, display_path};
+use crate::inode::{Content, Node, display_path};
 use crate::journal::{DraftId, DraftRow, DraftState, Entry, Owner};
 use crate::metrics;
 use crate::sys::procfs::Exit;
@@ -145,7 +145,7 @@ impl Committer {
         {
             return Err(failed(Errno::ISDIR, "not a regular file:"));
         }
-        let file = Arc::new(self.staging.read(&row.stage).map_err(|errno| failed(errno, "content for"))?);
+        let file = Content::new(self.staging.read(&row.stage).map_err(|errno| failed(errno, "content for"))?);
         let sealed = Sealed {
             id,
             staged: Staged { file, name: row.stage, ino: row.ino },

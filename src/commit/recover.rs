@@ -4,12 +4,11 @@
 //! names it may still publish are held back meanwhile.
 
 use std::ffi::OsStr;
-use std::sync::Arc;
 use std::time::Instant;
 
 use super::{Committer, Reason, Sealed, Staged, Target, marker};
 use crate::failpoint;
-use crate::inode::display_path;
+use crate::inode::{Content, display_path};
 use crate::journal::{Commit, DraftRow, DraftState, Entry, JournalError};
 use crate::sys::{Errno, Result, Stat, at};
 
@@ -158,7 +157,7 @@ impl Committer {
         let (found, name) = self.find_folder(&row.path).map_err(|errno| ("folder", errno))?;
         let sealed = Sealed {
             id: row.id,
-            staged: Staged { file: Arc::new(file), name: row.stage.clone(), ino: row.ino },
+            staged: Staged { file: Content::new(file), name: row.stage.clone(), ino: row.ino },
             target: Target { parent: found.folder.clone(), name: name.to_owned() },
             kind: row.kind,
             writer: None,
@@ -177,7 +176,7 @@ impl Committer {
     }
 
     fn give_to_quarantine(&self, row: &DraftRow, reason: Reason) -> Result<()> {
-        let file = Arc::new(self.staging.read(&row.stage)?);
+        let file = Content::new(self.staging.read(&row.stage)?);
         let staged = Staged { file, name: row.stage.clone(), ino: row.ino };
         self.quarantine(row.id, &staged, reason, &row.path, &row.owner);
         Ok(())

@@ -11,6 +11,7 @@ use std::time::UNIX_EPOCH;
 
 use rustix::fs::{OFlags, Timespec};
 
+use crate::inode::Content;
 use crate::journal::DraftId;
 use crate::sys::cred::{Acting, Creds};
 use crate::sys::stat::{self, Stat};
@@ -23,7 +24,7 @@ pub const RESERVED: &str = ".commitfs";
 #[derive(Clone, Debug)]
 pub struct Staged {
     /// Open for reading and writing, also when the application opened for one of them only.
-    pub file: Arc<File>,
+    pub file: Arc<Content>,
     /// Its name in the staging folder.
     pub name: String,
     /// Its inode number.
@@ -152,7 +153,7 @@ impl Staging {
             other => other?,
         };
         match stat::fstat(&file) {
-            Ok(Stat { ino, .. }) => Ok(Staged { file: Arc::new(file), name: name.to_owned(), ino }),
+            Ok(Stat { ino, .. }) => Ok(Staged { file: Content::new(file), name: name.to_owned(), ino }),
             Err(errno) => {
                 if let Err(left) = self.remove(name) {
                     tracing::warn!(name, errno = %left, "a staged file is left to the next sweep");

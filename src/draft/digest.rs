@@ -1,12 +1,12 @@
 //! Digests of content: while the data streams through if it comes in order, in the background otherwise.
 
-use std::fs::File;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use crossbeam_channel::{Sender, TrySendError, bounded};
 use xxhash_rust::xxh3::Xxh3;
 
+use crate::inode::Content;
 use crate::journal::{DraftId, Entry, Journal};
 use crate::sys::{digest, stat};
 
@@ -54,7 +54,7 @@ impl Stream {
 /// Takes digests of versions whose data did not stream through in order, one at a time, off every commit's way.
 #[derive(Debug)]
 pub struct Digester {
-    queue: Sender<(DraftId, Arc<File>)>,
+    queue: Sender<(DraftId, Arc<Content>)>,
 }
 
 impl Digester {
@@ -63,7 +63,7 @@ impl Digester {
 
     /// Starts the thread.
     pub fn start(journal: Journal) -> std::io::Result<Self> {
-        let (queue, jobs) = bounded::<(DraftId, Arc<File>)>(Self::WAITING);
+        let (queue, jobs) = bounded::<(DraftId, Arc<Content>)>(Self::WAITING);
         std::thread::Builder::new().name("digest".to_owned()).spawn(move || {
             for (id, file) in jobs {
                 match digest::of(&*file) {
@@ -79,7 +79,7 @@ impl Digester {
 
     /// Asks for a version's digest. With too many waiting the commit stays without one: a reader of the journal finds
     /// it missing, never wrong.
-    pub fn take(&self, id: DraftId, file: Arc<File>) {
+    pub fn take(&self, id: DraftId, file: Arc<Content>) {
         match self.queue.try_send((id, file)) {
             Ok(()) => {}
             Err(TrySendError::Full(_)) => tracing::debug!(draft = id, "no digest: too many versions waiting for one"),

@@ -20,7 +20,7 @@ use parking_lot::{Mutex, RwLock};
 use rustix::fs::OFlags;
 
 use crate::commit::{Reason, Sealed, Staged, Target};
-use crate::inode::{Key, NodeTable};
+use crate::inode::{Content, Key, NodeTable};
 use crate::journal::{CommitKind, DraftId, Owner};
 use crate::rules::Decision;
 use crate::sys::cred::Creds;
@@ -77,7 +77,7 @@ pub struct Body {
 pub struct Base {
     /// Its content, until a commit is on its way: an NFS client moves a file that it has open out of the way before it
     /// renames over it, and the name would be absent for that moment.
-    pub file: Option<Arc<File>>,
+    pub file: Option<Arc<Content>>,
     /// Its inode.
     pub key: Key,
     /// Names that the inode had.
@@ -92,32 +92,31 @@ pub enum Phase {
     /// Accepts writes.
     Open(Work),
     /// No writer is left; a commit is on its way.
-    Sealing(Arc<File>),
+    Sealing(Arc<Content>),
     /// Published. A write that still arrives gets a fresh staged file.
     Published(Kept),
     /// Quarantined or dropped: nothing more will come of it.
-    Ended(Option<Arc<File>>),
+    Ended(Option<Arc<Content>>),
 }
 
 /// How the content of a published draft is reached. The kernel may remember its node for as long as it likes.
 #[derive(Clone, Debug)]
 pub enum Kept {
     /// Somebody has it open, or the export has no file handles.
-    Open(Arc<File>),
+    Open(Arc<Content>),
     /// Nobody has: it costs no descriptor.
     Closed(Handle, Arc<NodeTable>),
 }
 
 impl Kept {
-    fn file(&self) -> Result<Arc<File>> {
+    fn file(&self) -> Result<Arc<Content>> {
         match self {
             Kept::Open(file) => Ok(file.clone()),
             Kept::Closed(handle, nodes) => match nodes.open_handle(handle, OFlags::RDONLY) {
                 // Good for its attributes.
                 Err(Errno::ACCESS) => nodes.open_handle(handle, OFlags::PATH),
                 other => other,
-            }
-            .map(Arc::new),
+            },
         }
     }
 }
@@ -160,13 +159,13 @@ pub enum Blocked {
 
 impl Draft {
     /// The open file to read the draft's content from.
-    pub fn content(&self) -> Result<Arc<File>> {
+    pub fn content(&self) -> Result<Arc<Content>> {
         self.body.read().content()
     }
 
     /// The file whose inode stands for the draft where locks are concerned: the version's below it, which others have
     /// open, or its own.
-    pub fn lockable(&self) -> Result<Arc<File>> {
+    pub fn lockable(&self) -> Result<Arc<Content>> {
         let body = self.body.read();
         match body.base.as_ref().and_then(|base| base.file.clone()) {
             Some(file) => Ok(file),
@@ -473,7 +472,7 @@ impl Body {
         self.target.as_ref().map_or_else(|| self.unlinked.clone(), Target::path)
     }
 
-    fn content(&self) -> Result<Arc<File>> {
+    fn content(&self) -> Result<Arc<Content>> {
         match &self.phase {
             Phase::Clean => self.base.as_ref().and_then(|base| base.file.clone()).ok_or(Errno::IO),
             Phase::Open(work) => Ok(work.staged.file.clone()),

@@ -2,11 +2,12 @@
 //! look-up. A second `ESTALE` would reach the application, so the look-up prepares whatever the repeated open needs.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
+
+use crate::inode::Content;
 
 /// An open on its way round.
 #[derive(Clone, Debug)]
@@ -31,7 +32,7 @@ enum Found {
     /// A node of whatever kind that can be opened as it is.
     Node,
     /// A version, held open so that the open succeeds even if the version is replaced in between.
-    Version(u64, Arc<File>),
+    Version(u64, Arc<Content>),
 }
 
 /// The kernel comes back within microseconds, unless the thread died or the kernel itself refuses the open. After this
@@ -69,7 +70,7 @@ impl Switches {
     }
 
     /// The repeated open has looked the name up, and found this version if it is to be read.
-    pub fn looked_up(&self, tid: u32, version: Option<(u64, Arc<File>)>) {
+    pub fn looked_up(&self, tid: u32, version: Option<(u64, Arc<Content>)>) {
         if !self.0.is_empty()
             && let Some(mut switch) = self.0.get_mut(&tid)
         {
@@ -84,7 +85,7 @@ impl Switches {
     }
 
     /// The version that the thread's repeated open has found, if that is `node`.
-    pub fn version(&self, tid: u32, node: u64) -> Option<Arc<File>> {
+    pub fn version(&self, tid: u32, node: u64) -> Option<Arc<Content>> {
         match self.get(tid, |_| false)?.found {
             Found::Version(found, file) if found == node => Some(file),
             _ => None,

@@ -67,6 +67,7 @@ impl Fs {
         {
             return match &*handle {
                 Handle::Version { file, node, .. } | Handle::Direct { file, node, .. } => {
+                    let _using = file.using();
                     self.version_attr(node.without_trash(stat::fstat(&**file)?))
                 }
                 Handle::Draft { draft, .. } => draft_attr(draft),

@@ -11,7 +11,7 @@ use super::wait::Until;
 use super::{Done, Entry, Fs, OpenMode, Opened};
 use crate::commit::Target;
 use crate::draft::{Caller, Draft, Ending, NewDraft, Phase, Writer};
-use crate::inode::Node;
+use crate::inode::{Content, Node};
 use crate::sys::{Errno, Kind, Result, acl, at, procfs, stat};
 
 /// A created and opened file.
@@ -182,7 +182,7 @@ impl Fs {
         let mode = if acl::default_of(&dir)?.is_some() { mode.asked } else { mode.masked };
         let access = if direct { OFlags::RDWR | (flags & (OFlags::APPEND | OFlags::SYNC)) } else { OFlags::RDONLY };
         let creds = self.creds(caller);
-        let file = Arc::new(self.committer.make(folder, name, |dir| {
+        let file = Content::new(self.committer.make(folder, name, |dir| {
             let create = || at::open_file(dir, name, access | OFlags::CREATE | OFlags::EXCL, mode);
             self.committer.staging.acting(creds.as_ref(), create)
         })?);

@@ -1,6 +1,5 @@
 //! Open descriptors.
 
-use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -8,17 +7,17 @@ use dashmap::DashMap;
 
 use super::dir::OpenFolder;
 use crate::draft::Draft;
-use crate::inode::Node;
+use crate::inode::{Content, Node};
 use crate::sys::{Errno, Result};
 
 /// What a descriptor of the mount stands for.
 pub(super) enum Handle {
     /// A version, read-only.
-    Version { file: Arc<File>, node: Arc<Node>, executes: bool },
+    Version { file: Arc<Content>, node: Arc<Node>, executes: bool },
     /// A draft, as a writer or as a reading member of the family.
     Draft { draft: Arc<Draft>, writes: bool },
     /// A file written in place.
-    Direct { file: Arc<File>, node: Arc<Node>, writes: bool },
+    Direct { file: Arc<Content>, node: Arc<Node>, writes: bool },
     /// A folder.
     Folder(OpenFolder),
 }

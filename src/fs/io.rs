@@ -9,6 +9,7 @@ use super::handle::Handle;
 use super::wait::Until;
 use super::{Done, Fs};
 use crate::draft::{Blocked, Caller, Draft, Keep};
+use crate::inode::Content;
 use crate::sys::{Errno, Result, at, copy, mount, stat};
 
 /// A change of a draft's content that can be tried again once the draft is ready for it.
@@ -44,9 +45,9 @@ impl Fs {
 
     fn read_into(&self, fh: u64, offset: u64, buffer: &mut [u8]) -> Result<usize> {
         match &*self.handles.get(fh)? {
-            Handle::Version { file, .. } | Handle::Direct { file, .. } => at::read_at(&**file, buffer, offset),
+            Handle::Version { file, .. } | Handle::Direct { file, .. } => read_at(file, buffer, offset),
             Handle::Draft { draft, writes } => {
-                let read = draft.content().and_then(|file| at::read_at(&*file, buffer, offset));
+                let read = draft.content().and_then(|file| read_at(&file, buffer, offset));
                 // The kernel reads what a write does not fill of its page, and does not say so: the write has failed.
                 read.inspect_err(|&errno| {
                     if *writes {
@@ -314,6 +315,11 @@ fn rewrite(data: &[u8], offset: u64, seen: u64) -> Change<()> {
         seen,
         last: false,
     }
+}
+
+fn read_at(file: &Content, buffer: &mut [u8], offset: u64) -> Result<usize> {
+    let _using = file.using();
+    at::read_at(file, buffer, offset)
 }
 
 fn sync_draft(draft: &Draft) -> Result<()> {

@@ -24,7 +24,7 @@ use rustix::fs::OFlags;
 use super::handle::Handle;
 use super::{Done, Fs};
 use crate::draft::Caller;
-use crate::inode::Key;
+use crate::inode::{Content, Key};
 use crate::sys::cred::Creds;
 use crate::sys::lock::{Mode, Span};
 use crate::sys::procfs::{self, Interruption, LockCall};
@@ -112,7 +112,7 @@ impl Waiter {
 /// The file on the export that a lock is taken on too.
 #[derive(Clone)]
 struct OnExport {
-    file: Arc<File>,
+    file: Arc<Content>,
     creds: Option<Creds>,
 }
 
@@ -227,7 +227,7 @@ impl Fs {
         Ok((domain, on))
     }
 
-    fn identity(&self, handle: &Handle) -> Result<(Identity, Arc<File>)> {
+    fn identity(&self, handle: &Handle) -> Result<(Identity, Arc<Content>)> {
         match handle {
             Handle::Version { file, node, .. } | Handle::Direct { file, node, .. } => {
                 let link = node.link();

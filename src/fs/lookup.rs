@@ -1,16 +1,13 @@
 //! Looking names up: which of the two nodes of a path the caller gets, and for how long the kernel may remember it.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
-
-use rustix::fs::OFlags;
 
 use super::wait::Until;
 use super::{Done, Fs};
 use crate::draft::{Caller, Draft, NewDraft};
-use crate::inode::{Key, Node};
+use crate::inode::{Content, Key, Node};
 use crate::rules::Mode;
 use crate::sys::{Errno, Kind, Result, Stat, procfs, stat};
 use crate::{commit, draft};
@@ -105,8 +102,8 @@ impl Fs {
         node: &Arc<Node>,
         stat: &Stat,
     ) -> Result<Seen> {
-        let file = match self.open_for(caller, node, OFlags::RDONLY) {
-            Ok(file) => Arc::new(file),
+        let file = match self.open_version(caller, node) {
+            Ok(file) => file,
             // Replaced since it was looked up, and gone.
             Err(Errno::STALE | Errno::NOENT) => {
                 self.nodes().forget(node.id, 1);
@@ -152,7 +149,7 @@ impl Fs {
         }
         let (node, stat) = self.nodes().lookup(folder, name)?;
         if switching.is_some() && node.kind == Kind::File {
-            let file = self.open_for(caller, &node, OFlags::RDONLY).map(Arc::new).ok();
+            let file = self.open_version(caller, &node).ok();
             self.drafts.switches.looked_up(caller.tid, file.map(|file| (node.id, file)));
         }
         Ok(Seen::Entry(self.version_entry(&node, stat, Duration::ZERO)))
@@ -179,7 +176,7 @@ impl Fs {
         caller: Caller,
         folder: &Arc<Node>,
         name: &OsStr,
-        version: Arc<File>,
+        version: Arc<Content>,
         stat: &Stat,
     ) -> Arc<Draft> {
         let task = procfs::task(caller.tid);

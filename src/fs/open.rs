@@ -11,7 +11,7 @@ use super::handle::Handle;
 use super::wait::Until;
 use super::{Done, Fs};
 use crate::draft::{Caller, Draft, Writer};
-use crate::inode::Node;
+use crate::inode::{Content, Node};
 use crate::sys::{Errno, Kind, Result, at, procfs, stat};
 
 /// The kernel's mark of an open by `execve`, from `linux/fs.h`.
@@ -21,11 +21,11 @@ const FMODE_EXEC: u32 = 0x20;
 #[derive(Clone, Debug)]
 pub enum OpenMode {
     /// Content never changes: pages of earlier opens stay valid. Passthrough if the kernel can.
-    Version(Arc<File>, u64),
+    Version(Arc<Content>, u64),
     /// Through the page cache, with writes gathered.
     Draft,
     /// In place: passthrough if the kernel can, every request to the daemon otherwise.
-    Direct(Arc<File>, u64),
+    Direct(Arc<Content>, u64),
 }
 
 /// An opened file.
@@ -86,8 +86,8 @@ impl Fs {
         }
         let file = match found {
             Some(file) => file,
-            None => match self.open_for(caller, &node, OFlags::RDONLY) {
-                Ok(file) => Arc::new(file),
+            None => match self.open_version(caller, &node) {
+                Ok(file) => file,
                 // Replaced in this very moment.
                 Err(Errno::STALE) => {
                     round(false);
@@ -105,7 +105,15 @@ impl Fs {
         Ok(Opened { fh, mode: OpenMode::Version(file, id) })
     }
 
-    /// Opens a version for a caller. Where root is nobody on the export, files that only their owner may read are opened
+    /// Opens a version for a caller who reads it.
+    pub(super) fn open_version(&self, caller: Caller, node: &Node) -> Result<Arc<Content>> {
+        let _opening = self.nodes().using(node);
+        let file = Content::new(self.open_for(caller, node, OFlags::RDONLY)?);
+        self.nodes().reads(node.key, &file);
+        Ok(file)
+    }
+
+    /// Opens a file for a caller. Where root is nobody on the export, files that only their owner may read are opened
     /// as the caller: not by handle then, which takes more rights than a caller has.
     pub(super) fn open_for(&self, caller: Caller, node: &Node, flags: OFlags) -> Result<File> {
         match self.nodes().open(node, flags) {
@@ -123,6 +131,7 @@ impl Fs {
         let link = node.link();
         let Some(parent) = link.parent else { return true };
         let look = || {
+            let _answering = parent.as_folder()?.answers.read();
             let dir = self.nodes().fd(&parent)?;
             if self.options.revalidate {
                 stat::revalidate(&dir)?;
@@ -134,7 +143,7 @@ impl Fs {
 
     fn open_in_place(&self, caller: Caller, node: Arc<Node>, flags: OFlags, writes: bool) -> Result<Opened> {
         let access = if flags & OFlags::ACCMODE == OFlags::RDONLY { OFlags::RDONLY } else { OFlags::RDWR };
-        let file = Arc::new(self.open_for(caller, &node, access | (flags & (OFlags::APPEND | OFlags::SYNC)))?);
+        let file = Content::new(self.open_for(caller, &node, access | (flags & (OFlags::APPEND | OFlags::SYNC)))?);
         if writes {
             self.nodes().begin_in_place(&node, stat::fstat(&*file)?.size);
         }
@@ -142,7 +151,7 @@ impl Fs {
             let writable = if access == OFlags::RDWR {
                 file.clone()
             } else {
-                Arc::new(self.open_for(caller, &node, OFlags::RDWR)?)
+                Content::new(self.open_for(caller, &node, OFlags::RDWR)?)
             };
             at::truncate(&*writable, 0)?;
             self.strip_set_ids(caller, &*writable)?;
@@ -152,7 +161,7 @@ impl Fs {
     }
 
     /// The descriptor of a file that is written in place.
-    pub(super) fn opened_in_place(&self, file: Arc<File>, node: Arc<Node>, writes: bool) -> Opened {
+    pub(super) fn opened_in_place(&self, file: Arc<Content>, node: Arc<Node>, writes: bool) -> Opened {
         let (fh, id) = (self.handles.number(), node.id);
         self.handles.insert(fh, Handle::Direct { file: file.clone(), node, writes });
         Opened { fh, mode: OpenMode::Direct(file, id) }

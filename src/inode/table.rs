@@ -9,10 +9,11 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, AtomicUsize
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLockWriteGuard};
 use rustix::fs::OFlags;
 use smallvec::SmallVec;
 
+use super::readers::{Content, Users, Using};
 use super::{Anchor, FIRST_SYNTHETIC, Ident, Key, Node, NodeFd, ROOT_ID, Seen};
 use crate::sys::handle::Handle;
 use crate::sys::{Errno, Kind, Result, Stat, at, memory, mount, stat};
@@ -33,6 +34,8 @@ pub struct NodeTable {
     handles: bool,
     /// A further call on a name costs little: the export is not on a network.
     local: bool,
+    /// Who uses versions, where a name that is in use is replaced in two steps.
+    users: Option<Arc<Users>>,
     /// The most nodes since memory was given back last.
     peak: AtomicUsize,
 }
@@ -42,7 +45,7 @@ impl NodeTable {
     pub fn new(root: OwnedFd, fd_budget: i64) -> Result<Self> {
         let stat = stat::fstat(&root)?;
         let handles = Handle::of(&root).and_then(|h| h.open(&root, OFlags::PATH)).is_ok();
-        let local = handles && !mount::is_nfs(&root)?;
+        let nfs = mount::is_nfs(&root)?;
         let root = Arc::new(Node {
             id: ROOT_ID,
             key: Key::of(&stat),
@@ -64,7 +67,8 @@ impl NodeTable {
             gone_folders: AtomicUsize::new(0),
             in_place: DashMap::new(),
             handles,
-            local,
+            local: handles && !nfs,
+            users: nfs.then(Arc::default),
             peak: AtomicUsize::new(0),
         };
         table.by_key.insert(root.key, root.clone());
@@ -115,8 +119,14 @@ impl NodeTable {
     pub fn fd<'a>(&self, node: &'a Node) -> Result<NodeFd<'a>> {
         match &node.anchor {
             Anchor::Fd(fd) => Ok(NodeFd::Held(fd.as_fd())),
-            Anchor::Handle(handle) => handle.open(self.mount_fd(), OFlags::PATH).map(NodeFd::Opened),
-            Anchor::Name => self.fd_by_name(node).map(NodeFd::Opened),
+            Anchor::Handle(handle) => {
+                let using = self.using(node);
+                Ok(NodeFd::Opened(handle.open(self.mount_fd(), OFlags::PATH)?, using))
+            }
+            Anchor::Name => {
+                let using = self.using(node);
+                Ok(NodeFd::Opened(self.fd_by_name(node)?, using))
+            }
         }
     }
 
@@ -125,9 +135,13 @@ impl NodeTable {
         if self.handles { Handle::of(fd).ok() } else { None }
     }
 
-    /// Opens the inode that a handle of this export's file system stands for.
-    pub fn open_handle(&self, handle: &Handle, flags: OFlags) -> Result<File> {
-        handle.open_file(self.mount_fd(), flags)
+    /// Opens the version that a handle of this export's file system stands for.
+    pub fn open_handle(&self, handle: &Handle, flags: OFlags) -> Result<Arc<Content>> {
+        let file = Content::new(handle.open_file(self.mount_fd(), flags)?);
+        if self.users.is_some() {
+            self.reads(Key::of(&stat::fstat(&*file)?), &file);
+        }
+        Ok(file)
     }
 
     /// Opens the content of a regular file.
@@ -137,6 +151,36 @@ impl NodeTable {
             Anchor::Handle(handle) => handle.open_file(self.mount_fd(), flags),
             Anchor::Name => at::reopen(self.fd_by_name(node)?, flags),
         }
+    }
+
+    /// A version is open through this file for as long as it lives.
+    pub fn reads(&self, key: Key, content: &Arc<Content>) {
+        if let Some(users) = &self.users {
+            users.add(key, content);
+        }
+    }
+
+    /// To be held during a call on a node's inode that asks the server.
+    pub fn using(&self, node: &Node) -> Option<Using> {
+        self.users.as_ref().filter(|_| node.kind == Kind::File).map(|users| users.enter(node.key))
+    }
+
+    /// Leads who reads a version to its name in the trash folder, which `aside` opens: its first name is about to be
+    /// replaced.
+    pub fn lead_away(&self, key: Key, aside: impl FnOnce() -> Result<OwnedFd>) {
+        let Some(users) = &self.users else { return };
+        match users.lead_away(key, aside) {
+            Ok(true) => {}
+            Ok(false) => tracing::debug!(?key, "a call keeps a name busy: it will be absent for a moment"),
+            Err(errno) => tracing::debug!(?key, %errno, "readers keep a name busy: it will be absent for a moment"),
+        }
+    }
+
+    /// While the value lives nobody looks names up in the folder, where a look-up would keep a name busy that is
+    /// about to be replaced.
+    pub fn quiet<'a>(&self, folder: &'a Node) -> Option<RwLockWriteGuard<'a, ()>> {
+        self.users.as_ref()?;
+        Some(folder.folder.as_ref()?.answers.write())
     }
 
     /// Finds `name` in `parent` on the export and counts one look-up of the node.

@@ -33,6 +33,14 @@ pub fn reopen(fd: impl AsFd, flags: OFlags) -> Result<File> {
     retry_on_intr(|| rustix::fs::open(proc_path(fd.as_fd()), flags, Mode::empty())).map(File::from)
 }
 
+/// Makes the descriptor of `file` refer to what `other` refers to; calls under way end on the old one.
+#[allow(unsafe_code)]
+pub fn exchange(file: &File, other: &OwnedFd) -> Result<()> {
+    // SAFETY: both are open descriptors for the whole call, and `file` goes on owning its number.
+    let rc = unsafe { libc::dup3(other.as_raw_fd(), file.as_raw_fd(), libc::O_CLOEXEC) };
+    if rc < 0 { Err(super::errno_of(&std::io::Error::last_os_error())) } else { Ok(()) }
+}
+
 /// The magic link to an open inode, for calls that take a path only; following it walks no name of the export.
 pub(super) fn proc_path(fd: BorrowedFd<'_>) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())

@@ -84,34 +84,3 @@ fn names_of_removed_open_files_are_neither_listed_nor_counted_nor_committed() {
     r.close(open).unwrap();
     crate::common::checker::check(&m);
 }
-
-/// The client moves a file that it has open out of the way before it renames over it: for that moment its name is absent.
-#[test]
-fn a_version_that_nobody_reads_is_replaced_by_one_rename() {
-    let lab = Lab::enter();
-    let m = Mount::new();
-    let w = m.agent("W");
-    for round in 0..3 {
-        w.put("f", &format!("before {round}")).unwrap();
-    }
-    // The kernel gives a descriptor back a little after its close.
-    let file = m.raw("f");
-    let closed = || {
-        let held = std::fs::read_dir(format!("/proc/{}/fd", m.daemon_pid())).unwrap();
-        let mut held = held.filter_map(|fd| std::fs::read_link(fd.ok()?.path()).ok());
-        !held.any(|path| path == file)
-    };
-    eventually("nobody has it open", closed);
-    let before = lab.renames();
-    for round in 0..10 {
-        w.put("f", &format!("round {round}")).unwrap();
-        eventually("nobody has it open", closed);
-        let fd = w.open("f", "w|append").unwrap();
-        w.write(fd, "more").unwrap();
-        w.close(fd).unwrap();
-        eventually("nobody has it open", closed);
-    }
-    let more = lab.renames() - before - 20;
-    // Now and then the daemon has the old version open for another reason; two for each is what must not be.
-    assert!(more < 10, "{more} renames more than versions");
-}

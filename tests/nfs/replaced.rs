@@ -1,0 +1,75 @@
+//! Versions that are replaced while this host has them open: the client would rename twice, and the name would be absent on
+//! the server in between.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::common::Mount;
+use crate::lab::Lab;
+
+const VERSIONS: u64 = 100;
+
+fn content(version: u64) -> Vec<u8> {
+    format!("version {version} ").repeat(1000).into_bytes()
+}
+
+/// Ends the looks, also when the test fails.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+#[test]
+fn one_rename_replaces_a_version_whoever_reads_it() {
+    let lab = Lab::enter();
+    let m = Mount::new();
+    let (w, r) = (m.agent("W"), m.agent("R"));
+    w.put("f", &content(0)).unwrap();
+    let before = lab.renames();
+    let mut held = vec![r.open("f", "r").unwrap()];
+    for version in 1..=VERSIONS {
+        // Some begin before anybody reads what is there, some change what is there.
+        let way = if version % 2 == 0 { "w|trunc" } else { "rw" };
+        let fd = w.open("f", way).unwrap();
+        w.pwrite(fd, 0, &content(version)).unwrap();
+        w.close(fd).unwrap();
+        held.push(r.open("f", "r").unwrap());
+    }
+    assert_eq!(lab.renames() - before, VERSIONS);
+    for (version, fd) in held.iter().enumerate() {
+        assert!(r.pread(*fd, 0, 1 << 20).unwrap() == content(version as u64), "version {version} changed");
+    }
+}
+
+#[test]
+fn a_name_that_many_look_at_is_absent_for_nobody() {
+    let lab = Lab::enter();
+    let m = Mount::new();
+    let w = m.agent("W");
+    w.put("f", "version").unwrap();
+    let (here, there) = (m.mnt().join("f"), lab.on_server(m.export()).join("f"));
+    let done = &AtomicBool::new(false);
+    let before = lab.renames();
+    let absent = std::thread::scope(|scope| {
+        let over = Over(done);
+        let looks = [&here, &here, &there].map(|path| {
+            scope.spawn(move || {
+                let mut absent = 0;
+                while !done.load(Ordering::Acquire) {
+                    absent += u64::from(std::fs::read(path).is_err());
+                }
+                absent
+            })
+        });
+        for _ in 1..=VERSIONS {
+            w.put("f", "version").unwrap();
+        }
+        drop(over);
+        looks.map(|look| look.join().unwrap())
+    });
+    let more = lab.renames() - before - VERSIONS;
+    eprintln!("{absent:?} looks found nothing; {more} of {VERSIONS} versions were replaced in two steps");
+    assert_eq!(absent, [0; 3]);
+}
