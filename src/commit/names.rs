@@ -6,6 +6,7 @@
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::fs::OFlags;
 
@@ -196,7 +197,7 @@ impl Committer {
             let _quiet = old.and_then(|_| self.nodes.quiet(to.0));
             let aside = old.and_then(|old| self.link_aside(creds, &new_dir, to.1, &old, &to.0.path_of(to.1)));
             let rename = || at::rename(&old_dir, from.1, &new_dir, to.1, flags);
-            if let Err(errno) = self.staging.acting(creds, rename) {
+            if let Err(errno) = self.staging.acting(creds, || until_free(&new_dir, rename)) {
                 // Only the answer may have been lost.
                 let happened = !exchange
                     && !same
@@ -273,7 +274,7 @@ impl Committer {
             .filter(|old| old.ino != sealed.staged.ino)
             .and_then(|old| self.link_aside(sealed.writer.as_ref(), &dir, name, &old, &sealed.target.path()));
         let rename = || at::rename(self.staging.dir(), stage, &dir, name, RenameFlags::empty());
-        if let Err(errno) = self.staging.acting_for(sealed.writer.as_ref(), rename) {
+        if let Err(errno) = self.staging.acting_for(sealed.writer.as_ref(), || until_free(&dir, rename)) {
             if !self.happened(sealed, &dir, errno) {
                 self.put_back(aside.as_ref(), &dir, name);
                 self.unlink_aside(aside.as_ref());
@@ -428,6 +429,20 @@ impl Committer {
     }
 }
 
+/// A rename that meets the client of NFS moving the same name out of the way, for another host has replaced it meanwhile,
+/// fails with `ETXTBSY`: nothing has happened, and after a fresh look at the folder it is done again.
+fn until_free(dir: impl std::os::fd::AsFd, rename: impl Fn() -> Result<()>) -> Result<()> {
+    for pause in [1, 5, 25, 125] {
+        match rename() {
+            Err(Errno::TXTBSY) => {}
+            other => return other,
+        }
+        std::thread::sleep(Duration::from_millis(pause));
+        stat::revalidate(dir.as_fd())?;
+    }
+    rename()
+}
+
 /// Whether a name holds an inode: what a change of names did whose answer was lost.
 pub(crate) fn is_there(dir: impl std::os::fd::AsFd, name: &OsStr, ino: u64) -> bool {
     stat::stat_at(dir, name).is_ok_and(|there| there.ino == ino)
@@ -449,5 +464,25 @@ fn moves(moved: Holds, back: Holds, old: &[u8], new: &[u8]) -> Vec<Delta> {
         (Holds::Folder, _) => vec![step(old, new)],
         (_, Holds::Folder) => vec![step(new, old)],
         _ => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rename_that_meets_a_busy_name_is_done_again_and_given_up_in_the_end() {
+        let dir = std::fs::File::open(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let tried = std::cell::Cell::new(0);
+        let outcome = |free_after| {
+            tried.set(0);
+            until_free(&dir, || {
+                tried.set(tried.get() + 1);
+                if tried.get() > free_after { Ok(()) } else { Err(Errno::TXTBSY) }
+            })
+        };
+        assert_eq!((outcome(2), tried.get()), (Ok(()), 3));
+        assert_eq!((outcome(100), tried.get()), (Err(Errno::TXTBSY), 5));
     }
 }

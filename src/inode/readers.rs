@@ -56,11 +56,28 @@ impl AsFd for Content {
     }
 }
 
+/// For so long after a call the client's own threads may still hold on to its name.
+const ECHO: Duration = Duration::from_millis(20);
+
+/// How free a name is that is about to be replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Name {
+    /// Nobody uses its inode.
+    Free,
+    /// Somebody did until now: the client may not be done with the answers.
+    Left,
+    /// A call is still under way on it.
+    Busy,
+}
+
 /// Who uses the versions of an export on NFS.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Users {
     of: DashMap<Key, Vec<User>>,
     last: AtomicU64,
+    /// When a use of any inode ended last, in microseconds since `began`.
+    left_at: AtomicU64,
+    began: Instant,
     /// Renames that wait for users to leave.
     waiting: AtomicUsize,
     lock: Mutex<()>,
@@ -88,6 +105,7 @@ impl Drop for Using {
             users.retain(|user| user.number != self.number);
         }
         self.users.of.remove_if(&self.key, |_, users| users.is_empty());
+        self.users.left_at.store(self.users.now(), Ordering::Release);
         if self.users.waiting.load(Ordering::Acquire) > 0 {
             drop(self.users.lock.lock());
             self.users.left.notify_all();
@@ -95,7 +113,25 @@ impl Drop for Using {
     }
 }
 
+impl Default for Users {
+    fn default() -> Self {
+        Users {
+            of: DashMap::new(),
+            last: AtomicU64::new(0),
+            left_at: AtomicU64::new(0),
+            began: Instant::now(),
+            waiting: AtomicUsize::new(0),
+            lock: Mutex::new(()),
+            left: Condvar::new(),
+        }
+    }
+}
+
 impl Users {
+    fn now(&self) -> u64 {
+        self.began.elapsed().as_micros() as u64
+    }
+
     /// An inode is in use from now on.
     pub fn enter(self: &Arc<Self>, key: Key) -> Using {
         let number = self.last.fetch_add(1, Ordering::Relaxed);
@@ -117,8 +153,8 @@ impl Users {
     }
 
     /// Exchanges the descriptors of an inode for one that `reopen` opens, if there are any, and waits for whoever uses
-    /// the inode otherwise. False if somebody still does.
-    pub fn lead_away(&self, key: Key, reopen: impl FnOnce() -> Result<OwnedFd>) -> Result<bool> {
+    /// the inode otherwise.
+    pub fn lead_away(&self, key: Key, reopen: impl FnOnce() -> Result<OwnedFd>) -> Result<Name> {
         let (mut open, mut busy) = (Vec::new(), Vec::new());
         if let Some(users) = self.of.get(&key) {
             for user in users.iter() {
@@ -132,7 +168,11 @@ impl Users {
             let other = reopen()?;
             open.iter().try_for_each(|content| at::exchange(&content.file, &other))?;
         }
-        Ok(busy.is_empty() || self.wait_for(key, &busy))
+        if !busy.is_empty() && !self.wait_for(key, &busy) {
+            return Ok(Name::Busy);
+        }
+        let echoes = self.now().saturating_sub(self.left_at.load(Ordering::Acquire)) < ECHO.as_micros() as u64;
+        Ok(if echoes || !open.is_empty() { Name::Left } else { Name::Free })
     }
 
     fn wait_for(&self, key: Key, numbers: &[u64]) -> bool {
@@ -179,7 +219,7 @@ mod tests {
         std::fs::hard_link(&name, &aside).unwrap();
         let folder = File::open(dir.path()).unwrap();
         let reopen = || at::open_file(&folder, OsStr::new("aside"), rustix::fs::OFlags::RDONLY, 0);
-        assert!(users.lead_away(key, || reopen().map(OwnedFd::from)).unwrap());
+        assert_eq!(users.lead_away(key, || reopen().map(OwnedFd::from)).unwrap(), Name::Left);
         let path = std::fs::read_link(format!("/proc/self/fd/{}", content.as_raw_fd())).unwrap();
         assert_eq!(path, std::fs::canonicalize(aside).unwrap());
         let mut read = [0; 7];
@@ -198,11 +238,13 @@ mod tests {
             }
             let later = users.enter(KEY);
             drop(before);
-            assert!(rename.join().unwrap().unwrap());
+            assert_eq!(rename.join().unwrap().unwrap(), Name::Left);
             drop(later);
         });
-        assert!(users.lead_away(KEY, nobody).unwrap());
         drop(other);
+        while users.lead_away(KEY, nobody).unwrap() == Name::Left {
+            std::thread::yield_now();
+        }
         assert!(users.of.is_empty(), "{:?}", users.of);
     }
 
@@ -210,7 +252,7 @@ mod tests {
     fn a_call_that_does_not_end_holds_nobody_up_for_ever() {
         let users = Arc::new(Users::default());
         let stuck = users.enter(KEY);
-        assert!(!users.lead_away(KEY, nobody).unwrap());
+        assert_eq!(users.lead_away(KEY, nobody).unwrap(), Name::Busy);
         drop(stuck);
     }
 }

@@ -13,7 +13,7 @@ use parking_lot::{Mutex, RwLockWriteGuard};
 use rustix::fs::OFlags;
 use smallvec::SmallVec;
 
-use super::readers::{Content, Users, Using};
+use super::readers::{Content, Name, Users, Using};
 use super::{Anchor, FIRST_SYNTHETIC, Ident, Key, Node, NodeFd, ROOT_ID, Seen};
 use crate::sys::handle::Handle;
 use crate::sys::{Errno, Kind, Result, Stat, at, memory, mount, stat};
@@ -170,8 +170,14 @@ impl NodeTable {
     pub fn lead_away(&self, key: Key, aside: impl FnOnce() -> Result<OwnedFd>) {
         let Some(users) = &self.users else { return };
         match users.lead_away(key, aside) {
-            Ok(true) => {}
-            Ok(false) => tracing::debug!(?key, "a call keeps a name busy: it will be absent for a moment"),
+            Ok(Name::Free) => {}
+            // The client is done with earlier answers when it has this one.
+            Ok(Name::Left) => {
+                if let Err(errno) = stat::revalidate(self.mount_fd()) {
+                    tracing::debug!(%errno, "the export's root has no attributes");
+                }
+            }
+            Ok(Name::Busy) => tracing::debug!(?key, "a call keeps a name busy: it will be absent for a moment"),
             Err(errno) => tracing::debug!(?key, %errno, "readers keep a name busy: it will be absent for a moment"),
         }
     }
