@@ -193,7 +193,7 @@ EOF
   umount_it
 }
 
-# --- retention, faults
+# --- retention, faults, model
 
 # at_full_size TEST...: the same tests as every day, at full size.
 at_full_size() {
@@ -210,3 +210,8 @@ at_full_size() {
 suite_retention() { at_full_size retention folders; }
 
 suite_faults() { at_full_size faults; }
+
+suite_model() {
+  export COMMITFS_TEST_SEED=${COMMITFS_TEST_SEED:-$RANDOM$RANDOM} COMMITFS_TEST_CASES=${COMMITFS_TEST_CASES:-1000}
+  at_full_size model
+}
