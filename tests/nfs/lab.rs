@@ -98,9 +98,48 @@ impl Lab {
             true => (format!("10.77.1.1:{folder}"), "vers=3,nolock".to_owned()),
             false => (format!("10.77.1.1:/{name}"), format!("vers={}", self.version)),
         };
-        let client = ["--net=/run/netns/A", "--uts=/run/uts/A", "mount", "-t", "nfs", "-o"];
-        run("nsenter", &[&client[..], &[&format!("{version},hard"), &source, &point]].concat());
+        mount_in("A", &format!("{version},hard"), &source, &point);
         Export { folder, point, export }
+    }
+
+    /// The shared export once more, mounted by client B with these options, by which caches go.
+    #[track_caller]
+    pub fn plain(&self, options: &str) -> Plain {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let point = format!("/mnt/B-plain{}", NUMBER.fetch_add(1, Ordering::Relaxed));
+        std::fs::create_dir_all(&point).unwrap();
+        let (source, version) = match self.is_v3() {
+            true => ("10.77.2.1:/mnt/srv/x", "vers=3,nolock".to_owned()),
+            false => ("10.77.2.1:/x", format!("vers={}", self.version)),
+        };
+        mount_in("B", &format!("{version},hard,nosharecache,{options}"), source, &point);
+        Plain { point }
+    }
+}
+
+#[track_caller]
+fn mount_in(client: &str, options: &str, source: &str, point: &str) {
+    let (net, uts) = (format!("--net=/run/netns/{client}"), format!("--uts=/run/uts/{client}"));
+    run("nsenter", &[&net, &uts, "mount", "-t", "nfs", "-o", options, source, point]);
+}
+
+/// A further mount of the shared export by client B; it lasts as long as this.
+pub struct Plain {
+    point: String,
+}
+
+impl Plain {
+    /// A path below the export, as client B has it here.
+    pub fn at(&self, shared: &Path) -> PathBuf {
+        Path::new(&self.point).join(shared.strip_prefix(crate::common::mount::peer_base().unwrap()).unwrap())
+    }
+}
+
+impl Drop for Plain {
+    fn drop(&mut self) {
+        if poll(std::time::Duration::from_secs(10), || attempt("umount", &[&self.point]).ok()).is_none() {
+            eprintln!("{} stays mounted", self.point);
+        }
     }
 }
 
