@@ -333,9 +333,20 @@ impl Draft {
     /// Ends the writing: from here on nothing can change the content. `None` if there is nothing to publish or
     /// somebody else seals already.
     pub fn seal(&self) -> Option<Ending> {
+        self.seal_unless(|| false)
+    }
+
+    /// As [`Draft::seal`], for the close or the release of `closed`, which was found to be the last. `None` also if
+    /// somebody has joined since: their content is not complete.
+    pub fn seal_after(&self, closed: u64) -> Option<Ending> {
+        self.seal_unless(|| self.has_writers_but(closed))
+    }
+
+    /// Whoever joins is a writer before the content changes, and changes wait for `body`.
+    fn seal_unless(&self, goes_on: impl FnOnce() -> bool) -> Option<Ending> {
         let began = Instant::now();
         let mut body = self.body.write();
-        if !matches!(body.phase, Phase::Open(_)) {
+        if !matches!(body.phase, Phase::Open(_)) || goes_on() {
             return None;
         }
         let Phase::Open(work) = std::mem::replace(&mut body.phase, Phase::Ended(None)) else { return None };

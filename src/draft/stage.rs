@@ -266,8 +266,9 @@ impl Draft {
         })
     }
 
-    /// Empties the draft: an open that truncates a draft somebody else began.
-    pub fn empty(&self, by: &Committer) -> Result<()> {
+    /// Empties the draft: an open that truncates a draft somebody else began. False while a commit is on its way, which
+    /// may have begun since anybody looked: wait for its end.
+    pub fn empty(&self, by: &Committer) -> Result<bool> {
         loop {
             let emptied = self.change(|work| {
                 at::truncate(&work.staged.file, 0)?;
@@ -277,8 +278,9 @@ impl Draft {
             match emptied {
                 Ok(()) => {
                     self.only_resizes.store(false, Ordering::Relaxed);
-                    return Ok(());
+                    return Ok(true);
                 }
+                Err(Blocked::Sealing) => return Ok(false),
                 Err(blocked) => self.unblock(by, blocked, Keep::Nothing)?,
             }
         }

@@ -47,7 +47,7 @@ impl Fs {
         let proof = draft::last_close(draft, self.mount.get().copied(), fh, closer.as_ref());
         metrics::close_proof(proof.word());
         match proof {
-            Proof::LastClose => match draft.seal() {
+            Proof::LastClose => match draft.seal_after(fh) {
                 Some(ending) => self.end(draft, ending, done),
                 None => {
                     self.drafts.give_back(draft, fh);
@@ -86,7 +86,7 @@ impl Fs {
                 // Sealed here and not on the worker: a look-up that comes after this answer must find a commit to wait
                 // for.
                 draft.await_commit();
-                let ending = if last { draft.seal() } else { None };
+                let ending = if last { draft.seal_after(fh) } else { None };
                 draft.end_hold();
                 self.poke();
                 match ending {

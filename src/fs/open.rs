@@ -187,16 +187,49 @@ impl Fs {
             self.drafts.switches.end(caller.tid);
             return done(Err(errno));
         }
-        if flags.contains(OFlags::TRUNC) {
-            // Creates a file and may remove one: off the session thread's short path only if it has much to do, which
-            // an empty file has not.
-            let emptied = draft.empty(&self.committer).and_then(|()| self.strip_set_ids(caller, &*draft.content()?));
-            if let Err(errno) = emptied {
-                return done(Err(errno));
-            }
-        }
         let writer = writes.then(|| Writer::opening(procfs::task(caller.tid).as_ref(), flags));
-        done(self.draft_handle(caller, &draft, flags, writer));
+        match self.draft_handle(caller, &draft, flags, writer) {
+            Ok(opened) if flags.contains(OFlags::TRUNC) => self.empty_opened(caller, draft, opened, done),
+            other => done(other),
+        }
+    }
+
+    /// Empties a draft for an open that truncates. Its writer is known by then, so that nobody else's close publishes
+    /// what is emptied.
+    fn empty_opened(self: &Arc<Self>, caller: Caller, draft: Arc<Draft>, opened: Opened, done: impl Done<Opened>) {
+        // Creates a file and may remove one: off the session thread's short path only if it has much to do, which an
+        // empty file has not.
+        let emptied = match draft.empty(&self.committer) {
+            // The last writer before has closed just now: this one's content comes after that.
+            Ok(false) => {
+                let fs = self.clone();
+                return self.park(Until::Settled(draft.clone()), move |settled| {
+                    if settled {
+                        fs.empty_opened(caller, draft, opened, done);
+                    } else {
+                        fs.give_up_open(opened, done, Errno::AGAIN);
+                    }
+                });
+            }
+            Ok(true) => draft.content().and_then(|content| self.strip_set_ids(caller, &*content)),
+            Err(errno) => Err(errno),
+        };
+        // After a commit the name was given back.
+        if draft.wants_name() && !self.drafts.claim(&draft) {
+            tracing::debug!(node = draft.node, "another draft has the name of one that is emptied");
+        }
+        match emptied {
+            Ok(()) => done(Ok(opened)),
+            Err(errno) => self.give_up_open(opened, done, errno),
+        }
+    }
+
+    /// An open that fails after its descriptor was made.
+    fn give_up_open(self: &Arc<Self>, opened: Opened, done: impl Done<Opened>, errno: Errno) {
+        if let Err(error) = self.release(opened.fh) {
+            tracing::error!(%error, "a descriptor that was never given out");
+        }
+        done(Err(errno));
     }
 
     /// Sends an open of a draft round.

@@ -30,6 +30,16 @@ impl Side {
     }
 }
 
+/// What became of a rename.
+enum Renamed {
+    Done,
+    /// The draft's commit had begun meanwhile, so that it keeps its old name; the version below it has moved, if there was
+    /// one.
+    Overtaken {
+        moved: bool,
+    },
+}
+
 impl Fs {
     /// Renames `name` in `parent` to `new_name` in `new_parent`.
     #[allow(clippy::too_many_arguments)]
@@ -59,7 +69,31 @@ impl Fs {
                 }
             });
         }
-        done(self.rename_now(caller, from, to, flags));
+        let own = from.draft.clone();
+        let again = (from.name.clone(), to.name.clone());
+        match (self.rename_now(caller, from, to, flags), own) {
+            // Its last writer has closed since: the version that comes of it has to go along too.
+            (Ok(Renamed::Overtaken { moved }), Some(draft)) => {
+                let fs = self.clone();
+                // What is there now is the version that this rename has moved.
+                let flags = if moved { flags.difference(RenameFlags::NOREPLACE) } else { flags };
+                let done: Box<dyn FnOnce(Result<()>) + Send> = Box::new(move |renamed| {
+                    done(match renamed {
+                        // Nothing came of the draft.
+                        Err(Errno::NOENT) if moved => Ok(()),
+                        other => other,
+                    });
+                });
+                self.park(Until::Settled(draft), move |settled| {
+                    if settled {
+                        fs.rename(caller, parent, &again.0, new_parent, &again.1, flags, done);
+                    } else {
+                        done(Err(Errno::AGAIN));
+                    }
+                });
+            }
+            (renamed, _) => done(renamed.map(drop)),
+        }
     }
 
     fn side(&self, parent: u64, name: &OsStr) -> Result<Side> {
@@ -69,9 +103,9 @@ impl Fs {
         Ok(Side { folder, name: name.to_owned(), draft })
     }
 
-    fn rename_now(self: &Arc<Self>, caller: Caller, from: Side, to: Side, flags: RenameFlags) -> Result<()> {
+    fn rename_now(self: &Arc<Self>, caller: Caller, from: Side, to: Side, flags: RenameFlags) -> Result<Renamed> {
         if from.is(&to) {
-            return Ok(());
+            return Ok(Renamed::Done);
         }
         let pending_at = |side: &Side| side.draft.as_ref().is_some_and(|draft| draft.is_pending());
         if flags.contains(RenameFlags::EXCHANGE) {
@@ -81,7 +115,7 @@ impl Fs {
             }
             self.rename_versions(caller, &from, &to, flags)?;
             self.locks.renamed(from.key(), to.key(), true);
-            return Ok(());
+            return Ok(Renamed::Done);
         }
         if flags.contains(RenameFlags::NOREPLACE) && pending_at(&to) {
             return Err(Errno::EXIST);
@@ -91,11 +125,11 @@ impl Fs {
         match own {
             None => self.rename_versions(caller, &from, &to, flags)?,
             Some(draft) => {
-                self.move_version_of(caller, &draft, &from, &to, flags)?;
+                let moved = self.move_version_of(caller, &draft, &from, &to, flags)?;
                 let target = Target { parent: to.folder.clone(), name: to.name.clone() };
                 let path = target.path();
                 if !draft.retarget(target) {
-                    return Err(Errno::AGAIN);
+                    return Ok(Renamed::Overtaken { moved });
                 }
                 self.drafts.unlist(from.folder.key, &from.name, &draft);
                 if let Some(there) = &to.draft {
@@ -123,16 +157,23 @@ impl Fs {
                 self.announce(Target { parent: to.folder.clone(), name: to.name.clone() }, true, || {});
             }
         }
-        Ok(())
+        Ok(Renamed::Done)
     }
 
-    /// The version under a draft's old name goes along at once; a new name has none.
-    fn move_version_of(&self, caller: Caller, draft: &Draft, from: &Side, to: &Side, flags: RenameFlags) -> Result<()> {
-        match self.rename_versions(caller, from, to, flags) {
+    /// The version under a draft's old name goes along at once; a new name has none: false.
+    fn move_version_of(
+        &self,
+        caller: Caller,
+        draft: &Draft,
+        from: &Side,
+        to: &Side,
+        flags: RenameFlags,
+    ) -> Result<bool> {
+        match self.rename_versions(caller, from, to, flags).map(|()| true) {
             Err(Errno::NOENT) if draft.is_pending() => match stat::stat_at(self.nodes().fd(&to.folder)?, &to.name) {
                 Ok(there) if there.kind == Kind::Dir => Err(Errno::ISDIR),
                 Ok(_) if flags.contains(RenameFlags::NOREPLACE) => Err(Errno::EXIST),
-                Ok(_) | Err(Errno::NOENT) => Ok(()),
+                Ok(_) | Err(Errno::NOENT) => Ok(false),
                 Err(other) => Err(other),
             },
             other => other,

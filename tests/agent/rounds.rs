@@ -17,6 +17,9 @@ const STOPPED: usize = 2;
 /// `rounds write|read COUNTERS PATH COUNT HOW`: the writer publishes the number of each round at PATH, the reader opens
 /// PATH at once after that close returned and must find that number. Answers what was wrong, nothing when all is well.
 ///
+/// `rounds beside …` writes without waiting for anybody, beside others that write the same name; `rename` as HOW by way of a
+/// name that all of them share, which another may have renamed already.
+///
 /// HOW names the way of writing: `plain`, `new` (a fresh name each round), `dup` (two closes, as shells do), `fork`
 /// (a child that inherits the descriptor and is gone again), `append`, `patch`.
 pub fn run(args: &mut Args) -> Outcome {
@@ -26,6 +29,7 @@ pub fn run(args: &mut Args) -> Outcome {
     let (path, count, how) = (args.text(), args.number::<u64>(), args.text());
     let result = match role.as_str() {
         "write" => write_rounds(counters, &path, count, &how),
+        "beside" => (1..=count).try_for_each(|round| write_beside(&path, round, &how)).map(|()| Vec::new()),
         _ => read_rounds(counters, &path, count, &how),
     };
     counters[STOPPED].store(1, Ordering::SeqCst);
@@ -45,6 +49,19 @@ fn write_rounds(counters: &[AtomicU64; 8], path: &str, count: u64, how: &str) ->
         }
     }
     Ok(Vec::new())
+}
+
+fn write_beside(path: &str, round: u64, how: &str) -> std::io::Result<()> {
+    let said = |e: Error| Error::other(format!("round {round}: {e}"));
+    if how != "rename" {
+        return write_one(path, round, how).map_err(said);
+    }
+    let aside = format!("{path}.aside");
+    write_one(&aside, round, "plain").map_err(said)?;
+    match std::fs::rename(&aside, path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(said(error)),
+        _ => Ok(()),
+    }
 }
 
 fn write_one(name: &str, round: u64, how: &str) -> std::io::Result<()> {

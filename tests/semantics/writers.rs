@@ -92,3 +92,30 @@ fn s12_a_version_and_the_next_draft_of_the_same_name_do_not_mix() {
         r.close(held).unwrap();
     }
 }
+
+/// Two processes that open, write and close one name again and again: a commit begins at any moment of an open.
+fn beside(how: &str) {
+    let m = Mount::new();
+    let (w, v) = (m.agent("W"), m.agent("V"));
+    let counters = m.home().join("counters");
+    std::fs::write(&counters, [0; 4096]).unwrap();
+    for agent in [&w, &v] {
+        agent.patience(std::time::Duration::from_secs(300));
+        agent.send(&["rounds", "beside", counters.to_str().unwrap(), "f", "3000", how]);
+    }
+    assert_eq!([w.answer(), v.answer()], [Ok(Vec::new()), Ok(Vec::new())]);
+    m.settled();
+    let last = m.raw_content("f").unwrap();
+    assert!(last.len() == 9 && last.ends_with(b"\n"), "one of them, whole: {}", last.escape_ascii());
+    crate::common::checker::check(&m);
+}
+
+#[test]
+fn s12_writers_that_come_and_go_are_never_refused() {
+    beside("plain");
+}
+
+#[test]
+fn s16_a_draft_that_is_published_while_its_family_renames_it_goes_along() {
+    beside("rename");
+}

@@ -12,10 +12,14 @@ use serde_json::{Value, json};
 
 use super::{DraftId, IDLE, SOCKET, add_path, reply};
 
+/// How long a daemon may take to say what it is doing. Seconds are not enough on a machine that is busy with something else.
+const ANSWER: Duration = Duration::from_secs(60);
+
 /// A conversation with a running daemon.
 #[derive(Debug)]
 pub struct Client {
     pub(super) stream: BufReader<UnixStream>,
+    pub(super) patience: Duration,
 }
 
 /// Why a daemon did not do it.
@@ -28,6 +32,12 @@ pub enum ClientError {
         message: String,
         /// Its errno.
         errno: i32,
+    },
+    /// It said nothing for as long as one waits.
+    #[error("control socket: the daemon does not answer within {seconds} s")]
+    Silent {
+        /// How long that was.
+        seconds: u64,
     },
     /// The conversation broke.
     #[error("control socket: {0}")]
@@ -43,15 +53,20 @@ impl Client {
         let dir = File::open(state_dir)?;
         let stream = UnixStream::connect(format!("/proc/self/fd/{}/{SOCKET}", dir.as_raw_fd()))?;
         stream.set_write_timeout(Some(IDLE))?;
-        Ok(Client { stream: BufReader::new(stream) })
+        Ok(Client { stream: BufReader::new(stream), patience: ANSWER })
     }
 
-    /// What the daemon says of itself. A daemon that does not answer within seconds is an error.
+    /// What the daemon says of itself. A daemon that does not answer within a minute is an error.
     pub fn status(&mut self) -> Result<Value, ClientError> {
-        self.stream.get_ref().set_read_timeout(Some(Duration::from_secs(10)))?;
+        self.stream.get_ref().set_read_timeout(Some(self.patience))?;
         let status = self.ask(&json!({ "verb": "status" }));
         self.stream.get_ref().set_read_timeout(None)?;
-        status
+        match status {
+            Err(ClientError::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+                Err(ClientError::Silent { seconds: self.patience.as_secs() })
+            }
+            said => said,
+        }
     }
 
     /// Publishes a draft from quarantine.

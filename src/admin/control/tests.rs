@@ -137,6 +137,24 @@ fn connections_are_bounded() {
 }
 
 #[test]
+fn a_daemon_that_says_nothing_is_named_and_one_that_is_slow_is_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let listener = bind(dir.path(), SOCKET).unwrap();
+    let mut client = Client::connect(dir.path()).unwrap();
+    client.patience = Duration::from_millis(10);
+    let error = client.status().unwrap_err();
+    assert!(matches!(error, ClientError::Silent { .. }), "{error}");
+    // It takes up the conversation only when it comes to it.
+    let mut client = Client::connect(dir.path()).unwrap();
+    let asking = std::thread::spawn(move || client.status());
+    drop(listener.accept().unwrap());
+    let mut stream = io::BufReader::new(listener.accept().unwrap().0);
+    stream.read_line(&mut String::new()).unwrap();
+    reply(stream.get_mut(), &json!({ "ok": true, "pid": 7 })).unwrap();
+    assert_eq!(asking.join().unwrap().unwrap()["pid"], 7);
+}
+
+#[test]
 fn hex_round_trip() {
     assert_eq!(from_hex(&to_hex(b"\x00\xffa")).unwrap(), b"\x00\xffa");
     assert!(from_hex("abc").is_none() && from_hex("zz").is_none());
