@@ -275,6 +275,13 @@ impl Draft {
         self.tainting("write", written, |_| true)
     }
 
+    /// Asks the disk to begin with what was written.
+    pub fn begin_writing_out(&self) {
+        if let Phase::Open(work) = &self.body.read().phase {
+            writeback::start(&work.staged.file);
+        }
+    }
+
     /// As [`Draft::write`], by another call: a resize, a hole, a copy inside the file system.
     pub fn alter<T>(
         &self,

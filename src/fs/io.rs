@@ -71,9 +71,14 @@ impl Fs {
         if draft.tainted().is_some() {
             return done(Ok(len));
         }
-        self.write(caller, fh, offset, data, false, move |written| match written {
-            Err(_) if draft.tainted().is_some() => done(Ok(len)),
-            other => done(other),
+        self.write(caller, fh, offset, data, false, move |written| {
+            match written {
+                Err(_) if draft.tainted().is_some() => done(Ok(len)),
+                other => done(other),
+            }
+            // The kernel sends what it has gathered when the file is closed, for the most part: the disk begins while
+            // the kernel goes on to that.
+            draft.begin_writing_out();
         });
     }
 
