@@ -38,8 +38,8 @@ pub struct Staging {
     dir: OwnedFd,
     trash: OwnedFd,
     hosts: OwnedFd,
-    /// The server takes root's rights away: names must be changed as the writer.
-    squashed: bool,
+    /// Owner and group of root's files where the server takes root's rights away: names must be changed as the writer.
+    nobody: Option<(u32, u32)>,
     /// The daemon may act as others.
     privileged: bool,
     /// Microseconds since the epoch.
@@ -63,11 +63,12 @@ impl Staging {
         let privileged = rustix::process::geteuid().is_root();
         let started = clock::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros());
         let mut staging =
-            Staging { instance: instance.to_owned(), dir, trash, hosts, squashed: false, privileged, started };
+            Staging { instance: instance.to_owned(), dir, trash, hosts, nobody: None, privileged, started };
         if privileged {
             staging.remove("probe")?;
             let probe = staging.create("probe", 0o600, None)?;
-            staging.squashed = stat::fstat(&probe.file)?.uid != 0;
+            let made = stat::fstat(&probe.file)?;
+            staging.nobody = (made.uid != 0).then_some((made.uid, made.gid));
             staging.remove(&probe.name)?;
         }
         Ok(staging)
@@ -193,12 +194,20 @@ impl Staging {
     /// True if a file that `creds` stages can be made to look like this one as to owner and group: always for a daemon
     /// that is root on the export too.
     pub fn can_resemble(&self, creds: Option<&Creds>, like: &Stat) -> bool {
-        if self.privileged && !self.squashed {
-            return true;
+        let Some(nobody) = self.nobody else { return self.privileged || self.is_own(creds, like) };
+        match creds {
+            // Root's files belong to nobody, and to nobody's group where root's own would be meant.
+            None => (like.uid, like.gid) == nobody,
+            Some(creds) => {
+                let uid = if creds.uid == 0 { nobody.0 } else { creds.uid };
+                uid == like.uid && (creds.is_in(like.gid) || (creds.is_in(0) && like.gid == nobody.1))
+            }
         }
+    }
+
+    fn is_own(&self, creds: Option<&Creds>, like: &Stat) -> bool {
         match creds {
             Some(creds) => creds.uid == like.uid && creds.is_in(like.gid),
-            None if self.privileged => false,
             None => {
                 let groups = rustix::process::getgroups().unwrap_or_default();
                 rustix::process::geteuid().as_raw() == like.uid
@@ -255,7 +264,7 @@ impl Staging {
     /// Runs a change of names that the writer's open has already been allowed: as the daemon where root is root, as
     /// the writer on a root-squashed export.
     pub fn acting_for<T>(&self, writer: Option<&Creds>, call: impl FnOnce() -> Result<T>) -> Result<T> {
-        self.acting(writer.filter(|_| self.squashed), call)
+        self.acting(writer.filter(|_| self.nobody.is_some()), call)
     }
 }
 
