@@ -103,6 +103,7 @@ enum End {
 
 /// Mounts and serves until the mount goes away or a signal comes.
 pub fn serve(config: Config, ready: ReadySignal) -> Result<(), ServeError> {
+    sys::memory::share_arenas();
     let source = config.source.clone();
     let export = |step| {
         let path = source.clone();
