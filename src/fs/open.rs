@@ -220,7 +220,13 @@ impl Fs {
         }
         match emptied {
             Ok(()) => done(Ok(opened)),
-            Err(errno) => self.give_up_open(opened, done, errno),
+            Err(errno) => {
+                // Content of its own is neither what it was nor what was asked for: the release must not publish it.
+                if draft.is_pending() {
+                    draft.taint("truncate", errno);
+                }
+                self.give_up_open(opened, done, errno);
+            }
         }
     }
 
