@@ -59,7 +59,7 @@ fn s49_rsync() {
 #[test]
 fn s49_git() {
     program(
-        "export HOME=$PWD GIT_CONFIG_NOSYSTEM=1; git config --global safe.directory "*"; git init -q repo; cd repo; git config user.email a@b; git config user.name n
+        "export HOME=$PWD GIT_CONFIG_NOSYSTEM=1; git config --global safe.directory '*'; git init -q repo; cd repo; git config user.email a@b; git config user.name n
          for i in $(seq 60); do seq $i > f$i; done; git add .; git commit -qm one; for i in $(seq 30); do echo x >> f$i; done; git commit -qam two
          git branch side HEAD^; git checkout -q side; echo y > new; git add new; git commit -qm three; git merge -q -m m main 2>/dev/null || git merge -q -m m master
          cd ..; git clone -q repo clone; cd clone; git gc -q; git fsck --full 2>&1",
