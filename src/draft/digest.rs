@@ -1,9 +1,11 @@
 //! Digests of content: while the data streams through if it comes in order, in the background otherwise.
 
+use std::collections::HashMap;
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Sender, TrySendError, bounded};
+use crossbeam_channel::{RecvTimeoutError, Sender, TrySendError, bounded};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::inode::Content;
@@ -54,37 +56,97 @@ impl Stream {
 /// Takes digests of versions whose data did not stream through in order, one at a time, off every commit's way.
 #[derive(Debug)]
 pub struct Digester {
-    queue: Sender<(DraftId, Arc<Content>)>,
+    queue: Sender<Wanted>,
+}
+
+/// A version that has no digest yet.
+#[derive(Debug)]
+struct Wanted {
+    id: DraftId,
+    /// Where it was published: the next version there replaces it.
+    path: Vec<u8>,
+    file: Arc<Content>,
+}
+
+/// Versions that wait for their digest, by path, and until when.
+#[derive(Default)]
+struct Waiting(HashMap<Vec<u8>, (Instant, Wanted)>);
+
+impl Waiting {
+    /// Adds a version, in place of an older one that would be read for nothing.
+    fn add(&mut self, wanted: Wanted, now: Instant) {
+        if self.0.len() >= Digester::WAITING && !self.0.contains_key(&wanted.path) {
+            tracing::debug!(draft = wanted.id, "no digest: too many versions waiting for one");
+            return;
+        }
+        let large = stat::fstat(&*wanted.file).is_ok_and(|stat| stat.size > Digester::LARGE);
+        let due = if large { now + Digester::QUIET } else { now };
+        self.0.insert(wanted.path.clone(), (due, wanted));
+    }
+
+    fn next(&self) -> Option<Instant> {
+        self.0.values().map(|(due, _)| *due).min()
+    }
+
+    /// A version whose time has come.
+    fn take(&mut self, now: Instant) -> Option<Wanted> {
+        let path = self.0.iter().find(|(_, (due, _))| *due <= now)?.0.clone();
+        self.0.remove(&path).map(|(_, wanted)| wanted)
+    }
 }
 
 impl Digester {
     /// Versions that may wait; each holds a descriptor.
     const WAITING: usize = 256;
 
+    /// Bytes from which on a version is not read while the next one may be on its way.
+    const LARGE: u64 = 1 << 20;
+
+    /// How long it is waited for the next one.
+    const QUIET: Duration = Duration::from_secs(2);
+
     /// Starts the thread.
     pub fn start(journal: Journal) -> std::io::Result<Self> {
-        let (queue, jobs) = bounded::<(DraftId, Arc<Content>)>(Self::WAITING);
+        let (queue, jobs) = bounded(Self::WAITING);
         std::thread::Builder::new().name("digest".to_owned()).spawn(move || {
-            for (id, file) in jobs {
-                match digest::of(&*file) {
-                    Ok(digest) => {
-                        journal.submit(Entry::Digested { id, digest });
+            let mut waiting = Waiting::default();
+            loop {
+                let job = match waiting.next() {
+                    Some(due) => jobs.recv_deadline(due),
+                    None => jobs.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                };
+                match job {
+                    Ok(wanted) => waiting.add(wanted, Instant::now()),
+                    Err(RecvTimeoutError::Timeout) => {
+                        if let Some(wanted) = waiting.take(Instant::now()) {
+                            digest_of(&wanted, &journal);
+                        }
                     }
-                    Err(errno) => tracing::warn!(draft = id, %errno, "cannot read a version for its digest"),
+                    Err(RecvTimeoutError::Disconnected) => return,
                 }
             }
         })?;
         Ok(Digester { queue })
     }
 
-    /// Asks for a version's digest. With too many waiting the commit stays without one: a reader of the journal finds
-    /// it missing, never wrong.
-    pub fn take(&self, id: DraftId, file: Arc<Content>) {
-        match self.queue.try_send((id, file)) {
+    /// Asks for the digest of a version that was published at `path`. With too many waiting, or when the next version
+    /// comes first, it stays without one: a reader of the journal finds it missing, never wrong.
+    pub fn take(&self, id: DraftId, path: Vec<u8>, file: Arc<Content>) {
+        match self.queue.try_send(Wanted { id, path, file }) {
             Ok(()) => {}
             Err(TrySendError::Full(_)) => tracing::debug!(draft = id, "no digest: too many versions waiting for one"),
             Err(TrySendError::Disconnected(_)) => tracing::error!(draft = id, "no digest: the thread is gone"),
         }
+    }
+}
+
+fn digest_of(wanted: &Wanted, journal: &Journal) {
+    let id = wanted.id;
+    match digest::of(&*wanted.file) {
+        Ok(digest) => {
+            journal.submit(Entry::Digested { id, digest });
+        }
+        Err(errno) => tracing::warn!(draft = id, %errno, "cannot read a version for its digest"),
     }
 }
 
@@ -104,5 +166,23 @@ mod tests {
         assert_eq!(stream.digest(&file).unwrap(), digest::of(&file).unwrap());
         stream.feed(3, b"x");
         assert_eq!(stream.digest(&file), None);
+    }
+
+    #[test]
+    fn a_large_version_is_read_when_no_other_has_replaced_it() {
+        let version = |id, path: &str, bytes| {
+            let file = tempfile::tempfile().unwrap();
+            file.set_len(bytes).unwrap();
+            Wanted { id, path: path.into(), file: Content::new(file) }
+        };
+        let mut waiting = Waiting::default();
+        let now = Instant::now();
+        waiting.add(version(1, "large", Digester::LARGE + 1), now);
+        waiting.add(version(2, "small", 10), now);
+        waiting.add(version(3, "large", Digester::LARGE + 1), now + Digester::QUIET / 2);
+        assert_eq!(waiting.take(now).map(|wanted| wanted.id), Some(2));
+        assert!(waiting.take(now + Digester::QUIET).is_none(), "replaced meanwhile");
+        assert_eq!(waiting.take(waiting.next().unwrap()).map(|wanted| wanted.id), Some(3));
+        assert_eq!(waiting.next(), None);
     }
 }
