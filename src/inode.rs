@@ -89,7 +89,8 @@ pub type Answering = parking_lot::ArcRwLockReadGuard<parking_lot::RawRwLock, ()>
 pub struct Folder {
     /// Held for reading from looking up a name in this folder to the end of the reply that lets the kernel cache it;
     /// taken for writing, for an instant, by whoever changed a name and is about to invalidate the kernel's entry. So
-    /// an answer computed before the change cannot arrive after the invalidation.
+    /// an answer computed before the change cannot arrive after the invalidation. On NFS also held for writing during a
+    /// rename over a name, which a look-up would keep busy.
     pub answers: Arc<RwLock<()>>,
     /// The kernel may remember the folder's times and size. Set before they are read for an answer; cleared where the
     /// kernel forgets them by itself, as it does with every name created through it.
