@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{RecvTimeoutError, Sender, TrySendError, bounded};
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::inode::Content;
+use super::Kept;
+use crate::inode::{Content, NodeTable};
 use crate::journal::{DraftId, Entry, Journal};
-use crate::sys::{digest, stat};
+use crate::sys::{Errno, digest, stat};
 
 /// A digest in the making: valid as long as every write continued where the last one ended.
 #[derive(Default)]
@@ -65,7 +66,9 @@ struct Wanted {
     id: DraftId,
     /// Where it was published: the next version there replaces it.
     path: Vec<u8>,
-    file: Arc<Content>,
+    content: Kept,
+    /// The next version may be on its way: this one is waited with.
+    waits: bool,
 }
 
 /// Versions that wait for their digest, by path, and until when.
@@ -79,8 +82,7 @@ impl Waiting {
             tracing::debug!(draft = wanted.id, "no digest: too many versions waiting for one");
             return;
         }
-        let large = stat::fstat(&*wanted.file).is_ok_and(|stat| stat.size > Digester::LARGE);
-        let due = if large { now + Digester::QUIET } else { now };
+        let due = if wanted.waits { now + Digester::QUIET } else { now };
         self.0.insert(wanted.path.clone(), (due, wanted));
     }
 
@@ -96,7 +98,7 @@ impl Waiting {
 }
 
 impl Digester {
-    /// Versions that may wait; each holds a descriptor.
+    /// Versions that may wait.
     const WAITING: usize = 256;
 
     /// Bytes from which on a version is not read while the next one may be on its way.
@@ -131,8 +133,16 @@ impl Digester {
 
     /// Asks for the digest of a version that was published at `path`. With too many waiting, or when the next version
     /// comes first, it stays without one: a reader of the journal finds it missing, never wrong.
-    pub fn take(&self, id: DraftId, path: Vec<u8>, file: Arc<Content>) {
-        match self.queue.try_send(Wanted { id, path, file }) {
+    pub fn take(&self, id: DraftId, path: Vec<u8>, file: Arc<Content>, nodes: &Arc<NodeTable>) {
+        // One that waits holds no descriptor: it may be removed meanwhile, to make room. Elsewhere the file may not be there
+        // for everybody to open again.
+        let handle = if nodes.is_local() { nodes.handle_of(&*file) } else { None };
+        let large = stat::fstat(&*file).is_ok_and(|stat| stat.size > Self::LARGE);
+        let (content, waits) = match handle {
+            Some(handle) if large => (Kept::Closed(handle, nodes.clone()), true),
+            _ => (Kept::Open(file), false),
+        };
+        match self.queue.try_send(Wanted { id, path, content, waits }) {
             Ok(()) => {}
             Err(TrySendError::Full(_)) => tracing::debug!(draft = id, "no digest: too many versions waiting for one"),
             Err(TrySendError::Disconnected(_)) => tracing::error!(draft = id, "no digest: the thread is gone"),
@@ -142,10 +152,11 @@ impl Digester {
 
 fn digest_of(wanted: &Wanted, journal: &Journal) {
     let id = wanted.id;
-    match digest::of(&*wanted.file) {
+    match wanted.content.file().and_then(|file| digest::of(&*file)) {
         Ok(digest) => {
             journal.submit(Entry::Digested { id, digest });
         }
+        Err(Errno::STALE | Errno::NOENT) => tracing::debug!(draft = id, "no digest: the version is gone"),
         Err(errno) => tracing::warn!(draft = id, %errno, "cannot read a version for its digest"),
     }
 }
@@ -170,16 +181,15 @@ mod tests {
 
     #[test]
     fn a_large_version_is_read_when_no_other_has_replaced_it() {
-        let version = |id, path: &str, bytes| {
-            let file = tempfile::tempfile().unwrap();
-            file.set_len(bytes).unwrap();
-            Wanted { id, path: path.into(), file: Content::new(file) }
+        let version = |id, path: &str, waits| {
+            let content = Kept::Open(Content::new(tempfile::tempfile().unwrap()));
+            Wanted { id, path: path.into(), content, waits }
         };
         let mut waiting = Waiting::default();
         let now = Instant::now();
-        waiting.add(version(1, "large", Digester::LARGE + 1), now);
-        waiting.add(version(2, "small", 10), now);
-        waiting.add(version(3, "large", Digester::LARGE + 1), now + Digester::QUIET / 2);
+        waiting.add(version(1, "large", true), now);
+        waiting.add(version(2, "small", false), now);
+        waiting.add(version(3, "large", true), now + Digester::QUIET / 2);
         assert_eq!(waiting.take(now).map(|wanted| wanted.id), Some(2));
         assert!(waiting.take(now + Digester::QUIET).is_none(), "replaced meanwhile");
         assert_eq!(waiting.take(waiting.next().unwrap()).map(|wanted| wanted.id), Some(3));

@@ -152,7 +152,7 @@ impl Fs {
                 settled.now(Phase::Published(Kept::Open(staged.file.clone())));
                 self.commits_done.fetch_add(1, Ordering::Relaxed);
                 if !digested {
-                    self.digester.take(id, target.path(), staged.file);
+                    self.digester.take(id, target.path(), staged.file, &self.committer.nodes);
                 }
                 if !marked {
                     return self.announce(target, replaced, move || done(recorded));

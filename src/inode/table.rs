@@ -130,6 +130,11 @@ impl NodeTable {
         }
     }
 
+    /// True if the export's inodes can be reached again by handle, and none of that goes over a network.
+    pub fn is_local(&self) -> bool {
+        self.local
+    }
+
     /// What reaches an inode without a descriptor, where the export has such a thing.
     pub fn handle_of(&self, fd: impl AsFd) -> Option<Handle> {
         if self.handles { Handle::of(fd).ok() } else { None }

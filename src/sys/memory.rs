@@ -11,15 +11,14 @@ pub fn give_back() {
 }
 
 /// Has all threads share a few arenas. By default there may be eight per processor, and each keeps what it ever needed at
-/// once: with dozens of threads that take turns the process goes on growing for minutes under a load that does not.
-/// To be called before there are threads.
+/// once: with dozens of threads that take turns the process goes on growing for minutes under a load that does not. Large
+/// buffers stay out of them: in an arena every page of a zeroed one is written to. To be called before there are threads.
 pub fn share_arenas() {
     #[cfg(target_env = "gnu")]
-    // SAFETY: the call takes two integers; no other thread allocates yet.
-    unsafe {
-        const ARENAS: libc::c_int = 2;
-        if libc::mallopt(libc::M_ARENA_MAX, ARENAS) != 1 {
-            tracing::debug!("the C library has its own idea of arenas");
+    for (option, value) in [(libc::M_ARENA_MAX, 2), (libc::M_MMAP_THRESHOLD, 1 << 20)] {
+        // SAFETY: the call takes two integers; no other thread allocates yet.
+        if unsafe { libc::mallopt(option, value) } != 1 {
+            tracing::debug!(option, value, "the C library has its own idea of memory");
         }
     }
 }
