@@ -24,6 +24,26 @@ fn s13_an_outsider_unlinks_the_version_and_the_draft_commits() {
 }
 
 #[test]
+fn s13_a_draft_that_nothing_was_written_to_leaves_nothing_when_its_version_is_gone() {
+    let m = Mount::new();
+    let (w, r) = m.pair();
+    for (taken_away, name) in [("unlinked", "f"), ("renamed", "g")] {
+        r.put(name, "old").unwrap();
+        let fd = w.open(name, "rw").unwrap();
+        match taken_away {
+            "unlinked" => r.unlink(name).unwrap(),
+            _ => r.rename(name, "elsewhere").unwrap(),
+        }
+        w.close(fd).unwrap();
+        // Who had it open is nobody special any more.
+        w.sees_nothing(name);
+        assert!(!w.list(".").unwrap().contains(&name.as_bytes().to_vec()), "{taken_away} and listed");
+        r.put(name, "next").unwrap();
+        assert_eq!(w.cat(name).unwrap(), b"next");
+    }
+}
+
+#[test]
 fn s14_an_outsider_renames_the_version_and_the_draft_commits() {
     let m = Mount::new();
     let (w, r, fd) = overwriting(&m);
