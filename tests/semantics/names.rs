@@ -34,6 +34,8 @@ fn s13_a_draft_that_nothing_was_written_to_leaves_nothing_when_its_version_is_go
             "unlinked" => r.unlink(name).unwrap(),
             _ => r.rename(name, "elsewhere").unwrap(),
         }
+        // The kernel remembers the draft's node by this for longer than the descriptor lives.
+        w.list(".").unwrap();
         w.close(fd).unwrap();
         // Who had it open is nobody special any more.
         w.sees_nothing(name);
