@@ -349,8 +349,8 @@ impl Filesystem for Adapter {
         metrics::request(Op::Readdir);
         let (fs, caller) = (self.fs.clone(), caller(req));
         self.fs.before_listing(caller, fh.0, offset, move || {
-            let listed = fs.list(caller, fh.0, offset, |entry, next| {
-                reply.add(INodeNo(entry.ino), next, file_type(entry.kind), &entry.name)
+            let listed = fs.list(caller, fh.0, offset, |entry| {
+                reply.add(INodeNo(entry.ino), entry.offset, file_type(entry.kind), &entry.name)
             });
             match listed {
                 Ok(()) => reply.ok(),
@@ -362,14 +362,14 @@ impl Filesystem for Adapter {
     fn readdirplus(&self, req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
         metrics::request(Op::Readdirplus);
         // One time for both the name and the attributes: the shorter.
-        let add = |listed: &Listed, next: u64, entry: Entry, reply: &mut ReplyDirectoryPlus| {
+        let add = |listed: &Listed, entry: Entry, reply: &mut ReplyDirectoryPlus| {
             let attr = file_attr(entry.node, &entry.stat);
             let ttl = entry.entry_ttl.min(entry.attr_ttl);
-            reply.add(INodeNo(entry.node), next, &listed.name, &ttl, &attr, Generation(0))
+            reply.add(INodeNo(entry.node), listed.offset, &listed.name, &ttl, &attr, Generation(0))
         };
         let (fs, caller) = (self.fs.clone(), caller(req));
         self.fs.before_listing(caller, fh.0, offset, move || {
-            let page = fs.list_nodes(caller, fh.0, offset, |listed, next, entry| add(listed, next, entry, &mut reply));
+            let page = fs.list_nodes(caller, fh.0, offset, |listed, entry| add(listed, entry, &mut reply));
             match page {
                 Ok(answering) => {
                     reply.ok();

@@ -86,6 +86,7 @@ table! {
         an_unlinked_file_lives_on_in_its_descriptor
         a_symlink_may_dangle
         folders_count_and_refuse
+        a_listing_that_others_read_first_is_stable_too
         a_listing_is_stable_while_names_come_and_go;
     objects:
         pipes_sockets_and_devices

@@ -1,8 +1,10 @@
-//! Listing folders. A listing is a snapshot taken when it is read from the start, so that its offsets stay good while
-//! entries come and go.
+//! Listing folders. A listing is a snapshot taken when it is read from the start, in the order of its names' hashes, which
+//! are its offsets: whoever goes on from one in another snapshot, as the kernel does when it drops what it has kept of
+//! one, finds each name that was there all the time once.
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -10,6 +12,7 @@ use std::time::{Duration, Instant};
 use fuser::INodeNo;
 use parking_lot::Mutex;
 use rustix::fs::OFlags;
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::handle::Handle;
 use super::lookup::Seen;
@@ -56,6 +59,32 @@ pub struct Listed {
     pub kind: Kind,
     /// Name.
     pub name: Box<OsStr>,
+    /// Offset behind it, greater than that of every entry before it.
+    pub offset: u64,
+}
+
+/// The offsets of `.` and `..`.
+const DOTS: [u64; 2] = [1, 2];
+
+impl Listed {
+    fn new(ino: u64, kind: Kind, name: Box<OsStr>) -> Self {
+        // Offsets are positive for the kernel, and two may be counted up where hashes agree.
+        let offset = DOTS[1] + 1 + (xxh3_64(name.as_bytes()) >> 2);
+        Listed { ino, kind, name, offset }
+    }
+
+    fn dot(ino: u64, which: usize) -> Self {
+        Listed { ino, kind: Kind::Dir, name: OsString::from(&".."[..=which]).into(), offset: DOTS[which] }
+    }
+
+    fn is_dot(&self) -> bool {
+        self.offset <= DOTS[1]
+    }
+}
+
+/// What follows an offset.
+fn behind(listing: &[Listed], offset: u64) -> &[Listed] {
+    &listing[listing.partition_point(|listed| listed.offset <= offset)..]
 }
 
 impl Fs {
@@ -129,17 +158,14 @@ impl Fs {
         }
     }
 
-    /// Offers the entries from `offset` on to `take`, with the offset behind each, until it has enough.
-    pub fn list(&self, caller: Caller, fh: u64, offset: u64, mut take: impl FnMut(&Listed, u64) -> bool) -> Result<()> {
+    /// Offers the entries behind `offset` to `take`, until it has enough.
+    pub fn list(&self, caller: Caller, fh: u64, offset: u64, take: impl FnMut(&Listed) -> bool) -> Result<()> {
         let handle = self.handles.get(fh)?;
         let Handle::Folder(folder) = &*handle else { return Err(Errno::NOTDIR) };
         let listing = self.listing(caller, folder, offset)?;
-        self.before_end(folder, &listing, offset);
-        for (index, entry) in listing.iter().enumerate().skip(offset as usize) {
-            if take(entry, index as u64 + 1) {
-                break;
-            }
-        }
+        let rest = behind(&listing, offset);
+        self.before_end(folder, rest);
+        let _enough = rest.iter().any(take);
         Ok(())
     }
 
@@ -150,14 +176,15 @@ impl Fs {
         caller: Caller,
         fh: u64,
         offset: u64,
-        mut take: impl FnMut(&Listed, u64, Entry) -> bool,
+        mut take: impl FnMut(&Listed, Entry) -> bool,
     ) -> Result<Answering> {
         let handle = self.handles.get(fh)?;
         let Handle::Folder(folder) = &*handle else { return Err(Errno::NOTDIR) };
         let listing = self.listing(caller, folder, offset)?;
-        self.before_end(folder, &listing, offset);
+        let rest = behind(&listing, offset);
+        self.before_end(folder, rest);
         let answering = folder.node.as_folder()?.answers.read_arc();
-        for (index, listed) in listing.iter().enumerate().skip(offset as usize) {
+        for listed in rest {
             let entry = match self.entry_for(caller, folder, listed) {
                 Ok(Some(entry)) => entry,
                 // Gone since the listing was taken.
@@ -167,8 +194,8 @@ impl Fs {
                     continue;
                 }
             };
-            if take(listed, index as u64 + 1, entry) {
-                if !is_dot(&listed.name) {
+            if take(listed, entry) {
+                if !listed.is_dot() {
                     self.forget(entry.node, 1);
                 }
                 break;
@@ -178,7 +205,7 @@ impl Fs {
     }
 
     fn entry_for(&self, caller: Caller, folder: &OpenFolder, listed: &Listed) -> Result<Option<Entry>> {
-        if is_dot(&listed.name) {
+        if listed.is_dot() {
             // The kernel takes no look-up for these two and uses only number and type.
             let stat = stat::fstat(self.nodes().fd(&folder.node)?)?;
             let stat = stat::Stat { ino: listed.ino, ..stat };
@@ -213,10 +240,10 @@ impl Fs {
 
     /// The kernel keeps a listing once it has been told its end. A private one is taken away from it just before: what it
     /// has then is not whole, and it asks again.
-    fn before_end(&self, folder: &OpenFolder, listing: &[Listed], offset: u64) {
+    fn before_end(&self, folder: &OpenFolder, rest: &[Listed]) {
         if folder.shared
             && folder.private.load(Ordering::Acquire)
-            && offset as usize >= listing.len()
+            && rest.is_empty()
             && let Some(kernel) = self.kernel.get()
             && let Err(error) = kernel.inval_inode(INodeNo(folder.node.id), 0, 0)
         {
@@ -228,8 +255,7 @@ impl Fs {
     fn take_listing(&self, caller: Caller, node: &Arc<Node>) -> Result<(Vec<Listed>, bool)> {
         let dir = self.open_for(caller, node, OFlags::RDONLY | OFlags::DIRECTORY)?;
         let above = node.link().parent.map_or(node.key.ino, |parent| parent.key.ino);
-        let dot = |name: &str, ino| Listed { ino, kind: Kind::Dir, name: OsString::from(name).into() };
-        let mut listing = vec![dot(".", node.key.ino), dot("..", above)];
+        let mut listing = vec![Listed::dot(node.key.ino, 0), Listed::dot(above, 1)];
         for entry in at::list(&dir)? {
             if self.is_hidden(node.id, &entry.name) {
                 continue;
@@ -241,7 +267,7 @@ impl Fs {
                     Err(_) => continue,
                 },
             };
-            listing.push(Listed { ino: entry.ino, kind, name: entry.name });
+            listing.push(Listed::new(entry.ino, kind, entry.name));
         }
         let mut private = false;
         for (name, draft) in self.drafts.in_folder(node.key) {
@@ -249,11 +275,17 @@ impl Fs {
                 continue;
             }
             private = true;
-            if let Ok(stat) = draft.stat()
-                && !listing.iter().any(|listed| *listed.name == *name)
-            {
-                listing.push(Listed { ino: stat.ino, kind: Kind::File, name: name.into() });
+            if let Ok(stat) = draft.stat() {
+                listing.push(Listed::new(stat.ino, Kind::File, name.into()));
             }
+        }
+        // Of a version and its draft the version, which came first.
+        listing.sort_by(|a, b| (a.offset, &a.name).cmp(&(b.offset, &b.name)));
+        listing.dedup_by(|draft, version| draft.name == version.name);
+        let mut last = 0;
+        for listed in &mut listing {
+            listed.offset = listed.offset.max(last + 1);
+            last = listed.offset;
         }
         Ok((listing, private))
     }
@@ -297,8 +329,4 @@ impl Recent {
         let times = [before.mtime, before.ctime];
         kept.push_front(Kept { node: node.id, taken: Instant::now(), times, listing: listing.clone() });
     }
-}
-
-fn is_dot(name: &OsStr) -> bool {
-    name == "." || name == ".."
 }

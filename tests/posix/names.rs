@@ -176,6 +176,28 @@ pub fn folders_count_and_refuse(p: &Place) {
     assert!(a.stat("d").unwrap().mtime > before, "a new name moves the folder's time");
 }
 
+/// What the kernel has kept of another's listing is gone in the middle.
+pub fn a_listing_that_others_read_first_is_stable_too(p: &Place) {
+    let script = r#"
+import os, subprocess
+for i in range(3000):
+    os.mknod(f"old-{i}")
+with os.scandir(".") as listing:
+    subprocess.run(["ls", "-f"], check=True, stdout=subprocess.DEVNULL)
+    seen = [next(listing).name]
+    for i in range(0, 3000, 3):
+        os.unlink(f"old-{i}")
+    left = set(os.listdir("."))
+    for i in range(300):
+        os.mknod(f"new-{i}")
+    seen += [entry.name for entry in listing]
+assert len(set(seen)) == len(seen), "a name came twice"
+assert left <= set(seen), f"{len(left - set(seen))} names were never listed"
+"#;
+    let (status, _, complaint) = p.agent("a").run("python3", script).unwrap();
+    assert_eq!(status, "0", "{complaint}");
+}
+
 pub fn a_listing_is_stable_while_names_come_and_go(p: &Place) {
     let a = p.agent("a");
     let script = r#"
