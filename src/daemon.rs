@@ -1,6 +1,7 @@
 //! The daemon: assembles the rooms, mounts, waits, and takes everything down again in order.
 
 mod away;
+pub(crate) mod guard;
 mod history;
 mod keeping;
 mod lease;
@@ -179,6 +180,9 @@ pub fn serve(config: Config, ready: ReadySignal) -> Result<(), ServeError> {
             drop(unmounted.send(End::Unmounted));
         })
         .map_err(start("session thread"))?;
+    if let Err(error) = guard::start(&config.mountpoint) {
+        tracing::warn!(%error, "no guard: if the daemon is killed, its mount may have to be taken away by umount -f");
+    }
     let lease = Lease::announce(&committer, &reaper, &config).map_err(start("lease in .commitfs/hosts"))?;
     recover_in_background(fs.clone(), left_over, markers, before).map_err(start("recovery thread"))?;
     let daemon = Arc::new(Daemon { fs: fs.clone(), config, address, began: Instant::now() });

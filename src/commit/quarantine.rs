@@ -33,6 +33,27 @@ pub enum Reason {
     Removed,
 }
 
+impl Reason {
+    /// What its writer is told.
+    pub fn errno(&self) -> Errno {
+        match self {
+            Reason::Failed { errno, .. } => *errno,
+            Reason::Removed => Errno::NOENT,
+            Reason::Exit(_) | Reason::Stopped => Errno::IO,
+        }
+    }
+
+    /// What went wrong, as a word.
+    pub fn step(&self) -> &'static str {
+        match self {
+            Reason::Failed { step, .. } => step,
+            Reason::Exit(_) => "exit",
+            Reason::Stopped => "stop",
+            Reason::Removed => "removal of its folder",
+        }
+    }
+}
+
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

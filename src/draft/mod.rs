@@ -330,23 +330,28 @@ impl Draft {
         *self.taint.lock()
     }
 
+    /// What a close is told: the first failure, if there was one.
+    pub fn check(&self) -> Result<()> {
+        self.tainted().map_or(Ok(()), |(_, errno)| Err(errno))
+    }
+
     /// Ends the writing: from here on nothing can change the content. `None` if there is nothing to publish or
     /// somebody else seals already.
     pub fn seal(&self) -> Option<Ending> {
-        self.seal_unless(|| false)
+        self.seal_if(|_| true)
     }
 
     /// As [`Draft::seal`], for the close or the release of `closed`, which was found to be the last. `None` also if
     /// somebody has joined since: their content is not complete.
     pub fn seal_after(&self, closed: u64) -> Option<Ending> {
-        self.seal_unless(|| self.has_writers_but(closed))
+        self.seal_if(|_| !self.has_writers_but(closed))
     }
 
     /// Whoever joins is a writer before the content changes, and changes wait for `body`.
-    fn seal_unless(&self, goes_on: impl FnOnce() -> bool) -> Option<Ending> {
+    fn seal_if(&self, is_over: impl FnOnce(&Body) -> bool) -> Option<Ending> {
         let began = Instant::now();
         let mut body = self.body.write();
-        if !matches!(body.phase, Phase::Open(_)) || goes_on() {
+        if !matches!(body.phase, Phase::Open(_)) || !is_over(&body) {
             return None;
         }
         let Phase::Open(work) = std::mem::replace(&mut body.phase, Phase::Ended(None)) else { return None };
@@ -418,16 +423,29 @@ impl Draft {
 
     /// The daemon stops: a draft that still has writers ends here, one whose close was promised is sealed.
     pub fn stop(&self) -> Option<Ending> {
-        let promised = match &self.body.read().phase {
-            Phase::Open(work) => work.promised.load(Ordering::Acquire),
-            _ => return None,
-        };
-        match self.seal()? {
-            Ending::Commit(Sealed { id, staged, .. }) if !promised && self.has_writers() => {
-                Some(Ending::Refused { id, staged, reason: Reason::Stopped })
+        self.give_up(Reason::Stopped, |work| !work.promised.load(Ordering::Acquire) && self.has_writers())
+    }
+
+    /// Its folder is removed whole.
+    pub fn remove(&self) -> Option<Ending> {
+        self.give_up(Reason::Removed, |_| true)
+    }
+
+    /// Seals, and where `lost` publishes nothing: then every close from here on says so.
+    fn give_up(&self, reason: Reason, lost: impl FnOnce(&Work) -> bool) -> Option<Ending> {
+        let mut given_up = false;
+        let ending = self.seal_if(|body| {
+            let Phase::Open(work) = &body.phase else { return false };
+            given_up = body.target.is_some() && self.tainted().is_none() && lost(work);
+            if given_up {
+                self.taint(reason.step(), reason.errno());
             }
-            ending => Some(ending),
-        }
+            true
+        })?;
+        Some(match ending {
+            Ending::Refused { id, staged, .. } if given_up => Ending::Refused { id, staged, reason },
+            other => other,
+        })
     }
 
     /// Counts one more open descriptor, of a reader or a writer.

@@ -131,7 +131,8 @@ impl Draft {
     /// without proof; the data is made durable first.
     pub fn promise(&self, by: &Committer) -> Result<()> {
         let body = self.body.read();
-        let Phase::Open(work) = &body.phase else { return Ok(()) };
+        // Given up, or another close has sealed it.
+        let Phase::Open(work) = &body.phase else { return self.check() };
         // Its staged name too: without it a power cut would leave a promise of nothing.
         let synced = unless_skipped!("data", at::fsync(&work.staged.file)).and_then(|()| by.staging.sync());
         if let Err(errno) = synced {

@@ -43,7 +43,6 @@ impl Fs {
         {
             draft.note_exit(task.tgid, exit);
         }
-        let tainted = draft.tainted().map_or(Ok(()), |(_, errno)| Err(errno));
         let proof = draft::last_close(draft, self.mount.get().copied(), fh, closer.as_ref());
         metrics::close_proof(proof.word());
         match proof {
@@ -51,14 +50,14 @@ impl Fs {
                 Some(ending) => self.end(draft, ending, done),
                 None => {
                     self.drafts.give_back(draft, fh);
-                    done(tainted);
+                    done(draft.check());
                 }
             },
-            Proof::StillOpen => done(tainted),
+            Proof::StillOpen => done(draft.check()),
             Proof::Unknown => {
                 draft.await_commit();
                 draft.hold(HOLD_LIMIT);
-                done(tainted.and_then(|()| draft.promise(&self.committer)));
+                done(draft.check().and_then(|()| draft.promise(&self.committer)));
             }
         }
     }
@@ -163,11 +162,8 @@ impl Fs {
             Ending::Refused { id, staged, reason } => {
                 self.committer.quarantine(id, &staged, reason, &path_of(target.as_ref()), &draft.owner);
                 settled.now(Phase::Ended(Some(staged.file)));
-                done(match reason {
-                    Reason::Failed { errno, .. } => Err(errno),
-                    Reason::Removed => Err(crate::sys::Errno::NOENT),
-                    Reason::Exit(_) | Reason::Stopped => Ok(()),
-                });
+                // Not the close of a process on its way out.
+                done(if matches!(reason, Reason::Exit(_)) { Ok(()) } else { Err(reason.errno()) });
             }
             Ending::Unnamed { id, staged } => {
                 self.committer.discard(id, &staged, "unlinked by its writer");

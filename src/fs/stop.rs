@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::Fs;
 use crate::commit::{Target, VerbError};
+use crate::draft::Ending;
 use crate::journal::{DraftId, Entry};
 use crate::sys::procfs;
 
@@ -18,16 +19,19 @@ const LOOKS_PER_PERIOD: usize = 64;
 
 impl Fs {
     /// Waits for commits in flight and ends what is left: promised drafts are committed, others go to quarantine. The
-    /// mount must be out of the name space, and no request may come any more.
+    /// mount must be out of the name space; who has something open in it may still call.
     pub fn stop(self: &Arc<Self>) {
         self.stopping.store(true, Ordering::Release);
         for draft in self.drafts.all() {
             if let Some(ending) = draft.stop() {
                 let (fs, draft) = (self.clone(), draft.clone());
+                let told = matches!(ending, Ending::Refused { .. });
                 self.commits.run(move || {
                     let node = draft.node;
                     fs.end(&draft, ending, move |ended| {
-                        if let Err(errno) = ended {
+                        if let Err(errno) = ended
+                            && !told
+                        {
                             tracing::error!(node, %errno, "commit at the end of the mount failed");
                         }
                     });

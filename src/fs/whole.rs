@@ -5,8 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Fs;
-use crate::commit::{Reason, Target, VerbError};
-use crate::draft::Ending;
+use crate::commit::{Target, VerbError};
 use crate::inode::{Node, display_path};
 use crate::journal::OutboxId;
 use crate::sys::{Errno, Kind};
@@ -65,13 +64,7 @@ impl Fs {
         };
         // Those that began meanwhile find their folder gone when they end.
         for draft in pending {
-            if let Some(ending) = draft.seal() {
-                let ending = match ending {
-                    Ending::Commit(sealed) => {
-                        Ending::Refused { id: sealed.id, staged: sealed.staged, reason: Reason::Removed }
-                    }
-                    other => other,
-                };
+            if let Some(ending) = draft.remove() {
                 let node = draft.node;
                 self.end(&draft, ending, move |ended| {
                     if let Err(errno) = ended {

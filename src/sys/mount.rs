@@ -4,8 +4,10 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use rustix::fd::{AsRawFd, OwnedFd};
-use rustix::fs::{Mode, OFlags};
-use rustix::mount::{MountFlags, UnmountFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, UnmountFlags, fsconfig_create, fsmount, fsopen,
+};
 use rustix::process::{Resource, Rlimit};
 
 use super::{Errno, Result};
@@ -40,6 +42,23 @@ pub fn detach(mountpoint: &Path) -> Result<()> {
 /// Takes a mount out of the name space and ends its connection: whoever waits for an answer gets `ECONNABORTED`.
 pub fn abort(mountpoint: &Path) -> Result<()> {
     rustix::mount::unmount(mountpoint, UnmountFlags::DETACH | UnmountFlags::FORCE)
+}
+
+/// The file that ends the FUSE connection at `mountpoint` when something is written to it: in the control file system, a
+/// private mount of it for root.
+pub fn abort_file(mountpoint: &Path) -> Result<OwnedFd> {
+    // Without a request to the connection. A connection's number is its device's.
+    let flags = AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT;
+    let of = rustix::fs::statx(CWD, mountpoint, flags, StatxFlags::empty())?;
+    let file = format!("{}/abort", of.stx_dev_minor);
+    let open = |dir: OwnedFd| rustix::fs::openat(dir, &*file, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty());
+    let own = || {
+        let context = fsopen("fusectl", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        fsconfig_create(&context)?;
+        fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
+    };
+    let everybodys = || rustix::fs::open("/sys/fs/fuse/connections", OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
+    own().or_else(|_| everybodys()).and_then(open)
 }
 
 /// Unmounts if nobody uses it: `EBUSY` otherwise.

@@ -14,7 +14,7 @@ use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::agent::Agent;
-use super::wait::{LIMIT, poll};
+use super::wait::{LIMIT, eventually, poll};
 
 /// `statfs` of a FUSE file system.
 const FUSE_MAGIC: i64 = 0x6573_5546;
@@ -367,13 +367,21 @@ impl Mount {
         self.daemon.as_ref().expect("a daemon").id()
     }
 
+    /// Until recovery has compared staging and journal, as each start does in the background.
+    #[track_caller]
+    pub fn recovered(&self) {
+        eventually("recovery has ended", || {
+            let tasks = std::fs::read_dir(format!("/proc/{}/task", self.daemon_pid())).unwrap();
+            let name = |task: &std::fs::DirEntry| std::fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+            !tasks.flatten().any(|task| name(&task).trim() == "recovery")
+        });
+    }
+
     /// Kills the daemon as a crash would, and clears the dead mount away.
     #[track_caller]
     pub fn kill9(&mut self) {
         signal(self.daemon_pid(), Signal::KILL);
-        // A thread that tells the kernel of a name cannot die while somebody has the folder locked who waits for the daemon:
-        // until the connection is ended, as `umount -f` does.
-        if unmount(&self.mnt, UnmountFlags::FORCE | UnmountFlags::DETACH).is_err() {
+        if unmount(&self.mnt, UnmountFlags::DETACH).is_err() {
             eprintln!("the mount of a killed daemon was gone already");
         }
         self.daemon_ended();

@@ -128,7 +128,7 @@ impl FaultFs {
         self.with(|state| state.plan.refused = None);
     }
 
-    /// Such calls wait until the value is dropped.
+    /// The next such call waits until the value is dropped.
     pub fn hold(&self, realm: Realm, op: Op) -> Held<'_> {
         self.with(|state| state.plan.held = Some((realm, op)));
         Held(self)
@@ -178,14 +178,14 @@ impl FaultFs {
     }
 }
 
-/// Lets waiting calls go.
+/// Lets the waiting call go.
 pub struct Held<'a>(&'a FaultFs);
 
 impl Held<'_> {
     /// Until a call waits.
     #[track_caller]
     pub fn caught(&self) {
-        eventually("a call is held", || self.0.with(|state| state.plan.waiting > 0));
+        eventually("a call is held", || self.0.with(|state| state.plan.waiting));
     }
 }
 

@@ -64,10 +64,10 @@ impl Volume {
     ) -> Outcome<T> {
         let mut state = self.0.state.lock();
         let Some(realm) = state.disk.realm(ino.0) else { return run(&mut state) };
-        while state.plan.held == Some((realm, op)) {
-            state.plan.waiting += 1;
-            self.0.changed.wait(&mut state);
-            state.plan.waiting -= 1;
+        if state.plan.held == Some((realm, op)) && !state.plan.waiting {
+            state.plan.waiting = true;
+            self.0.changed.wait_while(&mut state, |state| state.plan.held.is_some());
+            state.plan.waiting = false;
         }
         let State { disk, plan, .. } = &mut *state;
         let tell = || {

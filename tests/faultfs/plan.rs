@@ -127,10 +127,10 @@ pub struct Plan {
     pub hit: Option<Call>,
     /// Every such call fails until allowed again.
     pub refused: Option<Refusal>,
-    /// Such calls wait until let go.
+    /// The first such call waits until let go.
     pub held: Option<(Realm, Op)>,
-    /// Calls that wait.
-    pub waiting: usize,
+    /// It does.
+    pub waiting: bool,
     /// Changes so far.
     pub changes: u64,
     pub calls: Option<Vec<Call>>,

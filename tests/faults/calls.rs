@@ -1,11 +1,14 @@
 //! Each call on the export fails once, with each error: before it was done, or after, when only its answer is lost.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::time::Duration;
 
 use rustix::io::Errno;
+use rustix::process::Signal;
 
 use crate::common::checker::{self, Promise};
+use crate::common::mount::signal;
 use crate::common::{Agent, Mount, eventually, poll};
 use crate::faultfs::FaultFs;
 use crate::faultfs::disk::Realm;
@@ -266,6 +269,47 @@ fn a_slow_call_delays_nobody_else() {
     assert!(seen == b"old" || seen == b"new", "{seen:?}");
     assert_eq!(r.cat("slow/f").unwrap(), b"new");
     checker::check(&m);
+}
+
+/// A thread that tells the kernel of a name waits for the folder, whoever has that for the daemon, which is no more.
+#[test]
+fn nobody_waits_for_a_daemon_that_was_killed() {
+    let fs = FaultFs::new();
+    let mut m = fs.setup().mount();
+    let (w, r) = m.pair();
+    let v = m.agent("V");
+    w.mkdir("d").unwrap();
+    let slow = w.open("d/slow", "w|creat").unwrap();
+    w.write(slow, "new").unwrap();
+    w.put("d/told", "old").unwrap();
+    let told = v.open("d/told", "w|trunc").unwrap();
+    let held = fs.hold(Realm::Export, Op::Fsync);
+    w.send(&["close", &slow.to_string()]);
+    held.caught();
+    // It looks up with the folder locked, and waits for what is being published.
+    r.send(&["open", "d/slow", "w|creat"]);
+    eventually("R waits for an answer", || waits_in(r.pid(), "request_wait_answer"));
+    v.send(&["close", &told.to_string()]);
+    eventually("a notice waits for R", || {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", m.daemon_pid())).unwrap();
+        tasks.flatten().any(|task| waits_in(task.file_name().to_str().unwrap(), "fuse_reverse_inval_entry"))
+    });
+    signal(m.daemon_pid(), Signal::KILL);
+    for agent in [&r, &w, &v] {
+        let errno = agent.answer().unwrap_err();
+        assert!(errno == "ECONNABORTED" || errno == "ENOTCONN", "{errno:?}");
+    }
+    assert_eq!(v.stat("d").unwrap_err(), "ENOTCONN");
+    drop(held);
+    m.kill9();
+    m.remount();
+    assert!(m.agent("N").lists("d", "told"));
+    checker::check(&m);
+}
+
+/// Whether a task sleeps in this function of the kernel.
+fn waits_in(task: impl Display, function: &str) -> bool {
+    std::fs::read_to_string(format!("/proc/{task}/wchan")).is_ok_and(|place| place == function)
 }
 
 #[test]

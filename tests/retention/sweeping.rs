@@ -59,6 +59,7 @@ fn many_rows_and_many_inodes_are_compared_in_bounded_memory() {
     let mut m = Mount::setup().options("retain=1h").mount();
     let rows = sized(20_000, 1_000_000);
     let (agreeing, orphans) = (rows / 10, rows / 10);
+    m.recovered();
     let conn = rusqlite::Connection::open(m.state().join("journal.sqlite")).unwrap();
     conn.busy_timeout(crate::common::wait::LIMIT).unwrap();
     let fill = |of: &str, columns: &str, count: usize| {

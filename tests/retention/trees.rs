@@ -57,7 +57,7 @@ fn drafts_inside_are_named_and_go_to_quarantine_when_forced() {
     m.cli_ok(&["rm", "-r", "t", "--force"]);
     let row = m.quarantined("t/in/new");
     assert!(row.reason.unwrap().contains("its folder was removed"));
-    w.close(fd).unwrap_or_default();
+    assert_eq!(w.close(fd).unwrap_err(), "ENOENT");
     eventually("it is gone", || r.stat("t").is_err());
     checker::check(&m);
     checker::totals(&m);

@@ -1,8 +1,11 @@
 //! The end of the daemon: asked to, or killed. Every step of the protocol is in `tests/crash.rs`.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use rustix::process::Signal;
 
-use crate::common::{Mount, checker};
+use crate::common::mount::signal;
+use crate::common::{Agent, Mount, checker, eventually};
 
 #[test]
 fn s40_after_a_crash_promises_are_kept_and_the_rest_is_quarantined() {
@@ -88,6 +91,39 @@ fn s41_a_daemon_asked_to_end_commits_what_is_complete_and_quarantines_the_rest()
         assert_eq!(m.agent("R").cat("complete").unwrap(), b"whole");
         assert_eq!(m.quarantine().len(), 2);
         checker::check(&m);
+    }
+}
+
+/// The mount is still served to those who have something open in it while the daemon ends.
+#[test]
+fn s41_a_close_that_the_end_overtakes_does_not_return_0() {
+    for round in 0..4 {
+        let mut m = Mount::new();
+        let names = AtomicU64::new(0);
+        let daemon = m.daemon_pid();
+        let writers: Vec<_> = (0..4).map(|n| m.agent(&format!("W{n}"))).collect();
+        let closed: Vec<String> = std::thread::scope(|scope| {
+            let write = |w: Agent| {
+                let mut closed = Vec::new();
+                loop {
+                    let name = format!("f{}", names.fetch_add(1, Ordering::Relaxed));
+                    match w.put(&name, &name) {
+                        Ok(()) => closed.push(name),
+                        Err(_) => return closed,
+                    }
+                }
+            };
+            let threads: Vec<_> = writers.into_iter().map(|w| scope.spawn(move || write(w))).collect();
+            eventually("writing goes on", || names.load(Ordering::Relaxed) > 40);
+            signal(daemon, Signal::TERM);
+            threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+        });
+        let status = m.daemon_ended();
+        assert!(status.success(), "{status}\n{}", m.log());
+        for name in closed {
+            let found = m.raw_content(&name);
+            assert_eq!(found.as_deref(), Some(name.as_bytes()), "round {round}: {name} was closed");
+        }
     }
 }
 
