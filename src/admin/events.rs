@@ -53,6 +53,7 @@ pub(super) const KINDS: &[&str] = &[
     "retargeted",
     "sealed",
     "reopened",
+    "postponed",
     "committed",
     "quarantined",
     "discarded",

@@ -82,6 +82,8 @@ pub struct Sealed {
     pub digest: Option<String>,
     /// The rules want a marker beside it.
     pub marked: bool,
+    /// Its close has returned.
+    pub promised: bool,
     /// When the sealing began.
     pub began: Instant,
 }
@@ -162,6 +164,11 @@ impl Durable {
 }
 
 impl Published {
+    /// Writes nothing down: what became of it is for recovery to find out.
+    pub fn abandon(self) -> Target {
+        self.sealed.target
+    }
+
     /// Writes the commit to the journal. Not waited for: the rename is the truth, and recovery recognises it by the
     /// inode number should this row be lost.
     pub fn record(self, by: &Committer) -> (Target, Result<()>) {

@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{Committer, Sealed, Staged, Target};
+use super::{Committer, Failed, Sealed, Staged, Target};
 use crate::failpoint;
 use crate::inode::{Content, Node, display_path};
 use crate::journal::{DraftId, DraftRow, DraftState, Entry, Owner};
@@ -31,6 +31,8 @@ pub enum Reason {
     Stopped,
     /// Its folder was removed whole.
     Removed,
+    /// When it could be published, its name had a newer version, or had been taken away.
+    Overtaken,
 }
 
 impl Reason {
@@ -39,7 +41,7 @@ impl Reason {
         match self {
             Reason::Failed { errno, .. } => *errno,
             Reason::Removed => Errno::NOENT,
-            Reason::Exit(_) | Reason::Stopped => Errno::IO,
+            Reason::Exit(_) | Reason::Stopped | Reason::Overtaken => Errno::IO,
         }
     }
 
@@ -50,6 +52,7 @@ impl Reason {
             Reason::Exit(_) => "exit",
             Reason::Stopped => "stop",
             Reason::Removed => "removal of its folder",
+            Reason::Overtaken => "recovery",
         }
     }
 }
@@ -62,6 +65,7 @@ impl fmt::Display for Reason {
             Reason::Failed { step, errno } => write!(f, "{step} failed: {errno}"),
             Reason::Stopped => write!(f, "daemon stopped before the last close"),
             Reason::Removed => write!(f, "its folder was removed"),
+            Reason::Overtaken => write!(f, "its name was changed after its close"),
         }
     }
 }
@@ -122,6 +126,14 @@ impl Committer {
         }
     }
 
+    /// Keeps a draft whose close had returned, and which the export failed to take, as it is: content and row `sealed` are
+    /// durable, and the next mount publishes it unless its name has another version by then.
+    pub fn postpone(&self, id: DraftId, Failed { step, errno }: Failed, path: &[u8]) {
+        let path = display_path(path);
+        tracing::error!(draft = id, path, step, %errno, "closed, and not published: the next mount tries again");
+        self.journal.submit(Entry::Postponed { id, reason: format!("{step} failed: {errno}") });
+    }
+
     /// Forgets a draft whose writer took its name away.
     pub fn discard(&self, id: DraftId, staged: &Staged, reason: &str) {
         failpoint!("discard_before_row");
@@ -175,6 +187,7 @@ impl Committer {
             writer: None,
             digest: None,
             marked,
+            promised: false,
             began,
         };
         let durable = sealed.make_durable().map_err(|f| failed(f.errno, f.step))?;

@@ -10,7 +10,7 @@ use super::{Committer, Reason, Sealed, Staged, Target, marker};
 use crate::failpoint;
 use crate::inode::{Content, display_path};
 use crate::journal::{Commit, DraftRow, DraftState, Entry, JournalError};
-use crate::sys::{Errno, Result, Stat, at};
+use crate::sys::{Errno, Result, Stat, at, mount};
 
 /// What happened since the daemon that left something.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -52,11 +52,11 @@ impl Committer {
     ) -> (Recovered, Vec<Target>) {
         let mut done = Recovered::default();
         let mut published = Vec::new();
-        for row in rows {
+        let mut resolve = |row: DraftRow, overtaken| {
             failpoint!("recover_before_resolve");
             let (id, path) = (row.id, row.path.clone());
             let marked = wants_marker(&path);
-            match self.resolve(row, marked, before, &mut done) {
+            match self.resolve(row, overtaken, marked, before, &mut done) {
                 Ok(target) => published.extend(target),
                 // The row keeps its state: the next mount tries again.
                 Err(errno) => tracing::error!(draft = id, %errno, "cannot resolve this draft now"),
@@ -64,7 +64,14 @@ impl Committer {
             if marked {
                 self.complete_marker(id, &path);
             }
-        }
+        };
+        // What was published, and not written down, came after every promise that was: it must be known first.
+        let is_staged = |row: &DraftRow| self.staging.stat(&row.stage).err() != Some(Errno::NOENT);
+        let (staged, gone): (Vec<_>, Vec<_>) = rows.into_iter().partition(is_staged);
+        gone.into_iter().for_each(|row| resolve(row, false));
+        // Before any of them is published: of several promised versions of one name the last one stays.
+        let overtaken: Vec<bool> = staged.iter().map(|row| self.is_overtaken(row)).collect();
+        staged.into_iter().zip(overtaken).for_each(|(row, overtaken)| resolve(row, overtaken));
         for name in markers {
             if let Err(errno) = self.staging.remove(name) {
                 tracing::error!(stage = name, %errno, "cannot remove a marker that was not finished");
@@ -85,7 +92,14 @@ impl Committer {
         Ok(found)
     }
 
-    fn resolve(&self, row: DraftRow, marked: bool, before: Before, done: &mut Recovered) -> Result<Option<Target>> {
+    fn resolve(
+        &self,
+        row: DraftRow,
+        overtaken: bool,
+        marked: bool,
+        before: Before,
+        done: &mut Recovered,
+    ) -> Result<Option<Target>> {
         match self.staging.stat(&row.stage) {
             // A staged name goes away by a rename to its target, or by a removal that the journal knew of first. This
             // row says neither, so it was renamed; perhaps its name was replaced or removed since. Unless the power was
@@ -117,11 +131,17 @@ impl Committer {
                 Ok(None)
             }
             Err(other) => Err(other),
+            Ok(_) if row.state == DraftState::Sealed && overtaken => {
+                self.give_to_quarantine(&row, Reason::Overtaken)?;
+                done.quarantined += 1;
+                Ok(None)
+            }
             Ok(_) if row.state == DraftState::Sealed => match self.roll_forward(&row, marked) {
                 Ok(target) => {
                     done.rolled_forward += 1;
                     Ok(Some(target))
                 }
+                Err((_, errno)) if mount::is_failure(errno) => Err(errno),
                 Err((step, errno)) => {
                     self.give_to_quarantine(&row, Reason::Failed { step, errno })?;
                     done.quarantined += 1;
@@ -134,6 +154,15 @@ impl Committer {
                 Ok(None)
             }
         }
+    }
+
+    /// Whether something was done to the name since the close was promised.
+    fn is_overtaken(&self, row: &DraftRow) -> bool {
+        let found = self.journal.read(|reader| reader.is_overtaken(row.id));
+        found.unwrap_or_else(|error| {
+            tracing::error!(draft = row.id, %error, "cannot tell whether its name has changed");
+            true
+        })
     }
 
     /// Size and time are the inode's own where it still has its name, else the last ones reported.
@@ -163,10 +192,14 @@ impl Committer {
             writer: None,
             digest: None,
             marked,
+            promised: true,
             began: Instant::now(),
         };
         let durable = sealed.make_durable().map_err(|failed| (failed.step, failed.errno))?;
         let published = durable.publish(self).map_err(|failed| (failed.step, failed.errno))?;
+        if let Some(errno) = published.unsynced.filter(|&errno| mount::is_failure(errno)) {
+            return Err(("fsync of the folder", errno));
+        }
         failpoint!("recover_after_rename");
         let (target, recorded) = published.record(self);
         if let Err(errno) = recorded {

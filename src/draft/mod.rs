@@ -19,7 +19,7 @@ use std::time::Instant;
 use parking_lot::{Mutex, RwLock};
 use rustix::fs::OFlags;
 
-use crate::commit::{Reason, Sealed, Staged, Target};
+use crate::commit::{Failed, Reason, Sealed, Staged, Target};
 use crate::inode::{Content, Key, NodeTable};
 use crate::journal::{CommitKind, DraftId, Owner};
 use crate::rules::Decision;
@@ -356,6 +356,7 @@ impl Draft {
         }
         let Phase::Open(work) = std::mem::replace(&mut body.phase, Phase::Ended(None)) else { return None };
         body.phase = Phase::Sealing(work.staged.file.clone());
+        let promised = work.promised.load(Ordering::Acquire);
         let target = body.target.clone();
         let kind = self.kind(&work, body.base.is_some());
         let below = body.base.as_mut().and_then(|base| base.file.take());
@@ -368,6 +369,9 @@ impl Draft {
         };
         Some(match (target, reason) {
             (None, _) => Ending::Unnamed { id: work.id, staged: work.staged },
+            (Some(_), Some(Reason::Failed { step, errno })) if promised && mount::is_failure(errno) => {
+                Ending::Postponed { id: work.id, staged: work.staged, failed: Failed { step, errno } }
+            }
             (Some(_), Some(reason)) => Ending::Refused { id: work.id, staged: work.staged, reason },
             (Some(target), None) => Ending::Commit(Sealed {
                 id: work.id,
@@ -377,6 +381,7 @@ impl Draft {
                 kind,
                 writer: self.creds.clone(),
                 marked: false,
+                promised,
                 began,
             }),
         })
@@ -533,6 +538,15 @@ pub enum Ending {
         staged: Staged,
         /// Why.
         reason: Reason,
+    },
+    /// As refused for a failure of the export, and its close has returned: it stays as it is.
+    Postponed {
+        /// Its content.
+        staged: Staged,
+        /// The draft.
+        id: DraftId,
+        /// The failure.
+        failed: Failed,
     },
     /// Its family unlinked it: the content goes with the last descriptor.
     Unnamed {

@@ -12,6 +12,7 @@ use crate::draft::{self, Caller, Draft, Ending, Kept, Phase, Proof};
 use crate::metrics;
 use crate::rules::Mode;
 use crate::sys::Result;
+use crate::sys::mount;
 use crate::sys::procfs::{self, Space};
 
 impl Fs {
@@ -135,11 +136,18 @@ impl Fs {
                 sealed.marked = self.wants_marker(&sealed.target.path());
                 let marked = sealed.marked;
                 let (id, staged, digested) = (sealed.id, sealed.staged.clone(), sealed.digest.is_some());
+                let promised = sealed.promised;
+                let spared = |errno| promised && mount::is_failure(errno);
                 let published = sealed.make_durable().and_then(|durable| durable.publish(&self.committer));
                 let published = match published {
                     Ok(published) => published,
                     Err(Failed { step, errno }) => {
                         draft.taint(step, errno);
+                        if spared(errno) {
+                            self.committer.postpone(id, Failed { step, errno }, &path_of(target.as_ref()));
+                            settled.now(Phase::Ended(Some(staged.file)));
+                            return done(Err(errno));
+                        }
                         let reason = Reason::Failed { step, errno };
                         self.committer.quarantine(id, &staged, reason, &path_of(target.as_ref()), &draft.owner);
                         settled.now(Phase::Ended(Some(staged.file)));
@@ -147,7 +155,15 @@ impl Fs {
                     }
                 };
                 let replaced = draft.replaces();
-                let (target, recorded) = published.record(&self.committer);
+                let (target, recorded) = match published.unsynced {
+                    // Recovery finds out whether the rename has lasted.
+                    Some(errno) if spared(errno) => {
+                        let target = published.abandon();
+                        self.committer.postpone(id, Failed { step: "fsync of the folder", errno }, &target.path());
+                        (target, Err(errno))
+                    }
+                    _ => published.record(&self.committer),
+                };
                 settled.now(Phase::Published(Kept::Open(staged.file.clone())));
                 self.commits_done.fetch_add(1, Ordering::Relaxed);
                 if !digested {
@@ -164,6 +180,11 @@ impl Fs {
                 settled.now(Phase::Ended(Some(staged.file)));
                 // Not the close of a process on its way out.
                 done(if matches!(reason, Reason::Exit(_)) { Ok(()) } else { Err(reason.errno()) });
+            }
+            Ending::Postponed { id, staged, failed } => {
+                self.committer.postpone(id, failed, &path_of(target.as_ref()));
+                settled.now(Phase::Ended(Some(staged.file)));
+                done(Err(failed.errno));
             }
             Ending::Unnamed { id, staged } => {
                 self.committer.discard(id, &staged, "unlinked by its writer");

@@ -73,6 +73,18 @@ pub(super) fn apply(conn: &Connection, entry: &Entry, now: i64) -> rusqlite::Res
             Ok(true)
         }
         Entry::Sealed { id, bytes } => Change::to(DraftState::Sealed).bytes(*bytes).write(conn, *id, "sealed", now),
+        Entry::Postponed { id, reason } => {
+            // The event that sealed it stays that of its state: what came after is told apart by it.
+            conn.prepare_cached("UPDATE drafts SET reason = ?2 WHERE id = ?1 AND state = 'sealed'")?
+                .execute(params![id, reason])?;
+            let path: Option<Vec<u8>> = conn
+                .prepare_cached("SELECT path FROM drafts WHERE id = ?1")?
+                .query_row([id], |row| row.get(0))
+                .optional()?;
+            let Some(path) = path else { return Ok(false) };
+            event(conn, next_event(conn)?, now, "postponed", Some(*id), &path, Some(reason))?;
+            Ok(true)
+        }
         Entry::Unsealed { id } => Change::to(DraftState::Open).write(conn, *id, "reopened", now),
         Entry::Committed(commit) => {
             let change = Change::to(DraftState::Committed).bytes(commit.size).path(&commit.path);
@@ -352,6 +364,7 @@ pub(super) fn draft_of(entry: &Entry) -> Option<DraftId> {
         | Entry::Grown { id, .. }
         | Entry::Sealed { id, .. }
         | Entry::Unsealed { id }
+        | Entry::Postponed { id, .. }
         | Entry::Digested { id, .. }
         | Entry::Mismatch { id, .. }
         | Entry::Quarantined { id, .. }
@@ -409,6 +422,7 @@ pub(super) fn name(entry: &Entry) -> String {
         Entry::Grown { .. } => "grown",
         Entry::Sealed { .. } => "sealed",
         Entry::Unsealed { .. } => "reopened",
+        Entry::Postponed { .. } => "postponed",
         Entry::Committed(_) => "committed",
         Entry::Digested { .. } => "digested",
         Entry::Mismatch { .. } => "mismatch",

@@ -40,7 +40,7 @@ pub struct EventRow {
     pub id: i64,
     /// When it was recorded; not an order.
     pub at: SystemTime,
-    /// `begun`, `retargeted`, `sealed`, `reopened`, `committed`, `quarantined`, `discarded`, `mismatch`.
+    /// `begun`, `retargeted`, `sealed`, `reopened`, `postponed`, `committed`, `quarantined`, `discarded`, `mismatch`.
     pub kind: String,
     /// The draft it tells of.
     pub draft: Option<DraftId>,
@@ -171,6 +171,18 @@ impl Reader {
     /// Drafts in quarantine, oldest first.
     pub fn quarantined(&self) -> Result<Vec<DraftRow>, JournalError> {
         self.drafts("WHERE state = 'quarantined' ORDER BY id")
+    }
+
+    /// Whether the name of a draft was given to another version, or taken away, since its close was promised.
+    pub fn is_overtaken(&self, id: DraftId) -> Result<bool, JournalError> {
+        self.read(|conn| {
+            conn.prepare_cached(
+                "SELECT EXISTS (SELECT 1 FROM drafts d, events e
+                 WHERE d.id = ?1 AND e.id > d.event AND e.path = d.path AND e.draft_id IS NOT d.id
+                   AND e.kind IN ('committed', 'unlinked', 'removed', 'restored'))",
+            )?
+            .query_row([id], |row| row.get(0))
+        })
     }
 
     /// One draft's row.

@@ -184,6 +184,13 @@ pub enum Entry {
         /// Which draft.
         id: DraftId,
     },
+    /// Stays `sealed`: its close had returned, and the export failed before it was published. Event `postponed`.
+    Postponed {
+        /// Which draft.
+        id: DraftId,
+        /// What failed.
+        reason: String,
+    },
     /// `open`, `sealed` or `quarantined` → `committed`. Event `committed`.
     Committed(Commit),
     /// The digest of a commit, taken later. No event.
@@ -347,7 +354,7 @@ pub struct DraftRow {
     pub begun_at: SystemTime,
     /// When its state last changed.
     pub changed_at: SystemTime,
-    /// Why it is in quarantine or discarded.
+    /// Why it is in quarantine or discarded, or not published yet.
     pub reason: Option<String>,
     /// False when the content was given back and only the record stays.
     pub kept: bool,

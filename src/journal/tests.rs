@@ -296,6 +296,7 @@ fn any_entry() -> impl Strategy<Value = Entry> {
         id.clone().prop_map(|id| begun(id, b"p")),
         id.clone().prop_map(|id| Entry::Sealed { id, bytes: 1 }),
         id.clone().prop_map(|id| Entry::Unsealed { id }),
+        id.clone().prop_map(|id| Entry::Postponed { id, reason: "rename failed: EIO".to_owned() }),
         id.clone().prop_map(|id| committed(id, b"p")),
         id.clone().prop_map(quarantined),
         id.clone().prop_map(|id| Entry::Discarded { id, reason: "r".to_owned() }),

@@ -79,6 +79,14 @@ pub fn raise_descriptor_limit() -> u64 {
     }
 }
 
+/// True when the error says that the file system failed as a whole, whatever was asked of it.
+pub fn is_failure(errno: Errno) -> bool {
+    matches!(
+        errno,
+        Errno::IO | Errno::ROFS | Errno::NOTCONN | Errno::CONNABORTED | Errno::SHUTDOWN | Errno::TIMEDOUT | Errno::NXIO
+    )
+}
+
 /// True when the error says that the file system has no more room for this user.
 pub fn is_no_space(errno: Errno) -> bool {
     matches!(errno, Errno::NOSPC | Errno::DQUOT)

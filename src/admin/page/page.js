@@ -299,7 +299,7 @@ function connect() {
     if (source.readyState === EventSource.CLOSED) setTimeout(connect, 2000);
   };
   on("begun", () => look.soon("pending", "status"));
-  for (const kind of ["retargeted", "sealed", "reopened"]) on(kind, () => look.soon("pending"));
+  for (const kind of ["retargeted", "sealed", "reopened", "postponed"]) on(kind, () => look.soon("pending"));
   on("committed", (e) => { count(e.at, e.duration_ms); pending.drop(e.draft); quarantine.drop(e.draft); look.soon("status", "commits", "folders"); });
   on("quarantined", (e) => { pending.drop(e.draft); look.soon("quarantine", "status"); });
   on("discarded", (e) => { pending.drop(e.draft); quarantine.drop(e.draft); look.soon("status"); });
