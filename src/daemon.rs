@@ -168,6 +168,7 @@ pub fn serve(config: Config, ready: ReadySignal) -> Result<(), ServeError> {
     };
     let session = mount_session(Adapter::new(fs.clone(), wishes), &config)
         .map_err(|source| ServeError::Mount { path: config.mountpoint.clone(), source })?;
+    let unserved = Unserved(config.mountpoint.clone());
     fs.connect(session.notifier(), MountId::of(&config.mountpoint));
     let unmounted = end.clone();
     std::thread::Builder::new()
@@ -195,6 +196,7 @@ pub fn serve(config: Config, ready: ReadySignal) -> Result<(), ServeError> {
     tracing::info!(
         source = %daemon.config.source.display(), mountpoint = %daemon.config.mountpoint.display(), "serving"
     );
+    unserved.serves();
     ready.ready();
 
     let watch = daemon.run_until(&ended).map_err(start("thread"))?;
@@ -214,6 +216,30 @@ pub fn serve(config: Config, ready: ReadySignal) -> Result<(), ServeError> {
     drop(watch);
     tracing::info!("stopped");
     Ok(())
+}
+
+/// A mount that may not come to serve: then it is taken away again.
+struct Unserved(PathBuf);
+
+impl Unserved {
+    fn serves(mut self) {
+        self.0 = PathBuf::new();
+    }
+}
+
+impl Drop for Unserved {
+    fn drop(&mut self) {
+        if self.0.as_os_str().is_empty() {
+            return;
+        }
+        let taken_away = match mount::detach(&self.0) {
+            Err(Errno::PERM) => unmount_as_user(&self.0, true),
+            other => other,
+        };
+        if let Err(errno) = taken_away {
+            tracing::error!(%errno, "cannot take the unusable mount away");
+        }
+    }
 }
 
 struct Daemon {
@@ -400,11 +426,8 @@ fn mount_session(adapter: Adapter, config: &Config) -> std::io::Result<Session<A
     let own = [(config.default_permissions, "default_permissions"), (config.allow_other, "allow_other")];
     let own: Vec<&str> = own.iter().filter(|(on, _)| *on).map(|(_, name)| *name).collect();
     let device = mount::mount_fuse(&config.source, &config.mountpoint, flags, &own.join(","))?;
-    Session::from_fd(adapter, device, acl, session).inspect_err(|_| {
-        if let Err(errno) = mount::detach(&config.mountpoint) {
-            tracing::error!(%errno, "cannot take the unusable mount away");
-        }
-    })
+    let unserved = Unserved(config.mountpoint.clone());
+    Session::from_fd(adapter, device, acl, session).inspect(|_| unserved.serves())
 }
 
 /// Key in `meta`: the start of the machine in which the journal was last written.

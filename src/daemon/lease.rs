@@ -12,7 +12,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use crate::commit::Committer;
 use crate::config::Config;
 use crate::retention::{self, Reaper};
-use crate::sys::{Errno, at};
+use crate::sys::{Errno, at, stat};
 
 /// Signs of life per lease.
 const BEATS: u32 = 5;
@@ -40,8 +40,12 @@ impl Card {
         let mut file = at::open_file(hosts, OsStr::new(&temporary), flags, 0o600)?;
         file.write_all(self.text.as_bytes())?;
         file.sync_all()?;
-        at::rename(hosts, OsStr::new(&temporary), hosts, OsStr::new(&name), at::RenameFlags::empty())?;
-        Ok(())
+        let (temporary, name) = (OsStr::new(&temporary), OsStr::new(&name));
+        match at::rename(hosts, temporary, hosts, name, at::RenameFlags::empty()) {
+            // An NFS server whose answer was lost was asked twice: it had happened.
+            Err(Errno::NOENT) if stat::stat_at(hosts, name)?.ino == stat::fstat(&file)?.ino => Ok(()),
+            other => Ok(other?),
+        }
     }
 }
 

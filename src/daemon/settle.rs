@@ -29,8 +29,13 @@ pub(super) struct Settling {
 impl Settling {
     pub(super) fn start(committer: Arc<Committer>, after: Duration) -> std::io::Result<Settling> {
         let (stop, stopped) = bounded(0);
-        let thread =
-            std::thread::Builder::new().name("settle".to_owned()).spawn(move || run(&committer, after, &stopped))?;
+        // From now on, not from when the thread has its turn.
+        let following = committer.journal.feed().follow();
+        let position = committer.journal.feed().newest();
+        let thread = std::thread::Builder::new().name("settle".to_owned()).spawn(move || {
+            let _following = following;
+            run(&committer, after, position, &stopped);
+        })?;
         Ok(Settling { stop: Some(stop), thread: Some(thread) })
     }
 }
@@ -44,10 +49,8 @@ impl Drop for Settling {
     }
 }
 
-fn run(committer: &Committer, after: Duration, stopped: &Receiver<()>) {
+fn run(committer: &Committer, after: Duration, mut position: i64, stopped: &Receiver<()>) {
     let feed = committer.journal.feed();
-    let _following = feed.follow();
-    let mut position = feed.newest();
     let mut waiting: VecDeque<(Instant, DraftId)> = VecDeque::new();
     loop {
         let mut events = Vec::new();

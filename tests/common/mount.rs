@@ -478,7 +478,7 @@ pub fn signal(pid: u32, signal: Signal) {
     let _ = kill_process(Pid::from_raw(pid as i32).unwrap(), signal);
 }
 
-fn is_mounted(point: &Path) -> bool {
+pub fn is_mounted(point: &Path) -> bool {
     mounts().iter().any(|(p, kind)| p == point && kind.starts_with("fuse"))
 }
 

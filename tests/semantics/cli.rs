@@ -1,11 +1,12 @@
 //! What the command line says, and what it refuses.
 
 use std::ffi::OsStr;
+use std::path::Path;
 use std::process::{Command, Output};
 
 use rustix::process::Signal;
 
-use crate::common::mount::{mounts, show};
+use crate::common::mount::{is_mounted, mounts, show};
 use crate::common::{Mount, Setup, SmallFs, eventually};
 
 #[test]
@@ -175,6 +176,23 @@ fn s52_a_second_mount_with_the_same_state_is_refused() {
     refused(&args, &[1, 2], &[]);
     let w = m.agent("W");
     w.put("f", "the first mount works on").unwrap();
+}
+
+#[test]
+fn s52_a_mount_that_comes_to_nothing_is_taken_away_again() {
+    let mut m = Mount::new();
+    m.umount();
+    let instance = std::fs::read_to_string(m.state().join("instance")).unwrap();
+    // Its lease cannot be written, which is found out with the mount in place.
+    let lease = m.raw(".commitfs/hosts").join(format!("{}.new", instance.trim()));
+    std::fs::create_dir(&lease).unwrap();
+    let args = ["mount", "-f", "--state-dir"].map(OsStr::new);
+    let paths = [m.state(), m.export(), m.mnt()].map(Path::as_os_str);
+    refused(&[args.as_slice(), &paths].concat(), &[1], &["lease"]);
+    assert!(!is_mounted(m.mnt()), "it is still there");
+    std::fs::remove_dir(&lease).unwrap();
+    m.remount();
+    m.agent("W").put("f", "content").unwrap();
 }
 
 #[test]
