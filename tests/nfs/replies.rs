@@ -3,7 +3,8 @@
 use rustix::process::Signal;
 
 use crate::common::mount::signal;
-use crate::common::{Mount, eventually};
+use crate::common::wait::LIMIT;
+use crate::common::{Mount, eventually, poll};
 use crate::lab::Lab;
 
 /// Publishes `new` as the new name `f`, with the reply to the rename lost and the server restarted before it is asked
@@ -93,7 +94,8 @@ fn a_server_that_restarts_delays_commits_and_fails_none() {
         .stdout(std::process::Stdio::piped())
         .spawn()
         .unwrap();
-    let commits = || m.json(&["status"])["commits_since_mount"].as_u64().unwrap();
+    // Of a daemon that is slow to answer the command tells what the journal has.
+    let commits = || poll(LIMIT, || m.json(&["status"])["commits_since_mount"].as_u64()).expect("the daemon answers");
     for _ in 0..2 {
         let before = commits();
         eventually("commits are made", || commits() > before + 10);
