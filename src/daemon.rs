@@ -181,9 +181,6 @@ pub fn serve(config: Config, ready: ReadySignal) -> Result<(), ServeError> {
             drop(unmounted.send(End::Unmounted));
         })
         .map_err(start("session thread"))?;
-    if let Err(error) = guard::start(&config.mountpoint) {
-        tracing::warn!(%error, "no guard: if the daemon is killed, its mount may have to be taken away by umount -f");
-    }
     let lease = Lease::announce(&committer, &reaper, &config).map_err(start("lease in .commitfs/hosts"))?;
     recover_in_background(fs.clone(), left_over, markers, before).map_err(start("recovery thread"))?;
     let daemon = Arc::new(Daemon { fs: fs.clone(), config, address, began: Instant::now() });
@@ -192,6 +189,9 @@ pub fn serve(config: Config, ready: ReadySignal) -> Result<(), ServeError> {
     let settling = daemon.config.settle.map(|after| settle::Settling::start(committer.clone(), after));
     let history =
         History::start(journal.clone(), daemon.config.history, totals.is_on()).map_err(start("history thread"))?;
+    if let Err(error) = guard::start(&daemon.config.mountpoint) {
+        tracing::warn!(%error, "no guard: if the daemon is killed, its mount may have to be taken away by umount -f");
+    }
     let settling = settling.transpose().map_err(start("verification thread"))?;
     tracing::info!(
         source = %daemon.config.source.display(), mountpoint = %daemon.config.mountpoint.display(), "serving"

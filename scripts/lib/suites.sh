@@ -211,6 +211,11 @@ suite_retention() { at_full_size retention folders; }
 
 suite_faults() { at_full_size faults; }
 
+suite_shutdown() {
+  need mkfs.xfs=xfsprogs mkfs.ext4=e2fsprogs
+  at_full_size shutdown
+}
+
 suite_model() {
   export COMMITFS_TEST_SEED=${COMMITFS_TEST_SEED:-$RANDOM$RANDOM} COMMITFS_TEST_CASES=${COMMITFS_TEST_CASES:-1000}
   at_full_size model

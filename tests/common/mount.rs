@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -259,6 +260,13 @@ impl Mount {
         if path.is_empty() { root } else { root.join(path) }
     }
 
+    /// Does something to the export's file system that needs it to be out of use; the daemon must have ended.
+    pub fn without_export(&mut self, change: impl FnOnce()) {
+        self.raw = File::open("/dev/null").unwrap();
+        change();
+        self.raw = File::open(&self.export).unwrap();
+    }
+
     /// What a host without commitfs finds under a name.
     pub fn raw_content(&self, path: &str) -> Option<Vec<u8>> {
         std::fs::read(self.raw(path)).ok()
@@ -311,13 +319,18 @@ impl Mount {
             if let Some(status) = daemon.try_wait().unwrap() {
                 return Some(Err(status));
             }
-            is_served(&self.mnt).then_some(Ok(()))
+            (is_served(&self.mnt) && self.is_listening()).then_some(Ok(()))
         });
         match served {
             Some(Ok(())) => {}
             Some(Err(status)) => panic!("the daemon ended with {status} instead of serving:\n{}", self.log()),
             None => panic!("the daemon does not serve:\n{}", self.log()),
         }
+    }
+
+    /// Whether commands find the daemon.
+    fn is_listening(&self) -> bool {
+        UnixStream::connect(self.state.join("control.sock")).is_ok()
     }
 
     /// Starts the daemon and does not wait for it.

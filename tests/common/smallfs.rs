@@ -1,6 +1,8 @@
-//! A small ext4 file system in an image, for full disks; unmounted again by its guard.
+//! A small file system in an image, for full disks and for such as shut down; unmounted again by its guard.
+#![allow(unsafe_code)]
 
 use std::fs::File;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -8,7 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use rustix::mount::{UnmountFlags, unmount};
 
 use super::mount::{show, state_base};
-use super::wait::poll;
+use super::wait::{eventually, poll};
 
 /// A mounted image; declare it before the mount that uses it, so that it goes last.
 pub struct SmallFs {
@@ -19,18 +21,47 @@ pub struct SmallFs {
 static IMAGES: AtomicU32 = AtomicU32::new(0);
 
 impl SmallFs {
-    /// Makes and mounts one of that many MiB.
+    /// Makes and mounts one of that many MiB: ext4 without a journal.
     #[track_caller]
     pub fn new(mebibytes: u64) -> SmallFs {
+        Self::made_by(&["mkfs.ext4", "-q", "-F", "-m", "0", "-O", "^has_journal"], mebibytes)
+    }
+
+    /// As `mkfs` makes it.
+    #[track_caller]
+    pub fn made_by(mkfs: &[&str], mebibytes: u64) -> SmallFs {
         let n = IMAGES.fetch_add(1, Ordering::Relaxed);
         let home = state_base().join(format!("m{}-small{n}", std::process::id()));
         let root = home.join("root");
         std::fs::create_dir_all(&root).unwrap();
         let image = home.join("image");
         File::create(&image).unwrap().set_len(mebibytes << 20).unwrap();
-        run(Command::new("mkfs.ext4").args(["-q", "-F", "-m", "0", "-O", "^has_journal"]).arg(&image));
-        run(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&root));
-        SmallFs { home, root }
+        run(Command::new(mkfs[0]).args(&mkfs[1..]).arg(&image));
+        let made = SmallFs { home, root };
+        made.mount();
+        made
+    }
+
+    fn mount(&self) {
+        run(Command::new("mount").args(["-o", "loop"]).arg(self.home.join("image")).arg(&self.root));
+    }
+
+    /// Stops it as a power cut would: from now on every call fails, and what its log has not on the disk is gone.
+    pub fn shut_down(&self) {
+        // Of XFS, which others have taken over: without a flush of the log.
+        const GOING_DOWN: libc::Ioctl = 0x8004_587d_u32 as libc::Ioctl;
+        let no_log_flush = 2_u32;
+        let root = File::open(&self.root).unwrap();
+        // SAFETY: the call reads one u32, which outlives it.
+        let done = unsafe { libc::ioctl(root.as_raw_fd(), GOING_DOWN, &raw const no_log_flush) };
+        assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+    }
+
+    /// Mounts it anew, as after a power cut.
+    #[track_caller]
+    pub fn mount_again(&self) {
+        eventually("nobody uses it any more", || unmount(&self.root, UnmountFlags::empty()).is_ok());
+        self.mount();
     }
 
     pub fn path(&self) -> &Path {

@@ -4,7 +4,6 @@ use std::fs::{File, OpenOptions};
 use std::io::{Result, Seek, SeekFrom, Write};
 use std::os::fd::{AsRawFd, IntoRawFd};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -41,7 +40,7 @@ pub fn run(task: &Task) -> ExitCode {
             generations[slot] += 1;
             let generation = generations[slot];
             let name = name(task.number, slot);
-            let done = write(&task.dir, &name, WAYS[slot], (generation, cut[slot]), &mut dice)
+            let done = write(task, &name, WAYS[slot], (generation, cut[slot]), &mut dice)
                 .map_err(|error| std::io::Error::new(error.kind(), format!("{name}: {error}")));
             let done = done.and_then(|()| committed(task, &name, generation));
             // An append that failed may be missing: the next one begins anew.
@@ -83,7 +82,8 @@ fn committed(task: &Task, name: &str, generation: u64) -> Result<()> {
 }
 
 /// One version of one name, in pieces.
-fn write(dir: &Path, name: &str, way: &str, (generation, cut): (u64, bool), dice: &mut Dice) -> Result<()> {
+fn write(task: &Task, name: &str, way: &str, (generation, cut): (u64, bool), dice: &mut Dice) -> Result<()> {
+    let (dir, outages) = (&task.dir, task.outages.is_some());
     let path = dir.join(name);
     let records = 1 + dice.roll(6);
     let len = dice.roll(20_000);
@@ -127,7 +127,9 @@ fn write(dir: &Path, name: &str, way: &str, (generation, cut): (u64, bool), dice
                 file.write_all(&piece(index))?;
             }
             close(file)?;
-            std::fs::rename(aside, path)
+            std::fs::rename(aside, path)?;
+            // Nothing else makes a rename last, should there be a power cut.
+            if outages { File::open(dir)?.sync_all() } else { Ok(()) }
         }
         // As shells do: the descriptor is duplicated and closed twice.
         "twice" => {
@@ -155,7 +157,7 @@ fn write(dir: &Path, name: &str, way: &str, (generation, cut): (u64, bool), dice
 /// A name that never was; old ones are removed from the other end.
 fn new_file(task: &Task, mine: &Promises, dice: &mut Dice) -> Result<()> {
     let n = mine.created.load(Ordering::SeqCst);
-    write(&task.dir, &new_name(task.number, n), "rewrite", (1, false), dice)?;
+    write(task, &new_name(task.number, n), "rewrite", (1, false), dice)?;
     committed(task, &new_name(task.number, n), 1)?;
     mine.created.store(n + 1, Ordering::SeqCst);
     let oldest = mine.unlinking.load(Ordering::SeqCst);
