@@ -138,7 +138,8 @@ impl Bench<'_> {
     fn check_all(&mut self, last: &str) {
         eventually("nothing is being published", || self.m.pending().iter().all(|row| row.reason.is_some()));
         self.m.recorded();
-        if poll(Duration::from_secs(2), || checker::disagreements(&self.m).is_empty().then_some(())).is_none() {
+        let agree = || self.m.pending().is_empty() && checker::disagreements(&self.m).is_empty();
+        if poll(Duration::from_secs(2), || agree().then_some(())).is_none() {
             self.m.kill9();
             self.m.remount();
             self.others = self.m.pair();
