@@ -5,6 +5,7 @@ pub(crate) mod guard;
 mod history;
 mod keeping;
 mod lease;
+mod mounting;
 mod settle;
 
 use std::io::Write as _;
@@ -15,12 +16,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use fuser::{MountOption, Session, SessionACL};
-use rustix::mount::MountFlags;
 
 use self::away::Watch;
 use self::history::History;
 use self::lease::Lease;
+use self::mounting::{Unserved, unmount_as_user};
 use crate::admin::control::{self, Verbs};
 use crate::admin::http;
 use crate::commit::{Before, Committer, RESERVED, Staging, VerbError};
@@ -166,9 +166,9 @@ pub fn serve(config: Config, ready: ReadySignal) -> Result<(), ServeError> {
         passthrough: config.passthrough && is_root,
         acl: config.default_permissions,
     };
-    let session = mount_session(Adapter::new(fs.clone(), wishes), &config)
+    let session = mounting::session(Adapter::new(fs.clone(), wishes), &config)
         .map_err(|source| ServeError::Mount { path: config.mountpoint.clone(), source })?;
-    let unserved = Unserved(config.mountpoint.clone());
+    let unserved = Unserved::at(&config.mountpoint);
     fs.connect(session.notifier(), MountId::of(&config.mountpoint));
     let unmounted = end.clone();
     std::thread::Builder::new()
@@ -216,30 +216,6 @@ pub fn serve(config: Config, ready: ReadySignal) -> Result<(), ServeError> {
     drop(watch);
     tracing::info!("stopped");
     Ok(())
-}
-
-/// A mount that may not come to serve: then it is taken away again.
-struct Unserved(PathBuf);
-
-impl Unserved {
-    fn serves(mut self) {
-        self.0 = PathBuf::new();
-    }
-}
-
-impl Drop for Unserved {
-    fn drop(&mut self) {
-        if self.0.as_os_str().is_empty() {
-            return;
-        }
-        let taken_away = match mount::detach(&self.0) {
-            Err(Errno::PERM) => unmount_as_user(&self.0, true),
-            other => other,
-        };
-        if let Err(errno) = taken_away {
-            tracing::error!(%errno, "cannot take the unusable mount away");
-        }
-    }
 }
 
 struct Daemon {
@@ -370,64 +346,6 @@ impl Verbs for Daemon {
     fn other(&self, verb: &str, request: &serde_json::Value) -> Option<Result<serde_json::Value, VerbError>> {
         self.keep(verb, request)
     }
-}
-
-fn unmount_as_user(mountpoint: &Path, detach: bool) -> sys::Result<()> {
-    let mut command = std::process::Command::new("fusermount3");
-    command.arg("-u").args(detach.then_some("-z")).arg("--").arg(mountpoint);
-    match command.output() {
-        Ok(output) if output.status.success() => Ok(()),
-        Ok(output) => {
-            tracing::warn!(said = %String::from_utf8_lossy(&output.stderr).trim(), "fusermount3 failed");
-            Err(Errno::BUSY)
-        }
-        Err(error) => Err(sys::errno_of(&error)),
-    }
-}
-
-/// Mounts. As root by the kernel directly: the protocol library would unmount whatever lies at the mount point when the
-/// session ends, which for a mount over itself may be the export. Anybody else goes through fusermount3.
-fn mount_session(adapter: Adapter, config: &Config) -> std::io::Result<Session<Adapter>> {
-    let acl = if config.allow_other { SessionACL::All } else { SessionACL::Owner };
-    let mut session = fuser::Config::default();
-    session.acl = acl;
-    session.n_threads = Some(config.threads);
-    session.clone_fd = true;
-    if !rustix::process::geteuid().is_root() {
-        session.mount_options = vec![
-            MountOption::FSName(config.source.to_string_lossy().into_owned()),
-            MountOption::Subtype("commitfs".to_owned()),
-        ];
-        session.mount_options.extend(config.default_permissions.then_some(MountOption::DefaultPermissions));
-        session.mount_options.extend(config.read_only.then_some(MountOption::RO));
-        let kernel = config.kernel_options.iter().map(|option| MountOption::CUSTOM(option.clone()));
-        session.mount_options.extend(kernel);
-        return Session::new(adapter, &config.mountpoint, &session);
-    }
-    let mut flags = MountFlags::NOSUID | MountFlags::NODEV;
-    flags.set(MountFlags::RDONLY, config.read_only);
-    for option in &config.kernel_options {
-        let (flag, on) = match option.as_str() {
-            "dev" => (MountFlags::NODEV, false),
-            "nodev" => (MountFlags::NODEV, true),
-            "suid" => (MountFlags::NOSUID, false),
-            "nosuid" => (MountFlags::NOSUID, true),
-            "exec" => (MountFlags::NOEXEC, false),
-            "noexec" => (MountFlags::NOEXEC, true),
-            "atime" => (MountFlags::NOATIME, false),
-            "noatime" => (MountFlags::NOATIME, true),
-            "async" => (MountFlags::SYNCHRONOUS, false),
-            "sync" => (MountFlags::SYNCHRONOUS, true),
-            "dirsync" => (MountFlags::DIRSYNC, true),
-            other => return Err(std::io::Error::other(format!("option {other}: unknown to the kernel"))),
-        };
-        flags.set(flag, on);
-    }
-    let own = [(config.default_permissions, "default_permissions"), (config.allow_other, "allow_other")];
-    let own: Vec<&str> = own.iter().filter(|(on, _)| *on).map(|(_, name)| *name).collect();
-    let device = mount::mount_fuse(&config.source, &config.mountpoint, flags, &own.join(","))?;
-    let unserved = Unserved(config.mountpoint.clone());
-    Session::from_fd(adapter, device, acl, session).inspect(|_| unserved.serves())
 }
 
 /// Key in `meta`: the start of the machine in which the journal was last written.
