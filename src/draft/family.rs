@@ -7,7 +7,8 @@ use rustix::fs::OFlags;
 
 use super::Draft;
 use crate::rules::{Decision, OnFailureExit, OnKill};
-use crate::sys::procfs::{self, Exit, Identity, OpenFile, Task};
+use crate::sys::process::{self, Identity, Process};
+use crate::sys::procfs::{self, Exit, OpenFile};
 
 /// The process behind a request.
 #[derive(Clone, Copy, Debug)]
@@ -39,10 +40,10 @@ pub struct Writer {
 
 impl Writer {
     /// A writer that opens now.
-    pub fn opening(task: Option<&Task>, flags: OFlags) -> Self {
+    pub fn opening(process: Option<&Process>, flags: OFlags) -> Self {
         Writer {
-            tgid: task.map_or(0, |task| task.tgid),
-            identity: task.and_then(|task| procfs::identity(task.tgid)),
+            tgid: process.map_or(0, |process| process.tgid),
+            identity: process.and_then(|process| process.identity),
             write_only: flags & OFlags::ACCMODE == OFlags::WRONLY,
             opened: procfs::now_ticks(),
             at: Instant::now(),
@@ -140,20 +141,16 @@ impl Draft {
     /// ancestors are gone.
     pub fn is_family(&self, caller: Caller) -> bool {
         let openers = self.writers.lock().openers.clone();
-        let Some(task) = procfs::task(caller.tid) else { return false };
-        let own = task.tgid;
-        let (mut pid, mut above) = (task.tgid, task.ppid);
+        let Some(mut process) = process::of(caller.tid) else { return false };
+        let own = process.tgid;
         for _ in 0..MAX_DEPTH {
-            if openers.iter().any(|&(tgid, _)| tgid == pid) && openers.contains(&(pid, procfs::identity(pid))) {
+            if openers.contains(&(process.tgid, process.identity)) {
                 return true;
             }
-            if above == 0 {
-                break;
-            }
-            let Some(parent) = procfs::task(above) else { break };
-            (pid, above) = (parent.tgid, parent.ppid);
+            let Some(parent) = process::of(process.ppid) else { break };
+            process = parent;
         }
-        let orphaned = openers.iter().any(|&(tgid, identity)| procfs::identity(tgid) != identity);
+        let orphaned = openers.iter().any(|&(tgid, identity)| process::identity(tgid) != identity);
         // An outsider may read the version below, whose number the kernel may show for the draft: only who writes by
         // that number writes the draft.
         let [node, content, before] = self.inos();

@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use super::{Draft, Writer};
-use crate::sys::procfs::{self, Holds, MountId, Task};
+use crate::sys::process::Process;
+use crate::sys::procfs::{self, Holds, MountId};
 
 /// What is known of the other references to a descriptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +41,7 @@ const FEW: u32 = 64;
 /// Only the closing process, the opener, and processes forked after the open can have a duplicate, except for
 /// descriptors in flight over a socket or registered with io_uring: a write through one of those meets a published
 /// draft and is copied elsewhere, so a proof that was wrong costs a second version, never wholeness.
-pub fn last_close(draft: &Draft, mount: Option<MountId>, fh: u64, closer: Option<&Task>) -> Proof {
+pub fn last_close(draft: &Draft, mount: Option<MountId>, fh: u64, closer: Option<&Process>) -> Proof {
     let unknown = |reason: &str| {
         tracing::debug!(node = draft.node, reason, "no proof of last close");
         Proof::Unknown

@@ -12,8 +12,8 @@ use crate::draft::{self, Caller, Draft, Ending, Kept, Phase, Proof};
 use crate::metrics;
 use crate::rules::Mode;
 use crate::sys::Result;
-use crate::sys::mount;
 use crate::sys::procfs::{self, Space};
+use crate::sys::{mount, process};
 
 impl Fs {
     /// One duplicate of a descriptor is being closed. Answers after the commit if this was provably the last one.
@@ -38,11 +38,12 @@ impl Fs {
     }
 
     fn close_writer(self: &Arc<Self>, caller: Caller, fh: u64, draft: &Arc<Draft>, done: impl Done<()>) {
-        let closer = procfs::task(caller.tid);
-        if let Some(task) = closer.as_ref().filter(|task| task.space == Space::Gone)
+        let closer = process::of(caller.tid);
+        if let Some(process) = &closer
+            && procfs::space(caller.tid) == Some(Space::Gone)
             && let Some(exit) = procfs::exit_of(caller.tid)
         {
-            draft.note_exit(task.tgid, exit);
+            draft.note_exit(process.tgid, exit);
         }
         let proof = draft::last_close(draft, self.mount.get().copied(), fh, closer.as_ref());
         metrics::close_proof(proof.word());

@@ -12,7 +12,7 @@ use super::{Done, Entry, Fs, OpenMode, Opened};
 use crate::commit::Target;
 use crate::draft::{Caller, Draft, Ending, NewDraft, Phase, Writer};
 use crate::inode::{Content, Node};
-use crate::sys::{Errno, Kind, Result, acl, at, procfs, stat};
+use crate::sys::{Errno, Kind, Result, acl, at, process, stat};
 
 /// A created and opened file.
 #[derive(Clone, Debug)]
@@ -115,14 +115,14 @@ impl Fs {
             return self.create_at_once(caller, folder, name, mode, flags, direct);
         }
         self.refuse_other_file_system(folder.key)?;
-        let task = procfs::task(caller.tid);
+        let process = process::of(caller.tid);
         let draft = Draft::new(NewDraft {
             node: self.nodes().fresh_id(),
             target: Target { parent: folder.clone(), name: name.to_owned() },
             base: None,
             decision: decision.clone(),
             creds: self.creds(caller),
-            owner: self.owner(caller, task.as_ref()),
+            owner: self.owner(caller, process.as_ref()),
         });
         let list = || {
             self.drafts.list(folder.key, name, &draft).map_err(|_| {
@@ -135,7 +135,7 @@ impl Fs {
             return Err(errno);
         }
         let begun = self.draft_entry(&draft).and_then(|entry| {
-            let opened = self.draft_handle(caller, &draft, flags, Some(Writer::opening(task.as_ref(), flags)))?;
+            let opened = self.draft_handle(caller, &draft, flags, Some(Writer::opening(process.as_ref(), flags)))?;
             Ok(Created { entry, opened })
         });
         let created = match begun {

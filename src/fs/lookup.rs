@@ -9,7 +9,7 @@ use super::{Done, Fs};
 use crate::draft::{Caller, Draft, NewDraft};
 use crate::inode::{Content, Key, Node};
 use crate::rules::Mode;
-use crate::sys::{Errno, Kind, Result, Stat, procfs, stat};
+use crate::sys::{Errno, Kind, Result, Stat, process, stat};
 use crate::{commit, draft};
 
 /// A name's node, as the kernel is told. Each one counts as a look-up until the kernel forgets it.
@@ -179,14 +179,14 @@ impl Fs {
         version: Arc<Content>,
         stat: &Stat,
     ) -> Arc<Draft> {
-        let task = procfs::task(caller.tid);
+        let process = process::of(caller.tid);
         let draft = Draft::new(NewDraft {
             node: self.nodes().fresh_id(),
             target: commit::Target { parent: folder.clone(), name: name.to_owned() },
             base: Some(draft::Base { file: Some(version), key: Key::of(stat), links: stat.nlink }),
             decision: self.rules.decide(&folder.path_of(name)).clone(),
             creds: self.creds(caller),
-            owner: self.owner(caller, task.as_ref()),
+            owner: self.owner(caller, process.as_ref()),
         });
         match self.drafts.list(folder.key, name, &draft) {
             Ok(()) => draft,

@@ -1,6 +1,6 @@
 //! The file system: one file per family of operations.
 //!
-//! Operations take a [`Caller`] and node ids and answer through a closure, because some answers come later from another
+//! Operations take a [`Caller`](crate::draft::Caller) and node ids and answer through a closure, because some answers come later from another
 //! thread: a commit, a copy, a look-up that waits for a commit in flight. The adapter in [`crate::fuse`] only decodes and
 //! replies.
 //!
@@ -10,6 +10,7 @@
 //! across a reply, but for a folder's `answers`.
 
 mod attr;
+mod caller;
 mod close;
 mod create;
 mod dir;
@@ -38,14 +39,12 @@ use std::time::Duration;
 use fuser::{INodeNo, Notifier};
 
 use crate::commit::{Committer, RESERVED, Target};
-use crate::draft::{Caller, Digester, Drafts};
+use crate::draft::{Digester, Drafts};
 use crate::inode::{Node, NodeTable, ROOT_ID};
-use crate::journal::Owner;
 use crate::retention::Reaper;
 use crate::rules::Rules;
-use crate::sys::cred::Creds;
 use crate::sys::procfs::MountId;
-use crate::sys::{Errno, Kind, Result, Stat, procfs};
+use crate::sys::{Errno, Kind, Result, Stat};
 
 pub use attr::{Changes, SetTime};
 pub use create::Created;
@@ -56,6 +55,7 @@ pub use open::{OpenMode, Opened};
 pub use wait::Recovery;
 pub use xattr::STATE_DIR;
 
+use caller::Groups;
 use dir::Recent;
 use handle::Handles;
 use lock::Locks;
@@ -91,6 +91,7 @@ pub struct Fs {
     backings: Backings,
     recent: Recent,
     locks: Locks,
+    groups: Groups,
     rules: Rules,
     options: Options,
     digester: Digester,
@@ -121,6 +122,7 @@ impl Fs {
             handles: Handles::default(),
             recent: Recent::default(),
             locks: Locks::default(),
+            groups: Groups::default(),
             options,
             parking: Parking::default(),
             recovery: Recovery::default(),
@@ -180,24 +182,6 @@ impl Fs {
     /// Refuses to create, move or remove a name that the mount does not show.
     fn refuse_hidden(&self, parent: u64, name: &OsStr) -> Result<()> {
         if self.is_hidden(parent, name) { Err(Errno::PERM) } else { Ok(()) }
-    }
-
-    /// Credentials to act under; `None` for the daemon's own.
-    fn creds(&self, caller: Caller) -> Option<Creds> {
-        if !self.options.act_as_caller || (caller.uid == 0 && caller.gid == 0) {
-            return None;
-        }
-        let groups = procfs::task(caller.tid).map(|task| task.groups).unwrap_or_default();
-        Some(Creds { uid: caller.uid, gid: caller.gid, groups })
-    }
-
-    fn owner(&self, caller: Caller, task: Option<&procfs::Task>) -> Owner {
-        Owner {
-            uid: caller.uid,
-            gid: caller.gid,
-            pid: task.map_or(0, |task| task.tgid),
-            command: task.map(|task| task.comm.clone()).unwrap_or_default(),
-        }
     }
 
     /// Tells the kernel that a name has a new version and that its folder changed, if it may remember otherwise; then

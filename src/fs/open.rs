@@ -12,7 +12,7 @@ use super::wait::Until;
 use super::{Done, Fs};
 use crate::draft::{Caller, Draft, Writer};
 use crate::inode::{Content, Node};
-use crate::sys::{Errno, Kind, Result, at, procfs, stat};
+use crate::sys::{Errno, Kind, Result, at, process, stat};
 
 /// The kernel's mark of an open by `execve`, from `linux/fs.h`.
 const FMODE_EXEC: u32 = 0x20;
@@ -187,7 +187,7 @@ impl Fs {
             self.drafts.switches.end(caller.tid);
             return done(Err(errno));
         }
-        let writer = writes.then(|| Writer::opening(procfs::task(caller.tid).as_ref(), flags));
+        let writer = writes.then(|| Writer::opening(process::of(caller.tid).as_ref(), flags));
         match self.draft_handle(caller, &draft, flags, writer) {
             Ok(opened) if flags.contains(OFlags::TRUNC) => self.empty_opened(caller, draft, opened, done),
             other => done(other),

@@ -14,6 +14,7 @@ pub mod handle;
 pub mod lock;
 pub mod memory;
 pub mod mount;
+pub mod process;
 pub mod procfs;
 pub mod stat;
 pub mod writeback;

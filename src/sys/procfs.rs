@@ -14,7 +14,6 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
-use rustix::process::{Pid, PidfdFlags};
 use rustix::time::ClockId;
 
 pub use calls::{Interruption, LockCall, interruption, lock_call};
@@ -23,19 +22,46 @@ pub use tables::{Holds, MountId, OpenFile, cached_sizes, has_open, holds};
 /// Clock ticks per second in `/proc` (USER_HZ, the same on every Linux architecture that has FUSE).
 const TICKS: u64 = 100;
 
-/// One task, from `/proc/TID/status`.
+/// One task, from `/proc/TID/status`: twenty times the cost of anything else here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Task {
     /// Process (thread group) id.
     pub tgid: u32,
     /// Parent's process id; 0 at the top of the pid namespace.
     pub ppid: u32,
-    /// Name of the thread, at most 15 bytes.
-    pub comm: String,
     /// Supplementary groups.
     pub groups: Box<[u32]>,
-    /// Its address space.
-    pub space: Space,
+}
+
+/// Reads a task; `None` when it is gone, unreadable, or has no pid in the daemon's namespace.
+pub fn task(tid: u32) -> Option<Task> {
+    if tid == 0 {
+        return None;
+    }
+    let status = read(&format!("/proc/{tid}/status"))?;
+    let status = String::from_utf8_lossy(&status);
+    let mut task = Task { tgid: 0, ppid: 0, groups: Box::default() };
+    for line in status.lines() {
+        let Some((key, value)) = line.split_once(':') else { continue };
+        let value = value.trim();
+        match key {
+            "Tgid" => task.tgid = value.parse().ok()?,
+            "PPid" => task.ppid = value.parse().ok()?,
+            "Groups" => {
+                task.groups = value.split_whitespace().filter_map(|g| g.parse().ok()).collect();
+                break;
+            }
+            _ => {}
+        }
+    }
+    (task.tgid != 0).then_some(task)
+}
+
+/// The name of a thread, at most 15 bytes, without what would play tricks on a terminal; empty when it is gone.
+pub fn command(tid: u32) -> String {
+    let name = read(&format!("/proc/{tid}/comm")).unwrap_or_default();
+    let name = name.strip_suffix(b"\n").unwrap_or(&name);
+    String::from_utf8_lossy(name).replace(char::is_control, "?")
 }
 
 /// What there is of a task's address space.
@@ -49,35 +75,22 @@ pub enum Space {
     Whole,
 }
 
-/// Reads a task; `None` when it is gone, unreadable, or has no pid in the daemon's namespace.
-pub fn task(tid: u32) -> Option<Task> {
-    if tid == 0 {
-        return None;
-    }
-    let status = read(&format!("/proc/{tid}/status"))?;
-    let status = String::from_utf8_lossy(&status);
-    let mut task = Task { tgid: 0, ppid: 0, comm: String::new(), groups: Box::default(), space: Space::Gone };
-    for line in status.lines() {
-        let Some((key, value)) = line.split_once(':') else { continue };
-        let value = value.trim();
-        match key {
-            "Name" => task.comm = value.to_owned(),
-            "Tgid" => task.tgid = value.parse().ok()?,
-            "PPid" => task.ppid = value.parse().ok()?,
-            "Groups" => task.groups = value.split_whitespace().filter_map(|g| g.parse().ok()).collect(),
-            "VmExe" => {
-                task.space = if value.starts_with("0 ") { Space::Fresh } else { Space::Whole };
-                break;
-            }
-            _ => {}
-        }
-    }
-    (task.tgid != 0).then_some(task)
+/// What there is of a task's address space; `None` when the task is gone or unreadable.
+pub fn space(tid: u32) -> Option<Space> {
+    // Pages: size, resident, shared, code, ...
+    let statm = read(&format!("/proc/{tid}/statm"))?;
+    let mut pages = std::str::from_utf8(&statm).ok()?.split_whitespace();
+    let (size, code) = (pages.next()?, pages.nth(2)?);
+    Some(match (size, code) {
+        ("0", _) => Space::Gone,
+        (_, "0") => Space::Fresh,
+        _ => Space::Whole,
+    })
 }
 
 /// True in the middle of `execve`.
 pub fn is_executing(pid: u32) -> bool {
-    task(pid).is_some_and(|task| task.space == Space::Fresh)
+    space(pid) == Some(Space::Fresh)
 }
 
 /// A small file of `/proc`. The kernel writes such a file whole into a buffer that has the room, so that what comes back
@@ -115,28 +128,6 @@ pub fn exit_of(tid: u32) -> Option<Exit> {
         0 => Exit::Status((code >> 8) as u8),
         signal => Exit::Signal(signal as u8),
     })
-}
-
-/// What tells a process from every other one that has, had or will have its pid.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Identity {
-    /// Inode number of its descriptor, where each process has one of its own (Linux 6.9).
-    Inode(u64),
-    /// Ticks since boot at its start.
-    Start(u64),
-}
-
-/// The identity of a process; `None` if it is gone or cannot be told now.
-pub fn identity(pid: u32) -> Option<Identity> {
-    const PIDFS: u32 = 0x5049_4446;
-    let number = Pid::from_raw(i32::try_from(pid).ok()?)?;
-    static OWN_INODES: OnceLock<bool> = OnceLock::new();
-    let process = rustix::process::pidfd_open(number, PidfdFlags::empty()).ok()?;
-    let own_inodes = || rustix::fs::fstatfs(&process).is_ok_and(|fs| fs.f_type as u32 == PIDFS);
-    if *OWN_INODES.get_or_init(own_inodes) {
-        return Some(Identity::Inode(rustix::fs::fstat(&process).ok()?.st_ino));
-    }
-    start_ticks(pid).map(Identity::Start)
 }
 
 /// When a process started, in ticks since boot; `None` if it is gone or cannot be told now.
@@ -244,17 +235,17 @@ mod tests {
         let task = task(me).unwrap();
         assert_eq!(task.tgid, me);
         assert_eq!(task.ppid, std::os::unix::process::parent_id());
+        assert_eq!(space(me), Some(Space::Whole));
         assert_eq!(exit_of(me), None);
         assert!(start_ticks(me).unwrap() <= now_ticks());
-        assert_eq!(identity(me), identity(me));
-        assert_ne!(identity(me).unwrap(), identity(task.ppid).unwrap());
         assert_eq!(started_since(vec![me], now_ticks() + 1_000_000), Some(vec![]));
         assert!(processes().unwrap().contains(&me));
     }
 
     #[test]
-    fn a_pid_that_is_nobody_has_no_task_and_no_identity() {
+    fn a_pid_that_is_nobody_has_no_task() {
         assert_eq!(task(0), None);
-        assert_eq!(identity(u32::MAX >> 1), None);
+        assert_eq!(space(u32::MAX >> 1), None);
+        assert_eq!(command(u32::MAX >> 1), "");
     }
 }

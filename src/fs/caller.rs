@@ -1,0 +1,70 @@
+//! Whose request it is: credentials to act under, and who stands in the journal as the owner of a draft.
+
+use std::collections::HashMap;
+
+use parking_lot::Mutex;
+
+use super::Fs;
+use crate::draft::Caller;
+use crate::journal::Owner;
+use crate::sys::cred::Creds;
+use crate::sys::process::{self, Identity, Process};
+use crate::sys::procfs;
+
+/// Supplementary groups of threads, which cost more to read than anything else about a caller.
+///
+/// Kept per thread and ids: a thread that becomes another user is read again, one that only changes its supplementary
+/// groups while it goes on using the mount keeps the ones it had.
+#[derive(Debug, Default)]
+pub(super) struct Groups(Mutex<HashMap<u32, Known>>);
+
+#[derive(Debug)]
+struct Known {
+    thread: Identity,
+    ids: (u32, u32),
+    groups: Box<[u32]>,
+}
+
+/// Threads remembered. Beyond, all are forgotten: those that are gone are not told from the others.
+const THREADS: usize = 4096;
+
+impl Groups {
+    fn of(&self, caller: Caller) -> Box<[u32]> {
+        let read = || procfs::task(caller.tid).map(|task| task.groups).unwrap_or_default();
+        let ids = (caller.uid, caller.gid);
+        let Some(thread) = process::of(caller.tid).and_then(|process| process.thread) else { return read() };
+        if let Some(known) = self.0.lock().get(&caller.tid)
+            && known.thread == thread
+            && known.ids == ids
+        {
+            return known.groups.clone();
+        }
+        let groups = read();
+        let mut known = self.0.lock();
+        if known.len() >= THREADS {
+            known.clear();
+        }
+        known.insert(caller.tid, Known { thread, ids, groups: groups.clone() });
+        groups
+    }
+}
+
+impl Fs {
+    /// Credentials to act under; `None` for the daemon's own.
+    pub(super) fn creds(&self, caller: Caller) -> Option<Creds> {
+        if !self.options.act_as_caller || (caller.uid == 0 && caller.gid == 0) {
+            return None;
+        }
+        Some(Creds { uid: caller.uid, gid: caller.gid, groups: self.groups.of(caller) })
+    }
+
+    /// The owner of a draft that a caller begins.
+    pub(super) fn owner(&self, caller: Caller, process: Option<&Process>) -> Owner {
+        Owner {
+            uid: caller.uid,
+            gid: caller.gid,
+            pid: process.map_or(0, |process| process.tgid),
+            command: process.map(|_| procfs::command(caller.tid)).unwrap_or_default(),
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! Whose thread asks: its process, parent and identity, from descriptors of processes. The kernel answers without writing
+//! text and without anything that `execve` locks; `/proc` says the same where the kernel is older (before Linux 6.13).
+#![allow(unsafe_code)]
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::OnceLock;
+
+use rustix::ioctl::{Updater, ioctl, opcode};
+use rustix::process::{Pid, PidfdFlags};
+
+use super::{Errno, Result, procfs};
+
+/// The process of a thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Process {
+    /// Process (thread group) id.
+    pub tgid: u32,
+    /// Parent's process id; 0 at the top of the pid namespace.
+    pub ppid: u32,
+    /// What tells the process from others with its id.
+    pub identity: Option<Identity>,
+    /// The same for the thread that asked; `None` where threads have none of their own.
+    pub thread: Option<Identity>,
+}
+
+/// What tells a process from every other one that has, had or will have its pid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Identity {
+    /// Inode number of its descriptor, where each process has one of its own (Linux 6.9).
+    Inode(u64),
+    /// Ticks since boot at its start.
+    Start(u64),
+}
+
+/// The process of a thread; `None` when it is gone, or has no id in the daemon's pid namespace.
+pub fn of(tid: u32) -> Option<Process> {
+    if tid == 0 {
+        return None;
+    }
+    match by_descriptor(tid) {
+        Ok(process) => Some(process),
+        Err(Errno::SRCH) => None,
+        Err(_) => {
+            let task = procfs::task(tid)?;
+            Some(Process { tgid: task.tgid, ppid: task.ppid, identity: identity(task.tgid), thread: None })
+        }
+    }
+}
+
+/// The identity of a process; `None` if it is gone or cannot be told now.
+pub fn identity(pid: u32) -> Option<Identity> {
+    let process = open(pid, PidfdFlags::empty()).ok()?;
+    inode(&process).map(Identity::Inode).or_else(|| procfs::start_ticks(pid).map(Identity::Start))
+}
+
+fn by_descriptor(tid: u32) -> Result<Process> {
+    /// `PIDFD_THREAD` (Linux 6.9): of a thread that need not be its process's first.
+    const THREAD: PidfdFlags = PidfdFlags::from_bits_retain(rustix::fs::OFlags::EXCL.bits());
+    let thread = open(tid, THREAD)?;
+    let Info { tgid, ppid, .. } = info(&thread)?;
+    let own = Identity::Inode(inode(&thread).ok_or(Errno::NOTSUP)?);
+    let identity = if tgid == tid { Some(own) } else { identity(tgid) };
+    Ok(Process { tgid, ppid, identity, thread: Some(own) })
+}
+
+fn open(pid: u32, flags: PidfdFlags) -> Result<OwnedFd> {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(Errno::SRCH)?;
+    rustix::process::pidfd_open(pid, flags)
+}
+
+/// The number of a process descriptor's inode, where each process has one of its own.
+fn inode(process: impl AsFd) -> Option<u64> {
+    const PIDFS: u32 = 0x5049_4446;
+    static OWN_INODES: OnceLock<bool> = OnceLock::new();
+    let own_inodes = || rustix::fs::fstatfs(&process).is_ok_and(|fs| fs.f_type as u32 == PIDFS);
+    if *OWN_INODES.get_or_init(own_inodes) { Some(rustix::fs::fstat(&process).ok()?.st_ino) } else { None }
+}
+
+/// `struct pidfd_info` of `linux/pidfd.h` in its first version (Linux 6.13), whose size is part of the call's number.
+#[repr(C)]
+#[derive(Default)]
+struct Info {
+    mask: u64,
+    cgroup: u64,
+    pid: u32,
+    tgid: u32,
+    ppid: u32,
+    ids: [u32; 8],
+    exit_code: i32,
+}
+
+fn info(process: impl AsFd) -> Result<Info> {
+    const GET_INFO: rustix::ioctl::Opcode = opcode::read_write::<Info>(0xff, 11);
+    /// Pid, tgid and ppid are always told.
+    const PID: u64 = 1;
+    let mut info = Info { mask: PID, ..Info::default() };
+    // SAFETY: the kernel reads and writes no more than the size that is part of GET_INFO, which is that of Info: integers
+    // only, any bits are valid.
+    unsafe { ioctl(process, Updater::<GET_INFO, Info>::new(&mut info))? };
+    if info.tgid == 0 { Err(Errno::SRCH) } else { Ok(info) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn knows_its_own_process_from_every_thread() {
+        let me = std::process::id();
+        let parent = std::os::unix::process::parent_id();
+        let first = of(me).unwrap();
+        assert_eq!((first.tgid, first.ppid), (me, parent));
+        assert_eq!(first.identity, identity(me));
+        assert_ne!(first.identity, identity(parent));
+        let look = || {
+            let tid = rustix::thread::gettid().as_raw_pid().unsigned_abs();
+            (tid, of(tid).unwrap())
+        };
+        let (tid, other) = std::thread::spawn(look).join().unwrap();
+        assert_ne!(tid, me);
+        assert_eq!((other.tgid, other.ppid, other.identity), (me, parent, first.identity));
+        assert!(other.thread.is_none() || other.thread != first.thread);
+    }
+
+    #[test]
+    fn descriptors_and_proc_say_the_same() {
+        let me = std::process::id();
+        let task = procfs::task(me).unwrap();
+        match by_descriptor(me) {
+            Ok(process) => assert_eq!((process.tgid, process.ppid), (task.tgid, task.ppid)),
+            // An older kernel.
+            Err(errno) => assert!(matches!(errno, Errno::INVAL | Errno::NOTTY | Errno::NOTSUP), "{errno}"),
+        }
+    }
+
+    #[test]
+    fn a_pid_that_is_nobody_has_no_process_and_no_identity() {
+        assert_eq!(of(0), None);
+        assert_eq!(of(u32::MAX >> 1), None);
+        assert_eq!(identity(u32::MAX >> 1), None);
+    }
+}
