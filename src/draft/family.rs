@@ -141,14 +141,10 @@ impl Draft {
     /// ancestors are gone.
     pub fn is_family(&self, caller: Caller) -> bool {
         let openers = self.writers.lock().openers.clone();
-        let Some(mut process) = process::of(caller.tid) else { return false };
-        let own = process.tgid;
-        for _ in 0..MAX_DEPTH {
-            if openers.contains(&(process.tgid, process.identity)) {
-                return true;
-            }
-            let Some(parent) = process::of(process.ppid) else { break };
-            process = parent;
+        let mut line = process::line(caller.tid).peekable();
+        let Some(own) = line.peek().map(|process| process.tgid) else { return false };
+        if line.any(|process| openers.contains(&(process.tgid, process.identity))) {
+            return true;
         }
         let orphaned = openers.iter().any(|&(tgid, identity)| process::identity(tgid) != identity);
         // An outsider may read the version below, whose number the kernel may show for the draft: only who writes by
@@ -171,6 +167,3 @@ impl Draft {
         [self.node, content, self.base_key().map_or(content, |key| key.ino)]
     }
 }
-
-/// Generations of processes looked at; a chain that is longer is nobody's family.
-const MAX_DEPTH: usize = 64;

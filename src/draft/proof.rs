@@ -1,10 +1,11 @@
 //! Was this close the last one? FLUSH comes with every close of every duplicate; only a proof lets a commit happen in
 //! `close` itself.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use super::{Draft, Writer};
-use crate::sys::process::Process;
+use crate::sys::process::{self, Process};
 use crate::sys::procfs::{self, Holds, MountId};
 
 /// What is known of the other references to a descriptor.
@@ -34,7 +35,7 @@ impl Proof {
 const FORKS_PER_SECOND: u32 = 16_384;
 
 /// Pids given out since the open, up to which each is looked at directly instead of by listing all processes.
-const FEW: u32 = 64;
+const FEW: u32 = 512;
 
 /// Judges the close of descriptor `fh` by `closer`, whose own table no longer has the closed number.
 ///
@@ -71,20 +72,71 @@ pub fn last_close(draft: &Draft, mount: Option<MountId>, fh: u64, closer: Option
             return unknown("it was passed to the closing process");
         }
     }
-    let Some(candidates) = forked_since(&writer) else { return unknown("processes cannot be listed") };
-    let own = std::process::id();
+    let Some(forked) = forked_since(&writer) else { return unknown("processes cannot be listed") };
+    let looked_at = [writer.tgid, closer.tgid];
+    let mut heirs = Heirs::of(&writer, closer, &forked);
     let mut doubtful = false;
-    for pid in candidates {
-        if pid == own || pid == closer.tgid || pid == writer.tgid {
-            continue;
-        }
-        match holds(pid) {
+    for &pid in &forked {
+        let Some(heir) = heirs.among(pid).filter(|heir| !looked_at.contains(heir)) else { continue };
+        match holds(heir) {
             Holds::Yes => return Proof::StillOpen,
             Holds::Perhaps | Holds::Unknown => doubtful = true,
             Holds::No => {}
         }
     }
     if doubtful { unknown("a process that was forked since may hold it") } else { Proof::LastClose }
+}
+
+/// Who of the processes forked since the open can have inherited the descriptor: who descends from the opener or the
+/// closer. A process whose parent died has been given to one of the ancestors that both had, so children of an ancestor
+/// of the opener are in doubt, and all others are not. Much cheaper than a look at their descriptors: other programs may
+/// fork all the time.
+struct Heirs {
+    own: u32,
+    forked: Vec<u32>,
+    /// The opener, the closer and all above them; `None` where that cannot be told: then everybody is in doubt.
+    line: Option<Vec<u32>>,
+    known: HashMap<u32, bool>,
+}
+
+impl Heirs {
+    fn of(writer: &Writer, closer: &Process, forked: &[u32]) -> Self {
+        let mut heirs = Heirs { own: std::process::id(), forked: forked.to_vec(), line: None, known: HashMap::new() };
+        // Another one may have the opener's pid by now.
+        if !forked.is_empty() && process::identity(writer.tgid) == writer.identity {
+            let mut line: Vec<u32> = process::line(writer.tgid).map(|process| process.tgid).collect();
+            if closer.tgid != writer.tgid {
+                line.extend(process::line(closer.tgid).map(|process| process.tgid));
+            }
+            heirs.line = Some(line).filter(|line| line.len() < process::GENERATIONS);
+        }
+        heirs
+    }
+
+    /// The process of this thread, if it may be an heir.
+    fn among(&mut self, tid: u32) -> Option<u32> {
+        let process = process::of(tid)?;
+        // A thread that began since then in a process that was there before.
+        let forked = process.tgid == tid || self.forked.contains(&process.tgid);
+        (forked && process.tgid != self.own && self.inherits(process, process::GENERATIONS)).then_some(process.tgid)
+    }
+
+    fn inherits(&mut self, process: Process, depth: usize) -> bool {
+        let Some(line) = &self.line else { return true };
+        if process.ppid == 0 || line.contains(&process.ppid) || depth == 0 {
+            return true;
+        }
+        if !self.forked.contains(&process.ppid) {
+            return false;
+        }
+        if let Some(&known) = self.known.get(&process.ppid) {
+            return known;
+        }
+        // One that is gone has left its children to somebody else by now, perhaps to an ancestor of the opener.
+        let inherits = process::of(process.ppid).is_none_or(|parent| self.inherits(parent, depth - 1));
+        self.known.insert(process.ppid, inherits);
+        inherits
+    }
 }
 
 /// Processes that may have been forked after the open. A pid of a thread is fine: it has its process's tables.

@@ -29,7 +29,7 @@ const RETRY: Duration = Duration::from_millis(500);
 /// Between attempts however much comes.
 const RETRY_AT_MOST_EVERY: Duration = Duration::from_millis(25);
 /// So long after a transaction the next one gathers, unless somebody waits for it.
-const LINGER: Duration = Duration::from_millis(5);
+const LINGER: Duration = Duration::from_millis(20);
 /// Attempts for what is left when the journal is closed while the disk refuses.
 const LAST_ATTEMPTS: u32 = 3;
 /// Refusals remembered for those who wait for them.

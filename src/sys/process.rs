@@ -47,6 +47,14 @@ pub fn of(tid: u32) -> Option<Process> {
     }
 }
 
+/// Generations that [`line`] goes up; a chain that is longer is cut there.
+pub const GENERATIONS: usize = 64;
+
+/// The process of a thread, its parent, and so on up to the top of the pid namespace.
+pub fn line(tid: u32) -> impl Iterator<Item = Process> {
+    std::iter::successors(of(tid), |process| of(process.ppid)).take(GENERATIONS)
+}
+
 /// The identity of a process; `None` if it is gone or cannot be told now.
 pub fn identity(pid: u32) -> Option<Identity> {
     let process = open(pid, PidfdFlags::empty()).ok()?;
@@ -111,6 +119,7 @@ mod tests {
         let first = of(me).unwrap();
         assert_eq!((first.tgid, first.ppid), (me, parent));
         assert_eq!(first.identity, identity(me));
+        assert_eq!(line(me).map(|process| process.tgid).take(2).collect::<Vec<_>>(), [me, parent]);
         assert_ne!(first.identity, identity(parent));
         let look = || {
             let tid = rustix::thread::gettid().as_raw_pid().unsigned_abs();

@@ -24,9 +24,8 @@ pub fn run(verb: &str, args: &mut Args) -> Outcome {
         | "close" | "dup" | "dup2" | "inherit" | "fallocate" | "copyrange" | "flock" | "lock" | "fchmod" | "fstat"
         | "futimens" | "syncfs" | "relist" => by_descriptor(verb, args),
         "mmap" | "store" | "load" | "msync" | "munmap" => mapped(verb, args),
-        "fork" | "dfork" | "thread" | "run" | "exit" | "die" | "become" | "heed" | "umask" | "chdir" | "wait" => {
-            process(verb, args)
-        }
+        "fork" | "dfork" | "thread" | "subreaper" | "run" | "exit" | "die" | "become" | "heed" | "umask" | "chdir"
+        | "wait" => process(verb, args),
         "listen" | "connect" | "accept" | "sendfd" | "recvfd" => socket(verb, args),
         "rounds" => rounds::run(args),
         _ => by_path(verb, args),
@@ -178,6 +177,10 @@ fn process(verb: &str, args: &mut Args) -> Outcome {
                 sys::wait(pid)?;
             }
             Ok(vec![number(pid)])
+        }
+        "subreaper" => {
+            rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+            Ok(Vec::new())
         }
         "thread" => {
             let name = args.text();

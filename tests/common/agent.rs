@@ -230,6 +230,13 @@ impl Agent {
         self.inner("dfork", name)
     }
 
+    /// Processes below this one that lose their parent become its children.
+    #[track_caller]
+    pub fn become_subreaper(&self) {
+        self.send(&["subreaper"]);
+        self.answer().unwrap();
+    }
+
     /// A second thread of the same process.
     #[track_caller]
     pub fn thread(&self, name: &str) -> Agent {

@@ -164,6 +164,31 @@ fn s30_a_daemon_that_kept_the_descriptor_commits() {
 }
 
 #[test]
+fn s30_a_daemon_that_was_given_to_another_parent_keeps_the_file_open() {
+    let m = Mount::new();
+    let (above, r) = m.pair();
+    above.become_subreaper();
+    let below = above.fork("W");
+    for opener in [&above, &below] {
+        let fd = opener.open("f", "w|creat|trunc").unwrap();
+        opener.write(fd, "opener ").unwrap();
+        // Both are children of `above` now, whichever of the two they come from.
+        let daemon = opener.double_fork("D");
+        let other = above.double_fork("E");
+        opener.close(fd).unwrap();
+        let before = r.cat("f").ok();
+        assert_ne!(before.as_deref(), Some(&b"opener "[..]), "published while the daemon has it open");
+        daemon.write(fd, "daemon").unwrap();
+        assert_eq!(r.cat("f").ok(), before);
+        other.exit(0);
+        daemon.close(fd).unwrap();
+        eventually("its close published it", || r.cat("f").is_ok_and(|d| d == b"opener daemon"));
+        daemon.exit(0);
+    }
+    m.nothing_quarantined();
+}
+
+#[test]
 fn s30_a_child_that_closes_first_does_not_publish_for_its_parent() {
     let m = Mount::new();
     let (w, r) = m.pair();
