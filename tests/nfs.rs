@@ -17,5 +17,7 @@ mod lab;
 mod replaced;
 #[path = "nfs/replies.rs"]
 mod replies;
+#[path = "nfs/requests.rs"]
+mod requests;
 #[path = "nfs/room.rs"]
 mod room;

@@ -42,7 +42,7 @@ download_tools() {
 }
 
 unpack_tools() {
-  local package folder
+  local package folder link to
   if ! download_tools >"$lab/apt.log" 2>&1; then
     as_root apt-get update -qq || true
     download_tools >"$lab/apt.log" 2>&1 || die "cannot download the NFS tools: $(cat "$lab/apt.log")"
@@ -53,6 +53,11 @@ unpack_tools() {
   # As a layer over a root with merged /usr, a folder named /sbin would hide the link of that name.
   for folder in bin sbin lib lib64; do
     [ ! -d "$lab/tools/$folder" ] || { cp -a "$lab/tools/$folder" "$lab/tools/usr/" && rm -r "$lab/tools/$folder"; }
+  done
+  # Before the guest has its root, a link to /bin/kmod leads to this machine's, which may have none.
+  for link in "$lab"/tools/usr/sbin/*; do
+    to=$(readlink "$link") || continue
+    case $to in /bin/*) [ ! -e "$lab/tools/usr$to" ] || ln -sfn "..$to" "$link" ;; esac
   done
   rm -f "$lab"/debs/*.deb
 }

@@ -3,19 +3,23 @@
 //! Anybody may create in it and nobody but the daemon may list it (mode 1733), because staged files are created with
 //! the writer's own credentials: on a root-squashed export the daemon could not give them away afterwards.
 
+use std::collections::HashMap;
+use std::collections::hash_map::RandomState;
 use std::ffi::OsStr;
 use std::fs::File;
+use std::hash::BuildHasher;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
+use parking_lot::Mutex;
 use rustix::fs::{OFlags, Timespec};
 
 use crate::inode::Content;
 use crate::journal::DraftId;
 use crate::sys::cred::{Acting, Creds};
 use crate::sys::stat::{self, Stat};
-use crate::sys::{Errno, Result, acl, at, clock, xattr};
+use crate::sys::{Errno, Result, acl, at, clock, mount, xattr};
 
 /// Name of the reserved folder at the export's root.
 pub const RESERVED: &str = ".commitfs";
@@ -44,7 +48,15 @@ pub struct Staging {
     privileged: bool,
     /// Microseconds since the epoch.
     started: u128,
+    /// On NFS a file that nobody else may have made costs a request more than one that may be there: so staged names
+    /// there are such that nobody can have guessed them.
+    unguessable: Option<RandomState>,
+    /// The NFS 4 access lists that new files have here, by mode, owner and group.
+    lists: Mutex<HashMap<(u32, u32, u32), Vec<u8>>>,
 }
+
+/// Access lists remembered at most.
+const LISTS: usize = 1000;
 
 impl Staging {
     /// Opens or creates the staging folder of `instance` below the export's root.
@@ -60,10 +72,20 @@ impl Staging {
         for made_in in [trashes.as_fd(), stage.as_fd(), reserved.as_fd(), root.as_fd()] {
             at::fsync_dir(made_in)?;
         }
+        let unguessable = if mount::is_nfs(root.as_fd())? { Some(RandomState::new()) } else { None };
         let privileged = rustix::process::geteuid().is_root();
         let started = clock::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros());
-        let mut staging =
-            Staging { instance: instance.to_owned(), dir, trash, hosts, nobody: None, privileged, started };
+        let mut staging = Staging {
+            instance: instance.to_owned(),
+            dir,
+            trash,
+            hosts,
+            nobody: None,
+            privileged,
+            started,
+            unguessable,
+            lists: Mutex::default(),
+        };
         if privileged {
             staging.remove("probe")?;
             let probe = staging.create("probe", 0o600, None)?;
@@ -135,15 +157,36 @@ impl Staging {
         self.hosts.as_fd()
     }
 
-    /// The name of a draft's staged file, or of an outbox row's inode. It holds the start of this daemon, because the number alone could meet a
-    /// staged file whose row was lost with an earlier one.
+    /// The name of an outbox row's inode. It holds the start of this daemon, because the number alone could meet an inode
+    /// whose row was lost with an earlier one.
     pub fn name_of(&self, id: DraftId) -> String {
         format!("{id}.{:x}", self.started)
     }
 
-    /// Creates a staged file as `creds` (the daemon itself without).
+    /// The name of a draft's staged file, likewise.
+    pub fn stage_name_of(&self, id: DraftId) -> String {
+        match &self.unguessable {
+            Some(secret) => format!("{id}.{:016x}.{:x}", secret.hash_one(id), self.started),
+            None => self.name_of(id),
+        }
+    }
+
+    /// Creates a staged file as `creds` (the daemon itself without), under a name that others may know.
     pub fn create(&self, name: &str, mode: u32, creds: Option<&Creds>) -> Result<Staged> {
-        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR;
+        self.make(name, OFlags::EXCL, mode, creds).map(|(staged, _)| staged)
+    }
+
+    /// Creates a draft's staged file, likewise.
+    pub fn create_draft(&self, name: &str, mode: u32, creds: Option<&Creds>) -> Result<Staged> {
+        self.make(name, self.exclusive(), mode, creds).map(|(staged, _)| staged)
+    }
+
+    fn exclusive(&self) -> OFlags {
+        if self.unguessable.is_some() { OFlags::empty() } else { OFlags::EXCL }
+    }
+
+    fn make(&self, name: &str, exclusive: OFlags, mode: u32, creds: Option<&Creds>) -> Result<(Staged, Stat)> {
+        let flags = OFlags::CREATE | OFlags::RDWR | exclusive;
         let create = || self.acting(creds, || at::open_file(&self.dir, OsStr::new(name), flags, mode));
         let file = match create() {
             // Nobody else gives such names. It was made by a call that was repeated because its answer was lost.
@@ -154,13 +197,46 @@ impl Staging {
             other => other?,
         };
         match stat::fstat(&file) {
-            Ok(Stat { ino, .. }) => Ok(Staged { file: Content::new(file), name: name.to_owned(), ino }),
+            // Not made just now, whoever has learned the name.
+            Ok(made) if made.size > 0 || made.nlink > 1 => Err(Errno::EXIST),
+            Ok(made) => Ok((Staged { file: Content::new(file), name: name.to_owned(), ino: made.ino }, made)),
             Err(errno) => {
-                if let Err(left) = self.remove(name) {
-                    tracing::warn!(name, errno = %left, "a staged file is left to the next sweep");
-                }
+                self.remove_failed(name);
                 Err(errno)
             }
+        }
+    }
+
+    /// Creates a draft's staged file that looks like the version it will replace: owner, group, mode, attributes, access list.
+    /// Fails with `EPERM` where the owner cannot be kept, so that a replacement never changes owner silently.
+    pub fn create_like(&self, name: &str, base: &File, like: &Stat, creds: Option<&Creds>) -> Result<Staged> {
+        // Until it has its owner, nobody else may open it.
+        let mode = if self.owner_of_new(creds) == (like.uid, like.gid) { like.perm & 0o777 } else { 0o600 };
+        let (staged, made) = self.make(name, self.exclusive(), mode, creds)?;
+        match self.resemble(&staged, &made, base, like, creds) {
+            Ok(()) => Ok(staged),
+            Err(errno) => {
+                self.remove_failed(name);
+                Err(errno)
+            }
+        }
+    }
+
+    fn remove_failed(&self, name: &str) {
+        if let Err(left) = self.remove(name) {
+            tracing::warn!(name, errno = %left, "a staged file is left to the next sweep");
+        }
+    }
+
+    /// Whose a file will be that `creds` stages, as far as that can be told before.
+    fn owner_of_new(&self, creds: Option<&Creds>) -> (u32, u32) {
+        let (uid, gid) = match creds.filter(|_| self.privileged) {
+            Some(creds) => (creds.uid, creds.gid),
+            None => (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()),
+        };
+        match self.nobody {
+            Some(nobody) => (if uid == 0 { nobody.0 } else { uid }, if gid == 0 { nobody.1 } else { gid }),
+            None => (uid, gid),
         }
     }
 
@@ -217,19 +293,41 @@ impl Staging {
         }
     }
 
-    /// Makes a staged file look like the version it will replace: owner, group, mode, attributes, access list. Fails
-    /// with `EPERM` where the owner cannot be kept, so that a replacement never changes owner silently.
-    pub fn resemble(&self, staged: &Staged, base: &File, like: &Stat, creds: Option<&Creds>) -> Result<()> {
-        let fresh = stat::fstat(&staged.file)?;
+    fn resemble(&self, staged: &Staged, made: &Stat, base: &File, like: &Stat, creds: Option<&Creds>) -> Result<()> {
         self.acting_for(creds, || {
-            if (fresh.uid, fresh.gid) != (like.uid, like.gid) {
+            let (mut perm, mut untouched) = (made.perm, true);
+            if (made.uid, made.gid) != (like.uid, like.gid) {
                 at::chown(&staged.file, Some(like.uid), Some(like.gid))?;
+                (perm, untouched) = (stat::fstat(&staged.file)?.perm, false);
             }
-            if stat::fstat(&staged.file)?.perm != like.perm {
+            if perm != like.perm {
                 at::chmod(&staged.file, like.perm)?;
+                untouched = false;
             }
-            xattr::copy_all(base, &staged.file)
+            xattr::copy_all(base, &staged.file, |name, list| {
+                name == acl::NFS4 && untouched && self.has_list(staged, made, list)
+            })
         })
+    }
+
+    /// True if a new file has this NFS 4 access list already: the server makes one of the mode, and setting it again would
+    /// be a request for each replacement.
+    fn has_list(&self, staged: &Staged, made: &Stat, list: &[u8]) -> bool {
+        let mut lists = self.lists.lock();
+        let key = (made.perm, made.uid, made.gid);
+        if let Some(known) = lists.get(&key) {
+            return known == list;
+        }
+        // Not held while the server is asked.
+        drop(lists);
+        let Ok(own) = xattr::get(&staged.file, OsStr::new(acl::NFS4)) else { return false };
+        let same = own == list;
+        lists = self.lists.lock();
+        if lists.len() >= LISTS {
+            lists.clear();
+        }
+        lists.insert(key, own);
+        same
     }
 
     /// Removes a staged file; one that is gone already is fine.

@@ -32,6 +32,7 @@ pub use digest::Digester;
 pub use family::{Caller, Writer};
 pub use proof::{Proof, last_close};
 pub use stage::{Keep, NewDraft};
+pub use switch::Wants;
 pub use table::Drafts;
 
 /// A pending write on one name.
@@ -78,6 +79,8 @@ pub struct Base {
     /// Its content, until a commit is on its way: an NFS client moves a file that it has open out of the way before it
     /// renames over it, and the name would be absent for that moment.
     pub file: Option<Arc<Content>>,
+    /// `file` refers to the inode and cannot be read: who began the draft truncates.
+    pub unread: bool,
     /// Its inode.
     pub key: Key,
     /// Names that the inode had.
@@ -275,9 +278,11 @@ impl Draft {
         self.tainting("write", written, |_| true)
     }
 
-    /// Asks the disk to begin with what was written.
-    pub fn begin_writing_out(&self) {
-        if let Phase::Open(work) = &self.body.read().phase {
+    /// Asks the disk to begin with what was written, if that is this much.
+    pub fn begin_writing_out(&self, least: u64) {
+        if let Phase::Open(work) = &self.body.read().phase
+            && work.written.load(Ordering::Relaxed) >= least
+        {
             writeback::start(&work.staged.file);
         }
     }

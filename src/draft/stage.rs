@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::{Mutex, RwLock};
+use rustix::fs::OFlags;
 
 use super::{Base, Blocked, Body, Draft, Phase, Work, digest, family};
 use crate::commit::{Committer, Staged, Target};
+use crate::inode::Content;
 use crate::journal::{Begun, CommitKind, Entry, Owner};
 use crate::rules::Decision;
 use crate::sys::cred::Creds;
@@ -80,7 +82,7 @@ impl Draft {
         listed()?;
         let target = body.target.clone().ok_or(Errno::NOENT)?;
         let work = self.begin(by, target.path(), CommitKind::New, |name| {
-            by.staging.create(name, masked_mode, self.creds.as_ref())
+            by.staging.create_draft(name, masked_mode, self.creds.as_ref())
         });
         let work = work.and_then(|work| {
             let inherited = by
@@ -113,6 +115,23 @@ impl Draft {
         let below = base.file.as_ref().ok_or(Errno::IO)?;
         let like = stat::fstat(&**below)?;
         if by.staging.can_resemble(self.creds.as_ref(), &like) { Ok(()) } else { Err(Errno::PERM) }
+    }
+
+    /// Makes sure that the version below can be read, for somebody who opens the draft and does not truncate it.
+    pub fn read_below(&self, by: &Committer) -> Result<()> {
+        let unread =
+            |body: &Body| matches!(body.phase, Phase::Clean) && body.base.as_ref().is_some_and(|base| base.unread);
+        if !unread(&self.body.read()) {
+            return Ok(());
+        }
+        let mut body = self.body.write();
+        if unread(&body)
+            && let Some(base) = &mut body.base
+        {
+            base.file = Some(base.readable(by, self.creds.as_ref())?);
+            base.unread = false;
+        }
+        Ok(())
     }
 
     /// Makes the draft ready to be changed, as `blocked` said it was not. Not for [`Blocked::Sealing`]: wait for the
@@ -185,7 +204,7 @@ impl Draft {
         let Phase::Published(kept) = &body.phase else { return Ok(()) };
         let file = kept.file()?;
         let there = stat::fstat(&*file)?;
-        let base = Base { file: Some(file), key: crate::inode::Key::of(&there), links: there.nlink };
+        let base = Base { file: Some(file), unread: false, key: crate::inode::Key::of(&there), links: there.nlink };
         tracing::info!(node = self.node, "write after the last close: a fresh draft");
         self.only_resizes.store(true, Ordering::Relaxed);
         let work = self.fork(by, body.path(), &base, keep).inspect_err(|&errno| self.taint_by_copy(errno))?;
@@ -211,11 +230,13 @@ impl Draft {
         };
         let kind = if keep == Keep::Nothing { CommitKind::Overwrite } else { CommitKind::Append };
         let work = self.begin(by, path, kind, |name| {
-            let staged = by.staging.create(name, 0o600, self.creds.as_ref())?;
-            let filled = by
-                .staging
-                .resemble(&staged, below, &like, self.creds.as_ref())
-                .and_then(|()| copy::copy_content(&**below, &*staged.file, kept));
+            let staged = by.staging.create_like(name, below, &like, self.creds.as_ref())?;
+            if kept == 0 {
+                return Ok(staged);
+            }
+            let filled = base
+                .readable(by, self.creds.as_ref())
+                .and_then(|below| copy::copy_content(&*below, &*staged.file, kept));
             match filled {
                 Ok(()) => Ok(staged),
                 Err(errno) => {
@@ -245,7 +266,7 @@ impl Draft {
             Errno::from_raw_os_error(error.errno())
         })?;
         let id = by.journal.next_draft_id();
-        let name = by.staging.name_of(id);
+        let name = by.staging.stage_name_of(id);
         let staged = make(&name)?;
         failpoint!("begin_after_stage");
         by.journal.submit(Entry::Begun(Begun {
@@ -272,7 +293,10 @@ impl Draft {
     pub fn empty(&self, by: &Committer) -> Result<bool> {
         loop {
             let emptied = self.change(|work| {
-                at::truncate(&work.staged.file, 0)?;
+                // On NFS a request, also where there is nothing to do.
+                if stat::fstat(&work.staged.file)?.size > 0 {
+                    at::truncate(&work.staged.file, 0)?;
+                }
                 self.stream.lock().restart();
                 Ok(())
             })?;
@@ -285,5 +309,18 @@ impl Draft {
                 Err(blocked) => self.unblock(by, blocked, Keep::Nothing)?,
             }
         }
+    }
+}
+
+impl Base {
+    /// The version, open for reading.
+    fn readable(&self, by: &Committer, creds: Option<&Creds>) -> Result<Arc<Content>> {
+        let file = self.file.as_ref().ok_or(Errno::IO)?;
+        if !self.unread {
+            return Ok(file.clone());
+        }
+        let file = Content::new(by.staging.acting_for(creds, || at::reopen(&**file, OFlags::RDONLY))?);
+        by.nodes.reads(self.key, &file);
+        Ok(file)
     }
 }

@@ -16,12 +16,40 @@ struct Switch {
     node: u64,
     /// The last name that it was known by.
     name: OsString,
-    /// When it was last heard of.
+    /// When it was sent round, and when it was last heard of.
+    began: Instant,
     since: Instant,
-    /// The open is for writing: the look-up shall find a draft. Otherwise just a fresh look at the version.
-    writes: bool,
+    /// What the look-up shall find.
+    wants: Wants,
     /// What the look-up found.
     found: Found,
+}
+
+/// What an open that is sent round is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wants {
+    /// Reading: a fresh look at the version.
+    Version,
+    /// Writing: a draft.
+    Draft,
+    /// Writing without what there is: a draft that need not be able to read the version below.
+    EmptyDraft,
+}
+
+impl Wants {
+    /// What an open that writes, or else reads, wants.
+    pub fn to(writes: bool, truncates: bool) -> Self {
+        match (writes, truncates) {
+            (false, _) => Wants::Version,
+            (true, false) => Wants::Draft,
+            (true, true) => Wants::EmptyDraft,
+        }
+    }
+
+    /// True if the look-up shall find a draft.
+    pub fn writes(self) -> bool {
+        self != Wants::Version
+    }
 }
 
 /// What the look-up of a repeated open has found.
@@ -31,13 +59,17 @@ enum Found {
     Nothing,
     /// A node of whatever kind that can be opened as it is.
     Node,
-    /// A version, held open so that the open succeeds even if the version is replaced in between.
+    /// A version, held open so that the open succeeds even if the version is replaced in between; for a writer, that below
+    /// its draft, because the kernel looks twice and drops what it found first.
     Version(u64, Arc<Content>),
 }
 
 /// The kernel comes back within microseconds, unless the thread died or the kernel itself refuses the open. After this
 /// time a look-up only belongs to the open if it asks for the same name: the export may have kept it waiting.
 const LIFE: Duration = Duration::from_secs(5);
+
+/// For so long a look-up of the same name is a part of the open, which has just asked the server for the folder.
+const FRESH: Duration = Duration::from_millis(100);
 
 /// After this time the open is forgotten.
 const LONG_LIFE: Duration = Duration::from_secs(600);
@@ -49,7 +81,7 @@ pub struct Switches(DashMap<u32, Switch>);
 impl Switches {
     /// Sends the open of `tid` on `node`, last known as `name`, round. False if the thread was sent round for the same
     /// node before and did not look the name up: its open has no name.
-    pub fn begin(&self, tid: u32, node: u64, name: &OsStr, writes: bool) -> bool {
+    pub fn begin(&self, tid: u32, node: u64, name: &OsStr, wants: Wants) -> bool {
         let before = self.get(tid, |switch| switch.node == node);
         if before.is_some_and(|switch| switch.node == node && matches!(switch.found, Found::Nothing)) {
             self.0.remove(&tid);
@@ -58,18 +90,24 @@ impl Switches {
         if self.0.len() > 1000 {
             self.0.retain(|_, switch| switch.since.elapsed() < LIFE);
         }
-        let switch = Switch { node, name: name.to_owned(), since: Instant::now(), writes, found: Found::Nothing };
+        let now = Instant::now();
+        let switch = Switch { node, name: name.to_owned(), began: now, since: now, wants, found: Found::Nothing };
         self.0.insert(tid, switch);
         true
     }
 
-    /// Whether the thread that looks `name` up is in the middle of an open that is repeated: `Some(true)` if it is for
-    /// writing, so that its look-up of a file shall find a draft.
-    pub fn looking_up(&self, tid: u32, name: &OsStr) -> Option<bool> {
-        self.get(tid, |switch| switch.name == name).map(|switch| switch.writes)
+    /// Whether the thread that looks `name` up is in the middle of an open that is repeated, and what for.
+    pub fn looking_up(&self, tid: u32, name: &OsStr) -> Option<Wants> {
+        self.get(tid, |switch| switch.name == name).map(|switch| switch.wants)
     }
 
-    /// The repeated open has looked the name up, and found this version if it is to be read.
+    /// True if the thread's look-up of `name` belongs to an open that has looked the name up, freshly, before it was sent
+    /// round: what was committed elsewhere since is not older than the open.
+    pub fn is_fresh(&self, tid: u32, name: &OsStr) -> bool {
+        self.get(tid, |_| false).is_some_and(|switch| switch.name == name && switch.began.elapsed() < FRESH)
+    }
+
+    /// The repeated open has looked the name up, and found this version.
     pub fn looked_up(&self, tid: u32, version: Option<(u64, Arc<Content>)>) {
         if !self.0.is_empty()
             && let Some(mut switch) = self.0.get_mut(&tid)
@@ -115,7 +153,7 @@ mod tests {
 
     fn aged(age: Duration) -> Switches {
         let switches = Switches::default();
-        assert!(switches.begin(7, 1, OsStr::new("a"), true));
+        assert!(switches.begin(7, 1, OsStr::new("a"), Wants::Draft));
         switches.0.get_mut(&7).unwrap().since -= age;
         switches
     }
@@ -123,19 +161,30 @@ mod tests {
     #[test]
     fn a_look_up_that_the_export_kept_waiting_still_belongs_to_its_open() {
         let switches = aged(LIFE * 2);
-        assert_eq!(switches.looking_up(7, OsStr::new("a")), Some(true));
+        assert_eq!(switches.looking_up(7, OsStr::new("a")), Some(Wants::Draft));
         assert_eq!(switches.looking_up(7, OsStr::new("b")), None, "another name, long after");
-        assert_eq!(aged(Duration::ZERO).looking_up(7, OsStr::new("b")), Some(true), "renamed in between");
+        assert_eq!(aged(Duration::ZERO).looking_up(7, OsStr::new("b")), Some(Wants::Draft), "renamed in between");
         assert_eq!(aged(LONG_LIFE).looking_up(7, OsStr::new("a")), None);
+    }
+
+    #[test]
+    fn a_look_up_is_fresh_by_its_open_only_at_once_and_for_the_same_name() {
+        let switches = aged(Duration::ZERO);
+        switches.looked_up(7, None);
+        assert!(switches.is_fresh(7, OsStr::new("a")));
+        assert!(!switches.is_fresh(7, OsStr::new("b")) && !switches.is_fresh(8, OsStr::new("a")));
+        switches.0.get_mut(&7).unwrap().began -= FRESH;
+        switches.looked_up(7, None);
+        assert!(!switches.is_fresh(7, OsStr::new("a")), "an open that the kernel gave up, however often it looks");
     }
 
     #[test]
     fn an_open_that_comes_back_without_a_look_up_has_no_name() {
         for age in [Duration::ZERO, LIFE * 2] {
-            assert!(!aged(age).begin(7, 1, OsStr::new("a"), true));
+            assert!(!aged(age).begin(7, 1, OsStr::new("a"), Wants::Draft));
         }
         let switches = aged(Duration::ZERO);
         switches.looked_up(7, None);
-        assert!(switches.begin(7, 1, OsStr::new("a"), true), "replaced once more");
+        assert!(switches.begin(7, 1, OsStr::new("a"), Wants::Draft), "replaced once more");
     }
 }

@@ -7,7 +7,7 @@ use rustix::fs::Timespec;
 
 use super::handle::Handle;
 use super::{Attr, Done, Fs};
-use crate::draft::{Caller, Draft, Keep};
+use crate::draft::{Caller, Draft, Keep, Wants};
 use crate::inode::Node;
 use crate::sys::at::{self, Timestamps};
 use crate::sys::stat::{self, Time};
@@ -191,7 +191,7 @@ impl Fs {
                 }
                 None if self.refuse_other_file_system(node.key).is_err() => return Err(Errno::XDEV),
                 // The kernel repeats the call with a fresh look-up, which is answered with a draft's node.
-                None if self.drafts.switches.begin(caller.tid, id, &node.link().name, true) => {
+                None if self.drafts.switches.begin(caller.tid, id, &node.link().name, Wants::to(true, size == 0)) => {
                     return Err(Errno::STALE);
                 }
                 None => return Err(Errno::TXTBSY),

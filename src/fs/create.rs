@@ -10,7 +10,7 @@ use super::handle::Handle;
 use super::wait::Until;
 use super::{Done, Entry, Fs, OpenMode, Opened};
 use crate::commit::Target;
-use crate::draft::{Caller, Draft, Ending, NewDraft, Phase, Writer};
+use crate::draft::{Caller, Draft, Ending, NewDraft, Phase, Wants, Writer};
 use crate::inode::{Content, Node};
 use crate::sys::{Errno, Kind, Result, acl, at, process, stat};
 
@@ -164,7 +164,8 @@ impl Fs {
     /// finds what the open needs.
     fn look_again(&self, caller: Caller, name: &OsStr, flags: OFlags, direct: bool) -> Errno {
         let writes = flags & OFlags::ACCMODE != OFlags::RDONLY || flags.contains(OFlags::TRUNC);
-        self.drafts.switches.begin(caller.tid, 0, name, writes && !direct);
+        let wants = Wants::to(writes && !direct, flags.contains(OFlags::TRUNC));
+        self.drafts.switches.begin(caller.tid, 0, name, wants);
         Errno::STALE
     }
 

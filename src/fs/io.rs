@@ -20,6 +20,10 @@ thread_local! {
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
+/// So much an NFS client may send in one request, which a commit then has made durable: begun earlier, it would take a
+/// second one. Bytes.
+const ONE_REQUEST: u64 = 1 << 20;
+
 struct Change<T> {
     call: Call<T>,
     keep: Keep,
@@ -71,6 +75,7 @@ impl Fs {
         if draft.tainted().is_some() {
             return done(Ok(len));
         }
+        let least = if self.options.nfs { ONE_REQUEST } else { 0 };
         self.write(caller, fh, offset, data, false, move |written| {
             match written {
                 Err(_) if draft.tainted().is_some() => done(Ok(len)),
@@ -78,7 +83,7 @@ impl Fs {
             }
             // The kernel sends what it has gathered when the file is closed, for the most part: the disk begins while
             // the kernel goes on to that.
-            draft.begin_writing_out();
+            draft.begin_writing_out(least);
         });
     }
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::wait::Until;
 use super::{Done, Fs};
-use crate::draft::{Caller, Draft, NewDraft};
-use crate::inode::{Content, Key, Node};
+use crate::draft::{Caller, Draft, NewDraft, Wants};
+use crate::inode::{Key, Node};
 use crate::rules::Mode;
 use crate::sys::{Errno, Kind, Result, Stat, process, stat};
 use crate::{commit, draft};
@@ -78,7 +78,7 @@ impl Fs {
         if let Some(draft) = self.drafts.at(folder.key, name) {
             return self.see_around(caller, folder, name, draft, patient);
         }
-        if self.options.revalidate {
+        if self.options.revalidate && !self.drafts.switches.is_fresh(caller.tid, name) {
             stat::revalidate(self.nodes().fd(folder)?)?;
         }
         let (node, stat) = self.nodes().lookup(folder, name)?;
@@ -87,7 +87,7 @@ impl Fs {
         }
         match self.drafts.switches.looking_up(caller.tid, name) {
             None => Ok(Seen::Entry(self.version_entry(&node, stat, self.options.ttl))),
-            Some(writes) => self.see_again(caller, folder, name, writes, &node, &stat),
+            Some(wants) => self.see_again(caller, folder, name, wants, &node, &stat),
         }
     }
 
@@ -98,11 +98,16 @@ impl Fs {
         caller: Caller,
         folder: &Arc<Node>,
         name: &OsStr,
-        writes: bool,
+        wants: Wants,
         node: &Arc<Node>,
         stat: &Stat,
     ) -> Result<Seen> {
-        let file = match self.open_version(caller, node) {
+        let file = match self.drafts.switches.version(caller.tid, node.id) {
+            Some(file) => Ok(file),
+            None if wants == Wants::EmptyDraft => self.refer_to_version(node),
+            None => self.open_version(caller, node),
+        };
+        let file = match file {
             Ok(file) => file,
             // Replaced since it was looked up, and gone.
             Err(Errno::STALE | Errno::NOENT) => {
@@ -110,19 +115,24 @@ impl Fs {
                 return self.see(caller, folder, name, true);
             }
             // A read that the export refuses: the open will say so.
-            Err(_) if !writes => return Ok(Seen::Entry(self.version_entry(node, *stat, Duration::ZERO))),
+            Err(_) if !wants.writes() => return Ok(Seen::Entry(self.version_entry(node, *stat, Duration::ZERO))),
             Err(other) => {
                 self.nodes().forget(node.id, 1);
                 return Err(other);
             }
         };
-        if writes {
+        self.drafts.switches.looked_up(caller.tid, Some((node.id, file.clone())));
+        if wants.writes() {
             self.nodes().forget(node.id, 1);
-            self.drafts.switches.looked_up(caller.tid, None);
-            let draft = self.begin_over(caller, folder, name, file, stat);
+            let base = draft::Base {
+                file: Some(file),
+                unread: wants == Wants::EmptyDraft,
+                key: Key::of(stat),
+                links: stat.nlink,
+            };
+            let draft = self.begin_over(caller, folder, name, base);
             return self.draft_entry(&draft).map(Seen::Entry);
         }
-        self.drafts.switches.looked_up(caller.tid, Some((node.id, file)));
         Ok(Seen::Entry(self.version_entry(node, *stat, Duration::ZERO)))
     }
 
@@ -136,11 +146,11 @@ impl Fs {
         patient: bool,
     ) -> Result<Seen> {
         let switching = self.drafts.switches.looking_up(caller.tid, name);
-        if patient && (draft.is_awaited() || draft.is_sealing() && (switching == Some(true) || draft.is_family(caller)))
-        {
+        let writes = switching.is_some_and(Wants::writes);
+        if patient && (draft.is_awaited() || draft.is_sealing() && (writes || draft.is_family(caller))) {
             return Ok(Seen::Wait(Until::Settled(draft)));
         }
-        if switching == Some(true) || draft.is_family(caller) {
+        if writes || draft.is_family(caller) {
             self.drafts.switches.looked_up(caller.tid, None);
             return self.draft_entry(&draft).map(Seen::Entry);
         }
@@ -171,19 +181,12 @@ impl Fs {
     }
 
     /// Begins a draft over a version, without content of its own yet. Joins one that is there already.
-    fn begin_over(
-        &self,
-        caller: Caller,
-        folder: &Arc<Node>,
-        name: &OsStr,
-        version: Arc<Content>,
-        stat: &Stat,
-    ) -> Arc<Draft> {
+    fn begin_over(&self, caller: Caller, folder: &Arc<Node>, name: &OsStr, base: draft::Base) -> Arc<Draft> {
         let process = process::of(caller.tid);
         let draft = Draft::new(NewDraft {
             node: self.nodes().fresh_id(),
             target: commit::Target { parent: folder.clone(), name: name.to_owned() },
-            base: Some(draft::Base { file: Some(version), key: Key::of(stat), links: stat.nlink }),
+            base: Some(base),
             decision: self.rules.decide(&folder.path_of(name)).clone(),
             creds: self.creds(caller),
             owner: self.owner(caller, process.as_ref()),

@@ -10,7 +10,7 @@ use rustix::fs::OFlags;
 use super::handle::Handle;
 use super::wait::Until;
 use super::{Done, Fs};
-use crate::draft::{Caller, Draft, Writer};
+use crate::draft::{Caller, Draft, Wants, Writer};
 use crate::inode::{Content, Node};
 use crate::sys::{Errno, Kind, Result, at, process, stat};
 
@@ -67,15 +67,19 @@ impl Fs {
             // The kernel refuses any other open for writing by itself.
             return Err(Errno::TXTBSY);
         }
-        let round = |writes| self.drafts.switches.begin(caller.tid, id, &node.link().name, writes);
+        let round = |wants| self.drafts.switches.begin(caller.tid, id, &node.link().name, wants);
         if writes && !direct {
             self.refuse_other_file_system(node.key)?;
             // The kernel repeats the open with a fresh look-up, which is answered with a draft's node. A thread that
             // comes again without a look-up opened through a descriptor: a version has no name to be replaced under.
-            return Err(if round(true) { Errno::STALE } else { Errno::TXTBSY });
+            return Err(if round(Wants::to(true, flags.contains(OFlags::TRUNC))) {
+                Errno::STALE
+            } else {
+                Errno::TXTBSY
+            });
         }
         let found = self.drafts.switches.version(caller.tid, id);
-        if found.is_none() && !self.is_current(&node) && round(false) {
+        if found.is_none() && !self.is_current(&node) && round(Wants::Version) {
             // Replaced or changed since the kernel looked: it shall look again. Without a name to look up, it comes
             // right back and gets what it has.
             return Err(Errno::STALE);
@@ -90,7 +94,7 @@ impl Fs {
                 Ok(file) => file,
                 // Replaced in this very moment.
                 Err(Errno::STALE) => {
-                    round(false);
+                    round(Wants::Version);
                     return Err(Errno::STALE);
                 }
                 Err(other) => return Err(other),
@@ -110,6 +114,13 @@ impl Fs {
         let _opening = self.nodes().using(node);
         let file = Content::new(self.open_for(caller, node, OFlags::RDONLY)?);
         self.nodes().reads(node.key, &file);
+        Ok(file)
+    }
+
+    /// A descriptor of a version that is not to be read: asks the server for nothing.
+    pub(super) fn refer_to_version(&self, node: &Node) -> Result<Arc<Content>> {
+        let file = Content::new(self.nodes().open(node, OFlags::PATH)?);
+        self.nodes().refers(node.key, &file);
         Ok(file)
     }
 
@@ -187,6 +198,12 @@ impl Fs {
             self.drafts.switches.end(caller.tid);
             return done(Err(errno));
         }
+        if !flags.contains(OFlags::TRUNC)
+            && let Err(errno) = draft.read_below(&self.committer)
+        {
+            self.drafts.switches.end(caller.tid);
+            return done(Err(errno));
+        }
         let writer = writes.then(|| Writer::opening(process::of(caller.tid).as_ref(), flags));
         match self.draft_handle(caller, &draft, flags, writer) {
             Ok(opened) if flags.contains(OFlags::TRUNC) => self.empty_opened(caller, draft, opened, done),
@@ -241,7 +258,7 @@ impl Fs {
     /// Sends an open of a draft round.
     pub(super) fn send_round(&self, caller: Caller, draft: &Draft) -> bool {
         let name = draft.target().map(|target| target.name).unwrap_or_default();
-        self.drafts.switches.begin(caller.tid, draft.node, &name, true)
+        self.drafts.switches.begin(caller.tid, draft.node, &name, Wants::Draft)
     }
 
     /// A descriptor of a draft, for a writer or without one for reading.

@@ -97,6 +97,8 @@ pub struct Using {
     users: Arc<Users>,
     key: Key,
     number: u64,
+    /// Nothing was read or opened: the client is done when the call returns.
+    quiet: bool,
 }
 
 impl Drop for Using {
@@ -105,7 +107,9 @@ impl Drop for Using {
             users.retain(|user| user.number != self.number);
         }
         self.users.of.remove_if(&self.key, |_, users| users.is_empty());
-        self.users.left_at.store(self.users.now(), Ordering::Release);
+        if !self.quiet {
+            self.users.left_at.store(self.users.now(), Ordering::Release);
+        }
         if self.users.waiting.load(Ordering::Acquire) > 0 {
             drop(self.users.lock.lock());
             self.users.left.notify_all();
@@ -134,15 +138,24 @@ impl Users {
 
     /// An inode is in use from now on.
     pub fn enter(self: &Arc<Self>, key: Key) -> Using {
-        let number = self.last.fetch_add(1, Ordering::Relaxed);
-        self.of.entry(key).or_default().push(User { number, content: Weak::new() });
-        Using { users: self.clone(), key, number }
+        self.enter_as(key, false)
     }
 
-    /// An inode is in use while this file is open.
-    pub fn add(self: &Arc<Self>, key: Key, content: &Arc<Content>) {
+    /// An inode is referred to from now on, by a descriptor that is good for its attributes only.
+    pub fn refer(self: &Arc<Self>, key: Key) -> Using {
+        self.enter_as(key, true)
+    }
+
+    fn enter_as(self: &Arc<Self>, key: Key, quiet: bool) -> Using {
+        let number = self.last.fetch_add(1, Ordering::Relaxed);
+        self.of.entry(key).or_default().push(User { number, content: Weak::new() });
+        Using { users: self.clone(), key, number, quiet }
+    }
+
+    /// An inode is in use while this file is open, or referred to if it cannot be read.
+    pub fn add(self: &Arc<Self>, key: Key, content: &Arc<Content>, quiet: bool) {
         content.using.get_or_init(|| {
-            let using = self.enter(key);
+            let using = self.enter_as(key, quiet);
             if let Some(mut users) = self.of.get_mut(&key)
                 && let Some(user) = users.iter_mut().find(|user| user.number == using.number)
             {
@@ -215,7 +228,7 @@ mod tests {
         let content = Content::new(File::open(&name).unwrap());
         let key = Key::of(&stat::fstat(&*content).unwrap());
         let users = Arc::new(Users::default());
-        users.add(key, &content);
+        users.add(key, &content, false);
         std::fs::hard_link(&name, &aside).unwrap();
         let folder = File::open(dir.path()).unwrap();
         let reopen = || at::open_file(&folder, OsStr::new("aside"), rustix::fs::OFlags::RDONLY, 0);

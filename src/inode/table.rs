@@ -120,11 +120,11 @@ impl NodeTable {
         match &node.anchor {
             Anchor::Fd(fd) => Ok(NodeFd::Held(fd.as_fd())),
             Anchor::Handle(handle) => {
-                let using = self.using(node);
+                let using = self.referring(node);
                 Ok(NodeFd::Opened(handle.open(self.mount_fd(), OFlags::PATH)?, using))
             }
             Anchor::Name => {
-                let using = self.using(node);
+                let using = self.referring(node);
                 Ok(NodeFd::Opened(self.fd_by_name(node)?, using))
             }
         }
@@ -161,13 +161,29 @@ impl NodeTable {
     /// A version is open through this file for as long as it lives.
     pub fn reads(&self, key: Key, content: &Arc<Content>) {
         if let Some(users) = &self.users {
-            users.add(key, content);
+            users.add(key, content, false);
         }
+    }
+
+    /// As [`NodeTable::reads`], for a descriptor that is good for attributes only.
+    pub fn refers(&self, key: Key, content: &Arc<Content>) {
+        if let Some(users) = &self.users {
+            users.add(key, content, true);
+        }
+    }
+
+    /// The export is an NFS mount.
+    pub fn is_nfs(&self) -> bool {
+        self.users.is_some()
     }
 
     /// To be held during a call on a node's inode that asks the server.
     pub fn using(&self, node: &Node) -> Option<Using> {
         self.users.as_ref().filter(|_| node.kind == Kind::File).map(|users| users.enter(node.key))
+    }
+
+    fn referring(&self, node: &Node) -> Option<Using> {
+        self.users.as_ref().filter(|_| node.kind == Kind::File).map(|users| users.refer(node.key))
     }
 
     /// Leads who reads a version to its name in the trash folder, which `aside` opens: its first name is about to be

@@ -32,8 +32,9 @@ pub fn remove(fd: impl AsFd, name: &OsStr) -> Result<()> {
 }
 
 /// Copies all attributes that can be read and set, access control lists included. What the file system or the
-/// caller's rights do not allow is left out, as a writer in place would have found it unchanged or not there at all.
-pub fn copy_all(from: impl AsFd, to: impl AsFd) -> Result<()> {
+/// caller's rights do not allow is left out, as a writer in place would have found it unchanged or not there at all; and
+/// what `is_there` already says of name and value.
+pub fn copy_all(from: impl AsFd, to: impl AsFd, is_there: impl Fn(&OsStr, &[u8]) -> bool) -> Result<()> {
     let names = match list(from.as_fd()) {
         Ok(names) => names,
         Err(Errno::OPNOTSUPP | Errno::NOSYS) => return Ok(()),
@@ -41,7 +42,8 @@ pub fn copy_all(from: impl AsFd, to: impl AsFd) -> Result<()> {
     };
     for name in names.split(|&b| b == 0).filter(|name| !name.is_empty()) {
         let name = OsStr::from_bytes(name);
-        let copied = get(from.as_fd(), name).and_then(|value| set(to.as_fd(), name, &value, 0));
+        let copied = get(from.as_fd(), name)
+            .and_then(|value| if is_there(name, &value) { Ok(()) } else { set(to.as_fd(), name, &value, 0) });
         match copied {
             Ok(()) | Err(Errno::OPNOTSUPP | Errno::PERM | Errno::ACCESS | Errno::NODATA | Errno::INVAL) => {}
             Err(other) => return Err(other),

@@ -37,11 +37,20 @@ impl Lab {
 
     /// Renames that client A has asked the server for.
     pub fn renames(&self) -> u64 {
-        let stats = std::fs::read_to_string("/proc/self/mountstats").unwrap();
-        let at = format!(" mounted on {} ", crate::common::mount::backing_base().display());
-        let mine = stats.split("device ").find(|mount| mount.contains(&at)).unwrap();
-        let line = mine.lines().find_map(|line| line.trim().strip_prefix("RENAME: ")).unwrap();
-        line.split(' ').next().unwrap().parse().unwrap()
+        self.count("RENAME")
+    }
+
+    /// Requests of this kind that client A has sent.
+    pub fn count(&self, operation: &str) -> u64 {
+        let counts = counts();
+        counts.iter().find(|(name, _)| name == operation).unwrap_or_else(|| panic!("no {operation} in {counts:?}")).1
+    }
+
+    /// Requests that client A has sent, but those that it sends from time to time whatever is done, and what the daemon
+    /// asks about the room that is left.
+    pub fn requests(&self) -> u64 {
+        let by_the_clock = ["STATFS", "FSSTAT", "FSINFO", "SEQUENCE", "RENEW", "TEST_STATEID", "NULL"];
+        counts().iter().filter(|(name, _)| !by_the_clock.contains(&name.as_str())).map(|(_, count)| count).sum()
     }
 
     /// Ends the server and starts it again: replies that it had not sent yet are never sent, and what it remembered of
@@ -115,6 +124,19 @@ impl Lab {
         mount_in("B", &format!("{version},hard,nosharecache,{options}"), source, &point);
         Plain { point }
     }
+}
+
+/// How many requests of each kind client A has sent for the shared export.
+fn counts() -> Vec<(String, u64)> {
+    let stats = std::fs::read_to_string("/proc/self/mountstats").unwrap();
+    let at = format!(" mounted on {} ", crate::common::mount::backing_base().display());
+    let mine = stats.split("device ").find(|mount| mount.contains(&at)).unwrap();
+    let (_, operations) = mine.split_once("per-op statistics").unwrap();
+    let rows = operations.lines().filter_map(|line| {
+        let (name, numbers) = line.trim().split_once(": ")?;
+        Some((name.to_owned(), numbers.split(' ').next()?.parse().ok()?))
+    });
+    rows.collect()
 }
 
 #[track_caller]
