@@ -1,7 +1,7 @@
 //! The daemon: assembles the rooms, mounts, waits, and takes everything down again in order.
 
 mod away;
-pub(crate) mod guard;
+mod guard;
 mod history;
 mod keeping;
 mod lease;
@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use self::away::Watch;
+use self::guard::Guard;
 use self::history::History;
 use self::lease::Lease;
 use self::mounting::{Unserved, unmount_as_user};
@@ -104,6 +105,7 @@ enum End {
 
 /// Mounts and serves until the mount goes away or a signal comes.
 pub fn serve(config: Config, ready: ReadySignal) -> Result<(), ServeError> {
+    let guard = Guard::start();
     sys::memory::share_arenas();
     let source = config.source.clone();
     let export = |step| {
@@ -189,7 +191,7 @@ pub fn serve(config: Config, ready: ReadySignal) -> Result<(), ServeError> {
     let settling = daemon.config.settle.map(|after| settle::Settling::start(committer.clone(), after));
     let history =
         History::start(journal.clone(), daemon.config.history, totals.is_on()).map_err(start("history thread"))?;
-    if let Err(error) = guard::start(&daemon.config.mountpoint) {
+    if let Err(error) = guard.and_then(|guard| guard.of(&daemon.config.mountpoint)) {
         tracing::warn!(%error, "no guard: if the daemon is killed, its mount may have to be taken away by umount -f");
     }
     let settling = settling.transpose().map_err(start("verification thread"))?;

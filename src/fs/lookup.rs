@@ -120,7 +120,9 @@ impl Fs {
             self.nodes().forget(node.id, 1);
             self.drafts.switches.looked_up(caller.tid, None);
             let draft = self.begin_over(caller, folder, name, file, stat);
-            return self.draft_entry(&draft).map(Seen::Entry);
+            // One that the kernel does not get to know is never forgotten either.
+            let entry = self.draft_entry(&draft).inspect_err(|_| self.drafts.drop_if_unreferenced(&draft))?;
+            return Ok(Seen::Entry(entry));
         }
         self.drafts.switches.looked_up(caller.tid, Some((node.id, file)));
         Ok(Seen::Entry(self.version_entry(node, *stat, Duration::ZERO)))

@@ -247,6 +247,53 @@ fn each_answer_that_is_lost_spoils_nothing() {
     }
 }
 
+/// What fails for somebody else before anything was written is not told to a name's writers.
+#[test]
+fn a_truncate_that_is_refused_spoils_nothing_for_who_writes() {
+    let fs = FaultFs::new();
+    let m = fs.setup().mount();
+    let (a, v) = m.pair();
+    let mut refused = 0;
+    for skip in 0.. {
+        let name = format!("f{skip}");
+        v.put(&name, "old content").unwrap();
+        let fd = v.open(&name, "w").unwrap();
+        let fault = Fault { realm: Realm::Export, skip, op: Some(Op::Getattr), errno: Errno::TIMEDOUT, when: When::Before };
+        fs.arm(fault);
+        let mut cut = Ok(());
+        let calls = fs.calls(|| cut = a.truncate(&name, 3));
+        if fs.disarm().is_none() {
+            v.close(fd).unwrap();
+            break;
+        }
+        // Once it has content of its own, its writers share that, and what fails with it.
+        let begun = calls.iter().any(|call| call.op == Op::Create);
+        refused += usize::from(cut.is_err() && !begun);
+        let written = v.pwrite(fd, 0, b"new").and(v.close(fd));
+        assert!(begun || written == Ok(()), "{name}, after {calls:#?}: {written:?}");
+    }
+    assert!(refused > 0, "no truncate was refused");
+    checker::check(&m);
+}
+
+/// The kernel may know the draft for long: nobody else shall get it.
+#[test]
+fn a_truncate_that_comes_to_nothing_gives_the_name_back() {
+    let fs = FaultFs::new();
+    let m = fs.setup().mount();
+    let (a, v) = m.pair();
+    a.put("f", "old").unwrap();
+    let writes = a.open("f", "w").unwrap();
+    let node = a.open("f", "path").unwrap();
+    a.close(writes).unwrap();
+    fs.refuse(Realm::Export, |op| op == Op::Create, Errno::IO);
+    assert_eq!(a.truncate(&format!("/proc/self/fd/{node}"), 1).unwrap_err(), "EIO");
+    fs.allow();
+    v.put("f", "new").unwrap();
+    assert_eq!(m.agent("R").cat("f").unwrap(), b"new");
+    checker::check(&m);
+}
+
 #[test]
 fn a_slow_call_delays_nobody_else() {
     let fs = FaultFs::new();
