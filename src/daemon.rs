@@ -6,6 +6,7 @@ mod history;
 mod keeping;
 mod lease;
 mod mounting;
+mod postponed;
 mod settle;
 
 use std::io::Write as _;
@@ -22,9 +23,10 @@ use self::guard::Guard;
 use self::history::History;
 use self::lease::Lease;
 use self::mounting::{Unserved, unmount_as_user};
+use self::postponed::Retrying;
 use crate::admin::control::{self, Verbs};
 use crate::admin::http;
-use crate::commit::{Before, Committer, RESERVED, Staging, VerbError};
+use crate::commit::{self, Before, Committer, RESERVED, Staging, VerbError};
 use crate::config::{Config, Freshness, ReadySignal};
 use crate::folders::{Totals, TotalsOptions};
 use crate::fs::{Fs, Options};
@@ -133,7 +135,9 @@ pub fn serve(config: Config, ready: ReadySignal) -> Result<(), ServeError> {
         TotalsOptions { on: config.totals && !config.read_only, recount: config.recount, nfs, reserved: RESERVED };
     let totals = Totals::new(totals, nodes.clone(), journal.clone());
     let rules = config.rules.clone();
-    let committer = Arc::new(Committer { nodes, staging, journal: journal.clone(), totals: totals.clone(), rules });
+    let postponed = commit::Waiting::default();
+    let committer =
+        Arc::new(Committer { nodes, staging, journal: journal.clone(), totals: totals.clone(), rules, postponed });
     let reaper = Reaper::new(committer.clone(), config.reaper);
 
     let is_root = rustix::process::geteuid().is_root();
@@ -185,6 +189,7 @@ pub fn serve(config: Config, ready: ReadySignal) -> Result<(), ServeError> {
         .map_err(start("session thread"))?;
     let lease = Lease::announce(&committer, &reaper, &config).map_err(start("lease in .commitfs/hosts"))?;
     recover_in_background(fs.clone(), left_over, markers, before).map_err(start("recovery thread"))?;
+    let retrying = Retrying::start(fs.clone()).map_err(start("thread for another attempt"))?;
     let daemon = Arc::new(Daemon { fs: fs.clone(), config, address, began: Instant::now() });
     let control = control::serve(&daemon.config.state_dir, daemon.clone()).map_err(start("control socket"))?;
     let http = listening.serve(daemon.clone(), Arc::clone(journal.feed())).map_err(start("HTTP server"))?;
@@ -204,6 +209,7 @@ pub fn serve(config: Config, ready: ReadySignal) -> Result<(), ServeError> {
     let watch = daemon.run_until(&ended).map_err(start("thread"))?;
     drop(settling);
     drop(history);
+    drop(retrying);
     fs.stop();
     drop(control);
     reaper.stop();
