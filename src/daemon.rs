@@ -1,11 +1,12 @@
 //! The daemon: assembles the rooms, mounts, waits, and takes everything down again in order.
 
 mod away;
-pub(crate) mod guard;
+mod guard;
 mod history;
 mod keeping;
 mod lease;
 mod mounting;
+mod postponed;
 mod settle;
 
 use std::io::Write as _;
@@ -18,12 +19,14 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use self::away::Watch;
+use self::guard::Guard;
 use self::history::History;
 use self::lease::Lease;
 use self::mounting::{Unserved, unmount_as_user};
+use self::postponed::Retrying;
 use crate::admin::control::{self, Verbs};
 use crate::admin::http;
-use crate::commit::{Before, Committer, RESERVED, Staging, VerbError};
+use crate::commit::{self, Before, Committer, RESERVED, Staging, VerbError};
 use crate::config::{Config, Freshness, ReadySignal};
 use crate::folders::{Totals, TotalsOptions};
 use crate::fs::{Fs, Options};
@@ -104,6 +107,7 @@ enum End {
 
 /// Mounts and serves until the mount goes away or a signal comes.
 pub fn serve(config: Config, ready: ReadySignal) -> Result<(), ServeError> {
+    let guard = Guard::start();
     sys::memory::share_arenas();
     let source = config.source.clone();
     let export = |step| {
@@ -131,7 +135,9 @@ pub fn serve(config: Config, ready: ReadySignal) -> Result<(), ServeError> {
         TotalsOptions { on: config.totals && !config.read_only, recount: config.recount, nfs, reserved: RESERVED };
     let totals = Totals::new(totals, nodes.clone(), journal.clone());
     let rules = config.rules.clone();
-    let committer = Arc::new(Committer { nodes, staging, journal: journal.clone(), totals: totals.clone(), rules });
+    let postponed = commit::Waiting::default();
+    let committer =
+        Arc::new(Committer { nodes, staging, journal: journal.clone(), totals: totals.clone(), rules, postponed });
     let reaper = Reaper::new(committer.clone(), config.reaper);
 
     let is_root = rustix::process::geteuid().is_root();
@@ -183,13 +189,14 @@ pub fn serve(config: Config, ready: ReadySignal) -> Result<(), ServeError> {
         .map_err(start("session thread"))?;
     let lease = Lease::announce(&committer, &reaper, &config).map_err(start("lease in .commitfs/hosts"))?;
     recover_in_background(fs.clone(), left_over, markers, before).map_err(start("recovery thread"))?;
+    let retrying = Retrying::start(fs.clone()).map_err(start("thread for another attempt"))?;
     let daemon = Arc::new(Daemon { fs: fs.clone(), config, address, began: Instant::now() });
     let control = control::serve(&daemon.config.state_dir, daemon.clone()).map_err(start("control socket"))?;
     let http = listening.serve(daemon.clone(), Arc::clone(journal.feed())).map_err(start("HTTP server"))?;
     let settling = daemon.config.settle.map(|after| settle::Settling::start(committer.clone(), after));
     let history =
         History::start(journal.clone(), daemon.config.history, totals.is_on()).map_err(start("history thread"))?;
-    if let Err(error) = guard::start(&daemon.config.mountpoint) {
+    if let Err(error) = guard.and_then(|guard| guard.of(&daemon.config.mountpoint)) {
         tracing::warn!(%error, "no guard: if the daemon is killed, its mount may have to be taken away by umount -f");
     }
     let settling = settling.transpose().map_err(start("verification thread"))?;
@@ -202,6 +209,7 @@ pub fn serve(config: Config, ready: ReadySignal) -> Result<(), ServeError> {
     let watch = daemon.run_until(&ended).map_err(start("thread"))?;
     drop(settling);
     drop(history);
+    drop(retrying);
     fs.stop();
     drop(control);
     reaper.stop();

@@ -68,11 +68,11 @@ pub fn pass(name: &str) {
     }
 }
 
-/// How long a batch of the journal gathers: longer than by default where a test wants a crash to come first.
+/// How long something waits that a test wants to come later than by default, or sooner: `variable` says so in milliseconds.
 #[cfg(feature = "failpoints")]
-pub fn linger(default: std::time::Duration) -> std::time::Duration {
-    match std::env::var("COMMITFS_LINGER_MS") {
-        Ok(text) => std::time::Duration::from_millis(text.parse().expect("COMMITFS_LINGER_MS=NUMBER")),
+pub fn pause(variable: &str, default: std::time::Duration) -> std::time::Duration {
+    match std::env::var(variable) {
+        Ok(text) => std::time::Duration::from_millis(text.parse().expect("milliseconds")),
         Err(_) => default,
     }
 }

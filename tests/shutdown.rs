@@ -6,12 +6,12 @@
 
 mod common;
 
-use std::cell::Cell;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::agent::example;
+use common::outages::{Dice, Outages, from_env};
 use common::{Mount, SmallFs, checker, content, eventually, poll};
 use serde_json::Value;
 
@@ -25,37 +25,20 @@ fn ext4_shuts_down() {
     what_was_closed_outlives_it(&["mkfs.ext4", "-q", "-F"]);
 }
 
-fn from_env(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default)
-}
-
 fn what_was_closed_outlives_it(mkfs: &[&str]) {
     let seconds = from_env("COMMITFS_TEST_SECONDS", 90);
-    let mut dice = from_env("COMMITFS_TEST_SEED", 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut roll = move |n: u64| {
-        dice ^= dice << 13;
-        dice ^= dice >> 7;
-        dice ^= dice << 17;
-        (dice >> 11) % n
-    };
+    let mut dice = Dice::from_env();
     let disk = SmallFs::made_by(mkfs, 2048);
     let mut m = Mount::setup().backing(disk.path()).options("retain=1s").mount();
     m.lives_for(Duration::from_secs(seconds + 600));
     // Not there while the mount is not.
     let folder = m.mnt().join("tree");
     std::fs::create_dir(&folder).unwrap();
-    let (life, outages) = (Cell::new(0_u64), m.home().join("outages"));
-    let tell = || {
-        let fresh = outages.with_extension("new");
-        std::fs::write(&fresh, life.get().to_string()).unwrap();
-        std::fs::rename(fresh, &outages).unwrap();
-        life.set(life.get() + 1);
-    };
-    tell();
+    let outages = Outages::of(&m);
     let mut hunt = Command::new(example("hunt"))
         .arg(&folder)
         .arg("--outages")
-        .arg(&outages)
+        .arg(outages.file())
         .args(["--writers", "6", "--readers", "3", "--at-least", "100", "--seconds", &seconds.to_string()])
         .stdout(Stdio::piped())
         .spawn()
@@ -63,12 +46,12 @@ fn what_was_closed_outlives_it(mkfs: &[&str]) {
     let (began, mut rounds) = (Instant::now(), 0);
     while began.elapsed() < Duration::from_secs(seconds * 3 / 4) {
         rounds += 1;
-        let pause = Duration::from_millis(500 + roll(2000));
+        let pause = Duration::from_millis(500 + dice.roll(2000));
         assert!(poll(pause, || hunt.try_wait().unwrap()).is_none(), "the hunt has ended early");
-        tell();
+        outages.next();
         disk.shut_down();
         // The daemon meets it first, for a while.
-        assert!(poll(Duration::from_millis(roll(500)), || hunt.try_wait().unwrap()).is_none());
+        assert!(poll(Duration::from_millis(dice.roll(500)), || hunt.try_wait().unwrap()).is_none());
         m.kill9();
         m.without_export(|| disk.mount_again());
         checker::walk(&m.raw(""), Path::new(""), &mut |path, name| {
@@ -81,7 +64,7 @@ fn what_was_closed_outlives_it(mkfs: &[&str]) {
         for row in m.quarantine() {
             m.cli_ok(&["quarantine", "discard", &row.id.to_string()]);
         }
-        tell();
+        outages.next();
     }
     let out = hunt.wait_with_output().unwrap();
     let report: Value = serde_json::from_slice(&out.stdout).unwrap();

@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::agent::example;
+use common::outages::{Dice, Outages, from_env};
 use common::{Mount, checker, eventually, poll};
 use serde_json::Value;
 
@@ -45,10 +46,6 @@ fn discard_what_was_cut(m: &Mount) -> usize {
     rows.len()
 }
 
-fn from_env(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default)
-}
-
 fn mib(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
 }
@@ -63,32 +60,19 @@ fn median(mut values: Vec<u64>) -> u64 {
 fn nothing_is_lost_and_nothing_grows() {
     let seconds = 60 * from_env("COMMITFS_SOAK_MINUTES", 10);
     let (writers, readers) = (from_env("COMMITFS_SOAK_WRITERS", 64), from_env("COMMITFS_SOAK_READERS", 64));
-    let mut dice = from_env("COMMITFS_TEST_SEED", 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut roll = move |n: u64| {
-        dice ^= dice << 13;
-        dice ^= dice >> 7;
-        dice ^= dice << 17;
-        (dice >> 11) % n
-    };
+    let mut dice = Dice::from_env();
     let mut m = Mount::setup().options("retain=2s").mount();
     m.lives_for(Duration::from_secs(seconds + 600));
     let folder = m.mnt().join("tree");
     std::fs::create_dir(&folder).unwrap();
-    let (life, outages) = (std::cell::Cell::new(0_u64), m.home().join("outages"));
-    let tell = |number: u64| {
-        let fresh = outages.with_extension("new");
-        std::fs::write(&fresh, number.to_string()).unwrap();
-        std::fs::rename(fresh, &outages).unwrap();
-        life.set(number);
-    };
-    tell(0);
+    let outages = Outages::of(&m);
     let idle = sample(&m);
     let began = Instant::now();
     let numbers = [("--seconds", seconds), ("--writers", writers), ("--readers", readers), ("--at-least", 100)];
     let mut hunt = Command::new(example("hunt"))
         .arg(&folder)
         .arg("--outages")
-        .arg(&outages)
+        .arg(outages.file())
         .args(numbers.iter().flat_map(|(name, value)| [(*name).to_owned(), value.to_string()]))
         .stdout(Stdio::piped())
         .spawn()
@@ -96,13 +80,13 @@ fn nothing_is_lost_and_nothing_grows() {
     let (mut lives, mut discarded) = (Vec::new(), 0);
     while began.elapsed() < Duration::from_secs(seconds * 3 / 4) {
         // Some seconds of work, and then in the middle of it.
-        let pause = Duration::from_millis(2000 + roll(12_000));
+        let pause = Duration::from_millis(2000 + dice.roll(12_000));
         assert!(poll(pause, || hunt.try_wait().unwrap()).is_none(), "the hunt has ended early");
         lives.push(sample(&m));
-        tell(life.get() + 1);
+        outages.next();
         m.kill9();
         m.remount();
-        tell(life.get() + 1);
+        outages.next();
         discarded += discard_what_was_cut(&m);
     }
     // A life without a death, to see what grows in it.

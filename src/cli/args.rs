@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::MountArgs;
-use crate::daemon;
 use crate::journal::{DraftId, OutboxId};
 use crate::rules::Span;
 
@@ -23,12 +22,6 @@ pub(super) struct Cli {
 pub(super) enum Command {
     /// Mount an export; returns when the mount serves
     Mount(MountArgs),
-    /// End the connection of a daemon that was killed
-    #[command(name = daemon::guard::COMMAND, hide = true)]
-    Guard {
-        /// Its process
-        daemon: u32,
-    },
     /// Unmount when the commits in flight are done
     Umount {
         #[command(flatten)]

@@ -111,7 +111,6 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
     let json = cli.json;
     match cli.command {
         Command::Mount(args) => mount::mount(&args),
-        Command::Guard { daemon } => mount::guard(daemon),
         Command::Umount { target, force } => mount::umount(target.place(), force),
         Command::Status { target } => show::status(target.place(), json),
         Command::Pending { target, watch } => show::pending(target.place(), watch, json),

@@ -32,11 +32,6 @@ pub(super) fn mount(args: &MountArgs) -> Result<(), CliError> {
     daemon::serve(config, ready).map_err(|error| CliError::Failure(error.to_string()))
 }
 
-/// The process that the daemon starts to end its connection if it is killed.
-pub(super) fn guard(daemon: u32) -> Result<(), CliError> {
-    daemon::guard::stand(daemon).map_err(|error| CliError::Failure(format!("guard of process {daemon}: {error}")))
-}
-
 /// The daemon's side of [`start`]: whatever goes wrong goes down the pipe.
 fn serve_detached(args: &MountArgs) -> Result<(), CliError> {
     let (ready, failure) =

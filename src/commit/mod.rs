@@ -5,6 +5,7 @@
 
 mod marker;
 mod names;
+mod postponed;
 mod quarantine;
 mod recover;
 mod staging;
@@ -15,7 +16,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::folders::Totals;
-use crate::inode::{Node, NodeTable, display_path};
+use crate::inode::{Key, Node, NodeTable, display_path};
 use crate::journal::{Commit, CommitKind, DraftId, Journal};
 use crate::metrics::{self, Phase};
 use crate::rules::Rules;
@@ -28,6 +29,7 @@ use crate::{failpoint, unless_skipped};
 pub use marker::{MARKER, STAGED as STAGED_MARKER, marker_of};
 pub use names::Renamed;
 pub(crate) use names::is_there;
+pub use postponed::{Postponed, Tried, Waiting};
 pub use quarantine::{Reason, VerbError};
 pub use recover::{Before, Recovered};
 pub use staging::{RESERVED, Staged, Staging};
@@ -46,6 +48,8 @@ pub struct Committer {
     pub totals: Arc<Totals>,
     /// What becomes of versions that are replaced or unlinked.
     pub rules: Rules,
+    /// Drafts to try again.
+    pub postponed: Waiting,
 }
 
 /// Where a draft will appear.
@@ -84,6 +88,8 @@ pub struct Sealed {
     pub marked: bool,
     /// Its close has returned.
     pub promised: bool,
+    /// What its name must hold, this inode or nothing, for it to be published: `EEXIST` otherwise. `None`: whatever.
+    pub below: Option<Option<Key>>,
     /// When the sealing began.
     pub began: Instant,
 }
@@ -164,8 +170,9 @@ impl Durable {
 }
 
 impl Published {
-    /// Writes nothing down: what became of it is for recovery to find out.
-    pub fn abandon(self) -> Target {
+    /// Writes down what became of the names, but no commit: it is not known to last.
+    pub fn abandon(self, by: &Committer) -> Target {
+        by.write_down_names(self.placed, &self.sealed.target, self.stat.size);
         self.sealed.target
     }
 

@@ -36,7 +36,7 @@ pub(super) struct Placed {
     aside: Option<SetAside>,
 }
 
-type Name<'a> = (&'a Arc<Node>, &'a OsStr);
+pub(super) type Name<'a> = (&'a Arc<Node>, &'a OsStr);
 
 impl Committer {
     /// Removes a name that is not a folder. The inode is kept for a while where the rules say so.
@@ -268,6 +268,10 @@ impl Committer {
                 return Err(other);
             }
         };
+        if sealed.below.is_some_and(|below| old.as_ref().map(Key::of) != below) {
+            self.leave(claim, &[(parent, name)]);
+            return Err(Errno::EXIST);
+        }
         let before = old.as_ref().map_or(Holds::Nothing, |old| self.totals.weigh(old));
         let quiet = old.and_then(|_| self.nodes.quiet(parent));
         let aside = old
@@ -336,6 +340,14 @@ impl Committer {
         });
     }
 
+    /// The same without the commit.
+    pub(super) fn write_down_names(&self, placed: Placed, target: &super::Target, size: u64) {
+        placed.claim.end(&[(placed.before, Holds::File(size))], |changes| {
+            let aside = placed.aside.map(Entry::SetAside);
+            self.submit(aside.into_iter().collect(), &[(&target.parent.path(), changes[0])]);
+        });
+    }
+
     /// The outbox row for an inode that is about to lose its only name; `None` if it is not to be kept.
     fn aside(&self, kind: OutboxKind, old: &Stat, path: &[u8]) -> Option<SetAside> {
         if old.kind != Kind::File || old.nlink != 1 {
@@ -401,7 +413,7 @@ impl Committer {
     }
 
     /// Ends a claim on names that stay as they are. A count may have left them out: then they add themselves.
-    fn leave(&self, claim: Claim, names: &[Name<'_>]) {
+    pub(super) fn leave(&self, claim: Claim, names: &[Name<'_>]) {
         let holds =
             |(folder, name): &Name<'_>| self.nodes.fd(folder).map_or(Holds::Nothing, |dir| self.held(dir, name));
         let mut outcome: Vec<(Holds, Holds)> = names.iter().map(holds).map(|held| (held, held)).collect();

@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{Committer, Failed, Sealed, Staged, Target};
+use super::{Committer, Sealed, Staged, Target};
 use crate::failpoint;
 use crate::inode::{Content, Node, display_path};
 use crate::journal::{DraftId, DraftRow, DraftState, Entry, Owner};
@@ -126,14 +126,6 @@ impl Committer {
         }
     }
 
-    /// Keeps a draft whose close had returned, and which the export failed to take, as it is: content and row `sealed` are
-    /// durable, and the next mount publishes it unless its name has another version by then.
-    pub fn postpone(&self, id: DraftId, Failed { step, errno }: Failed, path: &[u8]) {
-        let path = display_path(path);
-        tracing::error!(draft = id, path, step, %errno, "closed, and not published: the next mount tries again");
-        self.journal.submit(Entry::Postponed { id, reason: format!("{step} failed: {errno}") });
-    }
-
     /// Forgets a draft whose writer took its name away.
     pub fn discard(&self, id: DraftId, staged: &Staged, reason: &str) {
         failpoint!("discard_before_row");
@@ -188,6 +180,7 @@ impl Committer {
             digest: None,
             marked,
             promised: false,
+            below: None,
             began,
         };
         let durable = sealed.make_durable().map_err(|f| failed(f.errno, f.step))?;

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use super::{Committer, Reason, Sealed, Staged, Target, marker};
 use crate::failpoint;
-use crate::inode::{Content, display_path};
+use crate::inode::{Content, Key, display_path};
 use crate::journal::{Commit, DraftRow, DraftState, Entry, JournalError};
 use crate::sys::{Errno, Result, Stat, at, mount};
 
@@ -54,12 +54,17 @@ impl Committer {
         let mut published = Vec::new();
         let mut resolve = |row: DraftRow, overtaken| {
             failpoint!("recover_before_resolve");
-            let (id, path) = (row.id, row.path.clone());
+            let (id, path, promised) = (row.id, row.path.clone(), row.state == DraftState::Sealed);
             let marked = wants_marker(&path);
             match self.resolve(row, overtaken, marked, before, &mut done) {
                 Ok(target) => published.extend(target),
-                // The row keeps its state: the next mount tries again.
-                Err(errno) => tracing::error!(draft = id, %errno, "cannot resolve this draft now"),
+                // The row keeps its state: it is tried again if it was promised, and by the next mount.
+                Err(errno) => {
+                    tracing::error!(draft = id, %errno, "cannot resolve this draft now");
+                    if promised {
+                        self.postpone_again(id);
+                    }
+                }
             }
             if marked {
                 self.complete_marker(id, &path);
@@ -136,7 +141,7 @@ impl Committer {
                 done.quarantined += 1;
                 Ok(None)
             }
-            Ok(_) if row.state == DraftState::Sealed => match self.roll_forward(&row, marked) {
+            Ok(_) if row.state == DraftState::Sealed => match self.roll_forward_by_path(&row, marked) {
                 Ok(target) => {
                     done.rolled_forward += 1;
                     Ok(Some(target))
@@ -157,7 +162,7 @@ impl Committer {
     }
 
     /// Whether something was done to the name since the close was promised.
-    fn is_overtaken(&self, row: &DraftRow) -> bool {
+    pub(super) fn is_overtaken(&self, row: &DraftRow) -> bool {
         let found = self.journal.read(|reader| reader.is_overtaken(row.id));
         found.unwrap_or_else(|error| {
             tracing::error!(draft = row.id, %error, "cannot tell whether its name has changed");
@@ -166,7 +171,7 @@ impl Committer {
     }
 
     /// Size and time are the inode's own where it still has its name, else the last ones reported.
-    fn record_published(&self, row: &DraftRow, there: Option<Stat>) {
+    pub(super) fn record_published(&self, row: &DraftRow, there: Option<Stat>) {
         self.journal.submit(Entry::Committed(Commit {
             id: row.id,
             path: row.path.clone(),
@@ -181,23 +186,37 @@ impl Committer {
         }));
     }
 
-    fn roll_forward(&self, row: &DraftRow, marked: bool) -> std::result::Result<Target, (&'static str, Errno)> {
-        let file = self.staging.read(&row.stage).map_err(|errno| ("open", errno))?;
+    fn roll_forward_by_path(&self, row: &DraftRow, marked: bool) -> std::result::Result<Target, (&'static str, Errno)> {
         let (found, name) = self.find_folder(&row.path).map_err(|errno| ("folder", errno))?;
+        let target = Target { parent: found.folder.clone(), name: name.to_owned() };
+        self.roll_forward(row, target, marked, None)
+    }
+
+    /// Publishes what was promised. `below` as in [`Sealed`].
+    pub(super) fn roll_forward(
+        &self,
+        row: &DraftRow,
+        target: Target,
+        marked: bool,
+        below: Option<Option<Key>>,
+    ) -> std::result::Result<Target, (&'static str, Errno)> {
+        let file = self.staging.read(&row.stage).map_err(|errno| ("open", errno))?;
         let sealed = Sealed {
             id: row.id,
             staged: Staged { file: Content::new(file), name: row.stage.clone(), ino: row.ino },
-            target: Target { parent: found.folder.clone(), name: name.to_owned() },
+            target,
             kind: row.kind,
             writer: None,
             digest: None,
             marked,
             promised: true,
+            below,
             began: Instant::now(),
         };
         let durable = sealed.make_durable().map_err(|failed| (failed.step, failed.errno))?;
         let published = durable.publish(self).map_err(|failed| (failed.step, failed.errno))?;
         if let Some(errno) = published.unsynced.filter(|&errno| mount::is_failure(errno)) {
+            published.abandon(self);
             return Err(("fsync of the folder", errno));
         }
         failpoint!("recover_after_rename");
@@ -208,7 +227,7 @@ impl Committer {
         Ok(target)
     }
 
-    fn give_to_quarantine(&self, row: &DraftRow, reason: Reason) -> Result<()> {
+    pub(super) fn give_to_quarantine(&self, row: &DraftRow, reason: Reason) -> Result<()> {
         let file = Content::new(self.staging.read(&row.stage)?);
         let staged = Staged { file, name: row.stage.clone(), ino: row.ino };
         self.quarantine(row.id, &staged, reason, &row.path, &row.owner);

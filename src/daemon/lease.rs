@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
-use crate::commit::Committer;
+use crate::commit::{Committer, is_there};
 use crate::config::Config;
 use crate::retention::{self, Reaper};
 use crate::sys::{Errno, at, stat};
@@ -43,7 +43,7 @@ impl Card {
         let (temporary, name) = (OsStr::new(&temporary), OsStr::new(&name));
         match at::rename(hosts, temporary, hosts, name, at::RenameFlags::empty()) {
             // An NFS server whose answer was lost was asked twice: it had happened.
-            Err(Errno::NOENT) if stat::stat_at(hosts, name)?.ino == stat::fstat(&file)?.ino => Ok(()),
+            Err(Errno::NOENT) if is_there(hosts, name, stat::fstat(&file)?.ino) => Ok(()),
             other => Ok(other?),
         }
     }

@@ -387,6 +387,7 @@ impl Draft {
                 writer: self.creds.clone(),
                 marked: false,
                 promised,
+                below: None,
                 began,
             }),
         })

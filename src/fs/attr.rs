@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use rustix::fs::Timespec;
 
-use super::handle::Handle;
+use super::handle::{Handle, NO_DESCRIPTOR};
 use super::{Attr, Done, Fs};
 use crate::draft::{Caller, Draft, Keep, Wants};
 use crate::inode::Node;
@@ -70,12 +70,12 @@ impl Fs {
                     let _using = file.using();
                     self.version_attr(node.without_trash(stat::fstat(&**file)?))
                 }
-                Handle::Draft { draft, .. } => draft_attr(draft),
+                Handle::Draft { draft, writes } => draft_attr(draft, *writes),
                 Handle::Folder(folder) => self.node_attr(folder.node()),
             };
         }
         match self.drafts.get(node) {
-            Some(draft) => draft_attr(&draft),
+            Some(draft) => draft_attr(&draft, false),
             None => self.node_attr(&*self.nodes().get(node)?),
         }
     }
@@ -113,7 +113,7 @@ impl Fs {
                         // the kernel sends before a close, and without them no close.
                         draft.taint("attributes", errno);
                     }
-                    done(changed.and_then(|()| draft_attr(&draft)));
+                    done(changed.and_then(|()| draft_attr(&draft, fh.is_some())));
                 }
             };
         }
@@ -144,8 +144,10 @@ impl Fs {
             let by_path = !resized.has_writers();
             let (settled, stay) = (fs.clone(), resized.clone());
             let finish = move |ended: Result<()>| {
-                done(changed.and(ended).and_then(|()| draft_attr(&stay)));
+                done(changed.and(ended).and_then(|()| draft_attr(&stay, !by_path)));
                 stay.closed();
+                // It may have come to nothing: whoever writes the name next begins anew, and is not told of it.
+                settled.drafts.give_back(&stay, NO_DESCRIPTOR);
                 settled.drafts.drop_if_unreferenced(&stay);
             };
             if !by_path {
@@ -208,10 +210,16 @@ impl Fs {
     }
 }
 
-fn draft_attr(draft: &Draft) -> Result<Attr> {
-    // The kernel asks in the middle of an open, and gives the descriptor back without a close if there is no answer:
-    // nothing shall be published of it.
-    let stat = draft.stat().inspect_err(|&errno| draft.taint("attributes", errno))?;
+/// For a writer by its descriptor, or for anybody by the draft's name.
+fn draft_attr(draft: &Draft, writes: bool) -> Result<Attr> {
+    // The kernel asks in the middle of a write, which fails without an answer, and of an open, whose descriptor it then
+    // gives back without a close: nothing shall be published of either. As long as nothing was written there is
+    // nothing to publish: a name's writers are not told of what failed for somebody who was refused.
+    let stat = draft.stat().inspect_err(|&errno| {
+        if writes || draft.is_pending() {
+            draft.taint("attributes", errno);
+        }
+    })?;
     Ok(Attr { stat, ttl: DRAFT_TTL })
 }
 

@@ -145,7 +145,7 @@ impl Fs {
                     Err(Failed { step, errno }) => {
                         draft.taint(step, errno);
                         if spared(errno) {
-                            self.committer.postpone(id, Failed { step, errno }, &path_of(target.as_ref()));
+                            self.committer.postpone(id, Failed { step, errno }, target.as_ref(), draft.base_key());
                             settled.now(Phase::Ended(Some(staged.file)));
                             return done(Err(errno));
                         }
@@ -157,10 +157,11 @@ impl Fs {
                 };
                 let replaced = draft.replaces();
                 let (target, recorded) = match published.unsynced {
-                    // Recovery finds out whether the rename has lasted.
+                    // A later attempt, or recovery, finds out whether the rename has lasted.
                     Some(errno) if spared(errno) => {
-                        let target = published.abandon();
-                        self.committer.postpone(id, Failed { step: "fsync of the folder", errno }, &target.path());
+                        let target = published.abandon(&self.committer);
+                        let failed = Failed { step: "fsync of the folder", errno };
+                        self.committer.postpone(id, failed, Some(&target), draft.base_key());
                         (target, Err(errno))
                     }
                     _ => published.record(&self.committer),
@@ -183,7 +184,7 @@ impl Fs {
                 done(if matches!(reason, Reason::Exit(_)) { Ok(()) } else { Err(reason.errno()) });
             }
             Ending::Postponed { id, staged, failed } => {
-                self.committer.postpone(id, failed, &path_of(target.as_ref()));
+                self.committer.postpone(id, failed, target.as_ref(), draft.base_key());
                 settled.now(Phase::Ended(Some(staged.file)));
                 done(Err(failed.errno));
             }

@@ -22,6 +22,9 @@ pub(super) enum Handle {
     Folder(OpenFolder),
 }
 
+/// The number of none.
+pub(super) const NO_DESCRIPTOR: u64 = 0;
+
 /// All open descriptors.
 #[derive(Default)]
 pub(super) struct Handles {

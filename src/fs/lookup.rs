@@ -131,7 +131,9 @@ impl Fs {
                 links: stat.nlink,
             };
             let draft = self.begin_over(caller, folder, name, base);
-            return self.draft_entry(&draft).map(Seen::Entry);
+            // One that the kernel does not get to know is never forgotten either.
+            let entry = self.draft_entry(&draft).inspect_err(|_| self.drafts.drop_if_unreferenced(&draft))?;
+            return Ok(Seen::Entry(entry));
         }
         Ok(Seen::Entry(self.version_entry(node, *stat, Duration::ZERO)))
     }

@@ -77,11 +77,7 @@ pub(super) fn apply(conn: &Connection, entry: &Entry, now: i64) -> rusqlite::Res
             // The event that sealed it stays that of its state: what came after is told apart by it.
             conn.prepare_cached("UPDATE drafts SET reason = ?2 WHERE id = ?1 AND state = 'sealed'")?
                 .execute(params![id, reason])?;
-            let path: Option<Vec<u8>> = conn
-                .prepare_cached("SELECT path FROM drafts WHERE id = ?1")?
-                .query_row([id], |row| row.get(0))
-                .optional()?;
-            let Some(path) = path else { return Ok(false) };
+            let Some(path) = path_in(conn, "drafts", *id)? else { return Ok(false) };
             event(conn, next_event(conn)?, now, "postponed", Some(*id), &path, Some(reason))?;
             Ok(true)
         }
@@ -123,11 +119,7 @@ pub(super) fn apply(conn: &Connection, entry: &Entry, now: i64) -> rusqlite::Res
             Change::to(DraftState::Discarded).reason(reason).kept(false).write(conn, *id, "discarded", now)
         }
         Entry::Mismatch { id, detail } => {
-            let path: Option<Vec<u8>> = conn
-                .prepare_cached("SELECT path FROM commits WHERE id = ?1")?
-                .query_row([id], |row| row.get(0))
-                .optional()?;
-            let Some(path) = path else { return Ok(false) };
+            let Some(path) = path_in(conn, "commits", *id)? else { return Ok(false) };
             event(conn, next_event(conn)?, now, "mismatch", Some(*id), &path, Some(detail))?;
             Ok(true)
         }
@@ -179,6 +171,12 @@ pub(super) fn apply(conn: &Connection, entry: &Entry, now: i64) -> rusqlite::Res
             Ok(true)
         }
     }
+}
+
+fn path_in(conn: &Connection, table: &str, id: DraftId) -> rusqlite::Result<Option<Vec<u8>>> {
+    conn.prepare_cached(&format!("SELECT path FROM {table} WHERE id = ?1"))?
+        .query_row([id], |row| row.get(0))
+        .optional()
 }
 
 /// As [`apply`], leaving no trace of an entry that fails.

@@ -168,7 +168,7 @@ impl Writer {
             #[cfg(not(feature = "failpoints"))]
             linger: LINGER,
             #[cfg(feature = "failpoints")]
-            linger: crate::failpoint::linger(LINGER),
+            linger: crate::failpoint::pause("COMMITFS_LINGER_MS", LINGER),
             durable: None,
             last_write: None,
             place,

@@ -5,6 +5,7 @@
 pub mod acl;
 pub mod at;
 pub mod clock;
+pub mod companion;
 pub mod copy;
 pub mod cred;
 pub mod digest;

@@ -44,13 +44,16 @@ pub fn abort(mountpoint: &Path) -> Result<()> {
     rustix::mount::unmount(mountpoint, UnmountFlags::DETACH | UnmountFlags::FORCE)
 }
 
-/// The file that ends the FUSE connection at `mountpoint` when something is written to it: in the control file system, a
-/// private mount of it for root.
-pub fn abort_file(mountpoint: &Path) -> Result<OwnedFd> {
-    // Without a request to the connection. A connection's number is its device's.
+/// The number of the FUSE connection at `mountpoint`, without a request to it: its device's.
+pub fn connection(mountpoint: &Path) -> Result<u32> {
     let flags = AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT;
-    let of = rustix::fs::statx(CWD, mountpoint, flags, StatxFlags::empty())?;
-    let file = format!("{}/abort", of.stx_dev_minor);
+    Ok(rustix::fs::statx(CWD, mountpoint, flags, StatxFlags::empty())?.stx_dev_minor)
+}
+
+/// The file that ends a FUSE connection when something is written to it: in the control file system, a private mount of
+/// it for root.
+pub fn abort_file(connection: u32) -> Result<OwnedFd> {
+    let file = format!("{connection}/abort");
     let open = |dir: OwnedFd| rustix::fs::openat(dir, &*file, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty());
     let own = || {
         let context = fsopen("fusectl", FsOpenFlags::FSOPEN_CLOEXEC)?;

@@ -182,6 +182,20 @@ pub fn pid_max() -> u32 {
     })
 }
 
+/// How many threads this process has.
+pub fn threads() -> Option<usize> {
+    Some(fs::read_dir("/proc/self/task").ok()?.count())
+}
+
+/// Where the arguments of this process lie in its memory: from here, up to there.
+pub fn own_arguments() -> Option<(usize, usize)> {
+    let stat = fs::read_to_string("/proc/self/stat").ok()?;
+    // Fields 48 and 49; the third one comes after the name.
+    let mut fields = stat.rsplit_once(") ")?.1.split(' ').skip(48 - 3).map_while(|field| field.parse().ok());
+    let (start, end): (usize, usize) = (fields.next()?, fields.next()?);
+    (start != 0 && start < end).then_some((start, end))
+}
+
 /// All processes there are now.
 pub fn processes() -> Option<Vec<u32>> {
     let mut pids = Vec::new();

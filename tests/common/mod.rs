@@ -16,6 +16,7 @@ pub mod content;
 pub mod http;
 mod immutable;
 pub mod mount;
+pub mod outages;
 pub mod rows;
 pub mod smallfs;
 pub mod wait;

@@ -247,6 +247,57 @@ fn each_answer_that_is_lost_spoils_nothing() {
     }
 }
 
+/// What fails for somebody else before anything was written is not told to a name's writers.
+#[test]
+fn a_truncate_that_is_refused_spoils_nothing_for_who_writes() {
+    let fs = FaultFs::new();
+    let m = fs.setup().mount();
+    let (a, v) = m.pair();
+    let mut refused = 0;
+    for skip in 0.. {
+        let name = format!("f{skip}");
+        v.put(&name, "old content").unwrap();
+        let fd = v.open(&name, "w").unwrap();
+        // The kernel forgets the draft's attributes over it, and asks again.
+        v.seek(fd, 0, "data").unwrap();
+        let fault =
+            Fault { realm: Realm::Export, skip, op: Some(Op::Getattr), errno: Errno::TIMEDOUT, when: When::Before };
+        fs.arm(fault);
+        let mut cut = Ok(());
+        let calls = fs.calls(|| cut = a.truncate(&name, 3));
+        let Some(hit) = fs.disarm() else {
+            v.close(fd).unwrap();
+            break;
+        };
+        // Once it has content of its own, its writers share that, and what fails with it.
+        let begun = calls.iter().any(|call| call.op == Op::Create);
+        refused += usize::from(cut.is_err() && !begun);
+        let written = v.pwrite(fd, 0, b"new").and(v.close(fd));
+        eprintln!("{name}: {hit} failed, truncate {cut:?}, begun {begun}, {written:?}");
+        assert!(begun || written == Ok(()), "{name}, after {calls:#?}: {written:?}");
+    }
+    assert!(refused > 0, "no truncate was refused");
+    checker::check(&m);
+}
+
+/// The kernel may know the draft for long: nobody else shall get it.
+#[test]
+fn a_truncate_that_comes_to_nothing_gives_the_name_back() {
+    let fs = FaultFs::new();
+    let m = fs.setup().mount();
+    let (a, v) = m.pair();
+    a.put("f", "old").unwrap();
+    let writes = a.open("f", "w").unwrap();
+    let node = a.open("f", "path").unwrap();
+    a.close(writes).unwrap();
+    fs.refuse(Realm::Export, |op| op == Op::Create, Errno::IO);
+    assert_eq!(a.truncate(&format!("/proc/self/fd/{node}"), 1).unwrap_err(), "EIO");
+    fs.allow();
+    v.put("f", "new").unwrap();
+    assert_eq!(m.agent("R").cat("f").unwrap(), b"new");
+    checker::check(&m);
+}
+
 #[test]
 fn a_slow_call_delays_nobody_else() {
     let fs = FaultFs::new();
@@ -278,7 +329,8 @@ fn a_slow_call_delays_nobody_else() {
 #[test]
 fn nobody_waits_for_a_daemon_that_was_killed() {
     let fs = FaultFs::new();
-    let mut m = fs.setup().mount();
+    // R has the folder before it asks for anything.
+    let mut m = fs.setup().options("ttl=1h").mount();
     let (w, r) = m.pair();
     let v = m.agent("V");
     w.mkdir("d").unwrap();
@@ -286,6 +338,8 @@ fn nobody_waits_for_a_daemon_that_was_killed() {
     w.write(slow, "new").unwrap();
     w.put("d/told", "old").unwrap();
     let told = v.open("d/told", "w|trunc").unwrap();
+    r.stat(".").unwrap();
+    r.stat("d").unwrap();
     let held = fs.hold(Realm::Export, Op::Fsync);
     w.send(&["close", &slow.to_string()]);
     held.caught();
@@ -310,24 +364,96 @@ fn nobody_waits_for_a_daemon_that_was_killed() {
     checker::check(&m);
 }
 
+/// A writer with too many descriptors to look for a duplicate among them: its closes return without proof.
+fn unproven(m: &Mount) -> Agent {
+    let w = m.agent("W");
+    for _ in 0..600 {
+        w.open("/dev/null", "r").unwrap();
+    }
+    w
+}
+
+/// Closes a version of `name` without proof while such calls fail; they go on failing.
+fn close_in_vain(m: &Mount, fs: &FaultFs, w: &Agent, name: &str, refused: fn(Op) -> bool) {
+    let fd = w.open(name, "w|creat|trunc").unwrap();
+    w.write(fd, "closed").unwrap();
+    fs.refuse(Realm::Export, refused, Errno::IO);
+    w.close(fd).unwrap();
+    let postponed = |row: &Row| row.path == name && row.reason.as_deref().is_some_and(|why| why.contains("failed"));
+    eventually("its commit has failed", || m.pending().iter().any(postponed));
+}
+
+/// How often something was postponed.
+fn postponed(m: &Mount) -> i64 {
+    let db = rusqlite::Connection::open(m.state().join("journal.sqlite")).unwrap();
+    db.query_row("SELECT count(*) FROM events WHERE kind = 'postponed'", [], |row| row.get(0)).unwrap()
+}
+
+fn is_rename(op: Op) -> bool {
+    op == Op::Rename
+}
+
+/// A close without proof has returned; then the export fails, and works again.
+#[test]
+fn what_was_closed_before_the_export_failed_is_published_when_it_works_again() {
+    let fs = FaultFs::new();
+    let m = fs.setup().env("COMMITFS_RETRY_MS", "50").mount();
+    let w = unproven(&m);
+    w.put("old", "old").unwrap();
+    for name in ["old", "new"] {
+        close_in_vain(&m, &fs, &w, name, is_rename);
+        fs.allow();
+        eventually("it is published", || m.agent("R").cat(name).as_deref() == Ok(b"closed"));
+    }
+    // After the rename: the first folder that is synced is the staging folder, for the promise.
+    for name in ["old", "newer"] {
+        let fd = w.open(name, "w|creat|trunc").unwrap();
+        w.write(fd, "again").unwrap();
+        let fault =
+            Fault { realm: Realm::Export, skip: 1, op: Some(Op::Fsyncdir), errno: Errno::IO, when: When::Before };
+        fs.arm(fault);
+        w.close(fd).unwrap();
+        eventually("it is there", || m.agent("R").cat(name).as_deref() == Ok(b"again"));
+        m.settled();
+        assert!(fs.disarm().is_some(), "{name}: no folder was synced");
+    }
+    assert_eq!((m.commits().get("old"), m.commits().get("newer")), (Some(&3), Some(&1)));
+    assert_eq!(postponed(&m), 4);
+    checker::check(&m);
+    assert_eq!(checker::unrecorded(&m), Vec::<String>::new());
+}
+
+/// Without an event of it: a rename or a link over the name leaves none.
+#[test]
+fn what_was_closed_before_the_export_failed_replaces_nothing_newer() {
+    let fs = FaultFs::new();
+    let mut m = fs.setup().env("COMMITFS_RETRY_MS", "50").mount();
+    m.expect_mess();
+    let (w, v) = (unproven(&m), m.agent("V"));
+    v.put("other", "newer").unwrap();
+    close_in_vain(&m, &fs, &w, "linked", is_rename);
+    v.link("other", "linked").unwrap();
+    fs.allow();
+    assert!(m.quarantined("linked").reason.unwrap().contains("changed after its close"));
+    assert_eq!(v.cat("linked").unwrap(), b"newer");
+    v.put("unlinked", "old").unwrap();
+    close_in_vain(&m, &fs, &w, "unlinked", is_rename);
+    v.unlink("unlinked").unwrap();
+    fs.allow();
+    assert!(m.quarantined("unlinked").reason.unwrap().contains("changed after its close"));
+    assert_eq!(v.stat("unlinked").unwrap_err(), "ENOENT");
+    checker::check(&m);
+}
+
 /// A close without proof has returned; then the export fails.
 #[test]
 fn what_was_closed_before_the_export_failed_is_published_by_the_next_mount() {
     let fs = FaultFs::new();
-    let mut m = fs.setup().mount();
-    let w = m.agent("W");
-    // Too many descriptors to look for a duplicate among them.
-    for _ in 0..600 {
-        w.open("/dev/null", "r").unwrap();
-    }
+    let mut m = fs.setup().env("COMMITFS_RETRY_MS", "3600000").mount();
+    let w = unproven(&m);
     for name in ["kept", "overtaken"] {
         w.put(name, "old").unwrap();
-        let fd = w.open(name, "w|trunc").unwrap();
-        w.write(fd, "closed").unwrap();
-        fs.refuse(Realm::Export, |op| op == Op::Rename, Errno::IO);
-        w.close(fd).unwrap();
-        let postponed = |row: &Row| row.path == name && row.reason.as_deref().is_some_and(|r| r.contains("rename"));
-        eventually("its commit has failed", || m.pending().iter().any(postponed));
+        close_in_vain(&m, &fs, &w, name, is_rename);
         fs.allow();
         assert_eq!(m.agent("R").cat(name).unwrap(), b"old");
     }

@@ -85,3 +85,26 @@ fn names_of_removed_open_files_are_neither_listed_nor_counted_nor_committed() {
     r.close(open).unwrap();
     crate::common::checker::check(&m);
 }
+
+/// A version that is removed from the trash folder while somebody reads it.
+#[test]
+fn names_of_removed_open_files_are_no_orphans() {
+    let _lab = Lab::enter();
+    let m = Mount::setup().options("retain=1s").mount();
+    let (w, r) = m.pair();
+    w.put("f", "old").unwrap();
+    let open = r.open("f", "r").unwrap();
+    w.put("f", "new").unwrap();
+    let trash = || {
+        let folders = std::fs::read_dir(m.raw(".commitfs/trash")).unwrap().flatten();
+        let names = folders.flat_map(|folder| std::fs::read_dir(folder.path()).unwrap().flatten());
+        names.map(|entry| entry.file_name().into_string().unwrap()).collect::<Vec<_>>()
+    };
+    eventually("the client keeps what the reaper has removed", || trash().iter().all(|name| name.starts_with(".nfs")));
+    assert_eq!(trash().len(), 1, "{:?}", trash());
+    m.settled();
+    assert!(m.cli_ok(&["fsck"]).contains("agree"));
+    assert_eq!(r.pread(open, 0, 10).unwrap(), b"old");
+    r.close(open).unwrap();
+    eventually("it goes with its last user", || trash().is_empty());
+}

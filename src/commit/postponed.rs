@@ -1,0 +1,178 @@
+//! Drafts whose close had returned when the export failed: tried again while the daemon lives, should the export work
+//! again. What is left when it ends is for the next mount.
+//!
+//! Nothing newer is overwritten: a draft is published only over what its name held when that failed, and if no event tells
+//! of another change since its close. Otherwise it goes to quarantine, as by recovery.
+
+use std::ffi::OsStr;
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+
+use super::{Committer, Failed, Reason, Target};
+use crate::inode::{Key, display_path};
+use crate::journal::{DraftId, DraftRow, DraftState, Entry};
+use crate::sys::{Errno, Result, mount, stat};
+
+/// A draft that waits for its export.
+#[derive(Clone, Debug)]
+pub struct Postponed {
+    /// Which draft.
+    pub id: DraftId,
+    /// Where it goes; `None` for one that an earlier daemon has left: its row tells.
+    target: Option<Target>,
+    below: Below,
+}
+
+/// What a name held when its draft could not be published.
+#[derive(Clone, Copy, Debug)]
+enum Below {
+    /// This inode, or nothing.
+    Seen(Option<Key>),
+    /// The export did not tell: what the draft was begun over.
+    Assumed(Option<Key>),
+    /// An earlier daemon knew.
+    Unknown,
+}
+
+/// How another attempt ended.
+#[derive(Debug)]
+pub enum Tried {
+    /// Under its name: the kernel has to be told.
+    Published(Target),
+    /// Nothing is left to be done now.
+    Settled,
+    /// The export still fails.
+    Later(Errno),
+}
+
+/// What waits, on its way to who tries again.
+#[derive(Debug)]
+pub struct Waiting {
+    sender: Sender<Postponed>,
+    receiver: Receiver<Postponed>,
+}
+
+impl Default for Waiting {
+    fn default() -> Self {
+        let (sender, receiver) = unbounded();
+        Waiting { sender, receiver }
+    }
+}
+
+impl Waiting {
+    /// Where it comes out; for one reader.
+    pub fn queue(&self) -> &Receiver<Postponed> {
+        &self.receiver
+    }
+
+    fn push(&self, postponed: Postponed) {
+        // Cannot fail: the other end lives in this value.
+        drop(self.sender.send(postponed));
+    }
+}
+
+impl Committer {
+    /// Keeps a draft whose close had returned, and which the export failed to take, as it is: content and row `sealed` are
+    /// durable, and it is tried again, at last by the next mount. It was begun over `base`.
+    pub fn postpone(&self, id: DraftId, Failed { step, errno }: Failed, target: Option<&Target>, base: Option<Key>) {
+        let path = target.map(Target::path).unwrap_or_default();
+        let path = display_path(&path);
+        tracing::error!(draft = id, path, step, %errno, "closed, and not published: it is tried again");
+        self.journal.submit(Entry::Postponed { id, reason: format!("{step} failed: {errno}") });
+        let Some(target) = target else { return };
+        let there = self.nodes.fd(&target.parent).and_then(|dir| stat::stat_at(dir, &target.name));
+        let below = match there {
+            Ok(there) => Below::Seen(Some(Key::of(&there))),
+            Err(Errno::NOENT) => Below::Seen(None),
+            Err(_) => Below::Assumed(base),
+        };
+        self.postponed.push(Postponed { id, target: Some(target.clone()), below });
+    }
+
+    /// The same for one that recovery could not publish.
+    pub(super) fn postpone_again(&self, id: DraftId) {
+        self.postponed.push(Postponed { id, target: None, below: Below::Unknown });
+    }
+
+    /// Tries once more. `wants_marker` is what the rules say of a path.
+    pub fn try_again(&self, postponed: &Postponed, wants_marker: impl Fn(&[u8]) -> bool) -> Tried {
+        let row = match self.journal.row(postponed.id) {
+            Ok(Some(row)) if row.state == DraftState::Sealed => row,
+            Ok(_) => return Tried::Settled,
+            Err(error) => return Tried::Later(Errno::from_raw_os_error(error.errno())),
+        };
+        let marked = wants_marker(&row.path);
+        let tried = match self.staging.stat(&row.stage) {
+            Ok(_) => self.publish_after_all(postponed, &row, marked),
+            Err(Errno::NOENT) => self.record_after_all(postponed, &row, marked),
+            Err(other) => Err(other),
+        };
+        tried.unwrap_or_else(Tried::Later)
+    }
+
+    fn publish_after_all(&self, postponed: &Postponed, row: &DraftRow, marked: bool) -> Result<Tried> {
+        let moved = postponed.target.as_ref().is_some_and(|target| target.path() != row.path);
+        if moved || self.is_overtaken(row) {
+            self.give_to_quarantine(row, Reason::Overtaken)?;
+            return Ok(Tried::Settled);
+        }
+        let target = match &postponed.target {
+            Some(target) => Ok(target.clone()),
+            None => self.folder_of(&row.path).map_err(|errno| ("folder", errno)),
+        };
+        let below = match postponed.below {
+            Below::Seen(below) | Below::Assumed(below) => Some(below),
+            Below::Unknown => None,
+        };
+        match target.and_then(|target| self.roll_forward(row, target, marked, below)) {
+            Ok(target) => {
+                tracing::warn!(draft = row.id, path = display_path(&row.path), "published after all");
+                Ok(Tried::Published(target))
+            }
+            Err((_, errno)) if mount::is_failure(errno) => Err(errno),
+            // For the next mount, which knows no more than the events.
+            Err((_, Errno::EXIST)) if matches!(postponed.below, Below::Assumed(_)) => Ok(Tried::Settled),
+            Err((_, Errno::EXIST)) => {
+                self.give_to_quarantine(row, Reason::Overtaken)?;
+                Ok(Tried::Settled)
+            }
+            Err((step, errno)) => {
+                self.give_to_quarantine(row, Reason::Failed { step, errno })?;
+                Ok(Tried::Settled)
+            }
+        }
+    }
+
+    /// It was renamed, and its folder could not be synced; or only the rename's answer was lost.
+    fn record_after_all(&self, postponed: &Postponed, row: &DraftRow, marked: bool) -> Result<Tried> {
+        if self.staging.was_adopted()? {
+            return Ok(Tried::Settled);
+        }
+        let target = match &postponed.target {
+            Some(target) => target.clone(),
+            None => self.folder_of(&row.path)?,
+        };
+        let (parent, name): (_, &OsStr) = (&target.parent, &target.name);
+        if self.nodes.is_gone(parent) {
+            self.record_published(row, None);
+            return Ok(Tried::Settled);
+        }
+        // Nobody else changes the name until this is written down.
+        let claim = self.totals.claim(&[(parent.key, name)]);
+        let there = stat::stat_at(self.nodes.fd(parent)?, name);
+        let ours = match there {
+            Ok(there) => Some(there).filter(|there| there.ino == row.ino),
+            Err(Errno::NOENT) => None,
+            Err(other) => return Err(other),
+        };
+        self.make_reachable(parent)?;
+        let row = DraftRow { path: target.path(), ..row.clone() };
+        if marked && ours.is_some() {
+            self.complete_marker(row.id, &row.path);
+        }
+        self.record_published(&row, ours);
+        self.leave(claim, &[(parent, name)]);
+        tracing::warn!(draft = row.id, path = display_path(&row.path), "durable after all");
+        Ok(Tried::Published(target))
+    }
+}

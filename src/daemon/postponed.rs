@@ -1,0 +1,86 @@
+//! Tries drafts again whose close had returned when the export failed.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, after, bounded, never, select};
+
+use crate::commit::{Postponed, Tried};
+use crate::fs::Fs;
+
+/// From a failure to the first attempt; twice as long to each further one.
+const FIRST: Duration = Duration::from_secs(1);
+/// The longest pause.
+const LONGEST: Duration = Duration::from_secs(60);
+
+/// The thread that tries. Dropping it ends it; what is left waits for the next mount.
+pub(super) struct Retrying {
+    stop: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// One that waits.
+struct Waiting {
+    postponed: Postponed,
+    due: Instant,
+    pause: Duration,
+}
+
+impl Retrying {
+    pub(super) fn start(fs: Arc<Fs>) -> std::io::Result<Retrying> {
+        let (stop, stopped) = bounded(0);
+        let thread = std::thread::Builder::new().name("postponed".to_owned()).spawn(move || run(&fs, &stopped))?;
+        Ok(Retrying { stop: Some(stop), thread: Some(thread) })
+    }
+}
+
+impl Drop for Retrying {
+    fn drop(&mut self) {
+        self.stop = None;
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the thread that tries again has panicked");
+        }
+    }
+}
+
+fn first_pause() -> Duration {
+    #[cfg(feature = "failpoints")]
+    return crate::failpoint::pause("COMMITFS_RETRY_MS", FIRST);
+    #[cfg(not(feature = "failpoints"))]
+    FIRST
+}
+
+fn run(fs: &Fs, stopped: &Receiver<()>) {
+    let first = first_pause();
+    let mut waiting: Vec<Waiting> = Vec::new();
+    loop {
+        let next = waiting.iter().map(|it| it.due).min();
+        let alarm = next.map_or_else(never, |due| after(due.saturating_duration_since(Instant::now())));
+        select! {
+            recv(stopped) -> _ => return,
+            recv(fs.committer().postponed.queue()) -> news => {
+                waiting.extend(news.ok().map(|postponed| Waiting { postponed, due: Instant::now() + first, pause: first }));
+            }
+            recv(alarm) -> _ => {
+                let now = Instant::now();
+                waiting.retain_mut(|it| it.due > now || !try_again(fs, it));
+            }
+        }
+    }
+}
+
+/// True when it is done with.
+fn try_again(fs: &Fs, it: &mut Waiting) -> bool {
+    match fs.committer().try_again(&it.postponed, |path| fs.wants_marker(path)) {
+        Tried::Published(target) => fs.announce_recovered(&[target]),
+        Tried::Settled => {}
+        Tried::Later(errno) => {
+            tracing::debug!(draft = it.postponed.id, %errno, "still not published");
+            it.pause = (it.pause * 2).min(LONGEST);
+            it.due = Instant::now() + it.pause;
+            return false;
+        }
+    }
+    true
+}
