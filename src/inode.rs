@@ -279,6 +279,11 @@ impl Node {
         self.seen.lock().ident = Ident::of(stat);
     }
 
+    /// True if this is the modification time that the node was told or seen with.
+    pub fn has_mtime(&self, time: Time) -> bool {
+        self.seen.lock().ident.mtime == time
+    }
+
     /// True if these are the attributes of this node's inode, and of the same version of it.
     pub fn is_as(&self, stat: &Stat) -> bool {
         self.key == Key::of(stat)

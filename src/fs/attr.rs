@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use fuser::INodeNo;
 use rustix::fs::Timespec;
 
 use super::handle::Handle;
 use super::{Attr, Done, Fs};
 use crate::draft::{Caller, Draft, Keep};
-use crate::inode::Node;
+use crate::inode::{Key, Node};
 use crate::sys::at::{self, Timestamps};
 use crate::sys::stat::{self, Time};
 use crate::sys::{Errno, Kind, Result};
@@ -17,7 +18,7 @@ use crate::sys::{Errno, Kind, Result};
 const DRAFT_TTL: Duration = Duration::from_secs(3600);
 
 /// A time to set.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SetTime {
     /// The present.
     Now,
@@ -26,7 +27,7 @@ pub enum SetTime {
 }
 
 /// What to change; `None` leaves a thing as it is.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
     /// Permission bits.
     pub perm: Option<u32>,
@@ -113,7 +114,12 @@ impl Fs {
                         // the kernel sends before a close, and without them no close.
                         draft.taint("attributes", errno);
                     }
-                    done(changed.and_then(|()| draft_attr(&draft)));
+                    let was_clean = !draft.is_pending();
+                    let answer = changed.and_then(|()| draft_attr(&draft));
+                    match answer {
+                        Ok(attr) if was_clean => self.announce_attributes(Key::of(&attr.stat), move || done(answer)),
+                        _ => done(answer),
+                    }
                 }
             };
         }
@@ -167,11 +173,24 @@ impl Fs {
         if draft.is_pending() {
             return staging.acting_for(draft.creds.as_ref(), || apply(&*file, changes));
         }
-        staging.acting(self.creds(caller).as_ref(), || apply(&*file, changes))?;
-        if changes.mtime.is_some() {
-            self.nodes().note(&stat::fstat(&*file)?);
-        }
-        Ok(())
+        // The kernel keeps the times of the version's node by itself and would never hear of these: the next look-up
+        // takes the file for another version and gives it a node of its own.
+        staging.acting(self.creds(caller).as_ref(), || apply(&*file, changes))
+    }
+
+    /// Tells the kernel that what it remembers of a version's owner and mode is old; then goes on with `then`.
+    fn announce_attributes(self: &Arc<Self>, key: Key, then: impl FnOnce() + Send + 'static) {
+        let Some(node) = self.nodes().of(key) else { return then() };
+        let fs = self.clone();
+        self.notices.run(move || {
+            // A negative offset: the attributes alone.
+            if let Some(kernel) = fs.kernel.get()
+                && let Err(error) = kernel.inval_inode(INodeNo(node.id), -1, 0)
+            {
+                tracing::trace!(%error, "the kernel did not take the news of a version");
+            }
+            then();
+        });
     }
 
     fn change_node(&self, caller: Caller, id: u64, handle: Option<&Handle>, changes: Changes) -> Result<Attr> {
@@ -199,6 +218,16 @@ impl Fs {
         }
         let fd = self.nodes().fd(&node)?;
         node.telling();
+        let only_mtime = Changes { mtime: changes.mtime, ..Changes::default() } == changes;
+        if let (true, Some(SetTime::At(time))) = (only_mtime, changes.mtime)
+            && node.has_mtime(Time::from_system(time))
+        {
+            let stat = stat::fstat(&fd)?;
+            if !node.is_as(&stat) {
+                // The kernel writes back what it has kept of an older version of the file.
+                return self.version_attr(stat);
+            }
+        }
         self.committer.staging.acting(self.creds(caller).as_ref(), || apply(&fd, changes))?;
         let stat = stat::fstat(&fd)?;
         if node.kind == Kind::File && (changes.size.is_some() || changes.mtime.is_some()) {
