@@ -266,8 +266,12 @@ impl Node {
         }
     }
 
-    /// Attributes as they would be without the name in the trash folder.
-    pub fn without_trash(&self, mut stat: Stat) -> Stat {
+    /// Attributes as they would be without the name in the trash folder, and without that of the reserved folder where
+    /// the file system counts folders.
+    pub fn without_hidden(&self, mut stat: Stat) -> Stat {
+        if self.id == ROOT_ID && stat.nlink > 2 {
+            stat.nlink -= 1;
+        }
         if self.gone.load(Ordering::Acquire) {
             stat.nlink = stat.nlink.saturating_sub(1);
         }
