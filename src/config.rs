@@ -9,10 +9,12 @@ mod settings;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use crate::admin::http;
+use crate::commit::RESERVED;
 use crate::journal;
 use crate::log::LogFormat;
 use crate::retention::ReaperOptions;
@@ -157,6 +159,7 @@ impl Config {
                 source.display()
             )));
         }
+        check_source(&source)?;
         if let Some(state_dir) = mounted_state_dir(&source) {
             return Err(ConfigError::Environment(format!(
                 "source {}: is a commitfs mount already (state folder {}); unmount it first: commitfs umount {}",
@@ -224,6 +227,25 @@ impl Config {
             rules_toml: rules.to_toml(),
             rules,
         })
+    }
+}
+
+/// Neither what an export hides nor what a mount shows is an export.
+fn check_source(source: &Path) -> Result<(), ConfigError> {
+    if source.components().any(|part| part.as_os_str() == RESERVED) {
+        let shown = source.display();
+        return Err(ConfigError::Usage(format!("source {shown}: lies in the folder that commitfs keeps for itself")));
+    }
+    let device = |folder: &Path| fs::metadata(folder).map(|metadata| metadata.dev());
+    let Ok(own) = device(source) else { return Ok(()) };
+    let on = |above: &&Path| device(above).is_ok_and(|dev| dev == own) && mounted_state_dir(above).is_some();
+    match source.ancestors().skip(1).find(on) {
+        Some(above) => Err(ConfigError::Environment(format!(
+            "source {}: lies on the commitfs mount {}; give the folder on that mount's own source",
+            source.display(),
+            above.display()
+        ))),
+        None => Ok(()),
     }
 }
 
@@ -461,9 +483,12 @@ mod tests {
         let dir = place.dir.path();
         fs::write(dir.join("file"), "").unwrap();
         fs::create_dir(dir.join("export/inner")).unwrap();
+        fs::create_dir_all(dir.join("export/.commitfs/stage")).unwrap();
         for (args, word) in [
             (MountArgs { source: dir.join("none"), ..place.args() }, "none: does not exist"),
             (MountArgs { source: dir.join("file"), ..place.args() }, "file: is not a folder"),
+            (MountArgs { source: dir.join("export/.commitfs"), ..place.args() }, "keeps for itself"),
+            (MountArgs { source: dir.join("export/.commitfs/stage"), ..place.args() }, "keeps for itself"),
             (MountArgs { mountpoint: dir.join("none"), ..place.args() }, "none: does not exist"),
             (MountArgs { mountpoint: dir.join("file"), ..place.args() }, "file: is not a folder"),
             (MountArgs { mountpoint: dir.join("export/inner"), ..place.args() }, "inside the source"),

@@ -94,6 +94,9 @@ fn remedy(error: &std::io::Error) -> &'static str {
 /// Descriptors kept back for open files, the journal, sockets and look-ups in progress.
 const FD_RESERVE: u64 = 1024;
 
+/// The most descriptors that are held for nodes: each one keeps an inode in the kernel's memory.
+const FD_MOST: u64 = 32_768;
+
 /// How long an unmount waits for commits in flight.
 const DRAIN_LIMIT: Duration = Duration::from_secs(60);
 
@@ -128,7 +131,7 @@ pub fn serve(config: Config, ready: ReadySignal) -> Result<(), ServeError> {
     let address = listening.address();
     let instance = instance(&config.state_dir).map_err(start("instance id in the state folder"))?;
     let staging = Staging::open(&root, &instance).map_err(export("staging folder .commitfs"))?;
-    let budget = fd_limit.saturating_sub(FD_RESERVE) / 2;
+    let budget = (fd_limit.saturating_sub(FD_RESERVE) / 2).min(FD_MOST);
     let nodes = NodeTable::new(root, i64::try_from(budget).unwrap_or(i64::MAX)).map_err(export("root folder"))?;
     let nodes = Arc::new(nodes);
     let totals =
@@ -146,6 +149,7 @@ pub fn serve(config: Config, ready: ReadySignal) -> Result<(), ServeError> {
         nfs,
         revalidate: nfs && config.freshness == Freshness::Open,
         act_as_caller: is_root,
+        kernel_checks: config.default_permissions,
         passthrough: config.passthrough && !config.writeback && is_root,
         state_dir: config.state_dir.clone(),
         commit_workers: config.commit_workers,

@@ -134,7 +134,7 @@ impl Filesystem for Adapter {
         size: Option<u64>,
         atime: Option<TimeOrNow>,
         mtime: Option<TimeOrNow>,
-        _ctime: Option<SystemTime>,
+        ctime: Option<SystemTime>,
         fh: Option<FileHandle>,
         _crtime: Option<SystemTime>,
         _chgtime: Option<SystemTime>,
@@ -154,6 +154,7 @@ impl Filesystem for Adapter {
             size,
             atime: atime.map(time),
             mtime: mtime.map(time),
+            ctime: ctime.is_some(),
         };
         self.fs.setattr(caller(req), ino.0, fh.map(|fh| fh.0), changes, |attr| reply_attr(Op::Setattr, reply, attr));
     }
@@ -426,14 +427,14 @@ impl Filesystem for Adapter {
         reply_xattr(Op::Getxattr, reply, size, self.fs.getxattr(ino.0, name));
     }
 
-    fn listxattr(&self, _req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+    fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         metrics::request(Op::Listxattr);
-        reply_xattr(Op::Listxattr, reply, size, self.fs.listxattr(ino.0));
+        reply_xattr(Op::Listxattr, reply, size, self.fs.listxattr(caller(req), ino.0));
     }
 
     fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         metrics::request(Op::Removexattr);
-        reply_empty(Op::Removexattr, reply, self.fs.removexattr(caller(req), ino.0, name));
+        self.fs.removexattr(caller(req), ino.0, name, |removed| reply_empty(Op::Removexattr, reply, removed));
     }
 
     fn access(&self, req: &Request, ino: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {

@@ -266,8 +266,12 @@ impl Node {
         }
     }
 
-    /// Attributes as they would be without the name in the trash folder.
-    pub fn without_trash(&self, mut stat: Stat) -> Stat {
+    /// Attributes as they would be without the name in the trash folder, and without that of the reserved folder where
+    /// the file system counts folders.
+    pub fn without_hidden(&self, mut stat: Stat) -> Stat {
+        if self.id == ROOT_ID && stat.nlink > 2 {
+            stat.nlink -= 1;
+        }
         if self.gone.load(Ordering::Acquire) {
             stat.nlink = stat.nlink.saturating_sub(1);
         }
@@ -277,6 +281,11 @@ impl Node {
     /// Records the attributes after a change made through this node: they are no new version.
     pub fn note(&self, stat: &Stat) {
         self.seen.lock().ident = Ident::of(stat);
+    }
+
+    /// True if this is the modification time that the node was told or seen with.
+    pub fn has_mtime(&self, time: Time) -> bool {
+        self.seen.lock().ident.mtime == time
     }
 
     /// True if these are the attributes of this node's inode, and of the same version of it.

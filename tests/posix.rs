@@ -99,7 +99,10 @@ table! {
         a_setgid_folder_gives_its_group
         a_sticky_folder_protects_names
         a_default_list_is_inherited
-        set_id_bits_go_with_a_strangers_write
+        set_id_bits_go_with_an_owners_write
+        what_a_program_may_goes_with_the_write_of_another
+        the_present_may_be_set_by_whoever_may_write
+        groups_count_as_they_are_now
         an_overwrite_by_another_keeps_the_owner
         strangers_are_refused
         supplementary_groups_count;

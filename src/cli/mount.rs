@@ -12,6 +12,7 @@ use super::{CliError, Place, target};
 use crate::admin::control::Client;
 use crate::config::{self, Config, MountArgs, ReadySignal};
 use crate::daemon;
+use crate::journal;
 use crate::journal::read::Reader;
 use crate::log;
 use crate::sys::mount as kernel;
@@ -28,8 +29,23 @@ pub(super) fn mount(args: &MountArgs) -> Result<(), CliError> {
         return start(args, &config);
     }
     log::start(config.log_format);
+    await_predecessor(&config.state_dir);
     let (ready, _nobody) = ReadySignal::nobody();
     daemon::serve(config, ready).map_err(|error| CliError::Failure(error.to_string()))
+}
+
+/// An instance whose mount was taken away by the system's `umount`, which waits for nothing, is still ending: its state
+/// folder is free in a moment. One that is mounted is not waited for.
+fn await_predecessor(state_dir: &Path) {
+    let deadline = Instant::now() + END;
+    let is_ending = || {
+        let meta = Reader::open(state_dir).and_then(|reader| reader.meta());
+        let mountpoint = meta.ok().and_then(|mut meta| meta.remove("mountpoint"))?;
+        Some(journal::is_in_use(state_dir) && !is_mount(Path::new(&mountpoint)).ok()?)
+    };
+    while is_ending() == Some(true) && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 /// The daemon's side of [`start`]: whatever goes wrong goes down the pipe.
@@ -40,6 +56,7 @@ fn serve_detached(args: &MountArgs) -> Result<(), CliError> {
         config::detach(&config.state_dir)
             .map_err(|error| CliError::Failure(format!("state folder {}: {error}", config.state_dir.display())))?;
         log::start(config.log_format);
+        await_predecessor(&config.state_dir);
         daemon::serve(config, ready).map_err(|error| CliError::Failure(error.to_string()))
     });
     outcome.map_err(|error| {

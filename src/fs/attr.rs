@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use fuser::INodeNo;
 use rustix::fs::Timespec;
 
 use super::handle::{Handle, NO_DESCRIPTOR};
 use super::{Attr, Done, Fs};
 use crate::draft::{Caller, Draft, Keep, Wants};
-use crate::inode::Node;
+use crate::inode::{Key, Node};
 use crate::sys::at::{self, Timestamps};
 use crate::sys::stat::{self, Time};
 use crate::sys::{Errno, Kind, Result};
@@ -17,7 +18,7 @@ use crate::sys::{Errno, Kind, Result};
 const DRAFT_TTL: Duration = Duration::from_secs(3600);
 
 /// A time to set.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SetTime {
     /// The present.
     Now,
@@ -26,7 +27,7 @@ pub enum SetTime {
 }
 
 /// What to change; `None` leaves a thing as it is.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
     /// Permission bits.
     pub perm: Option<u32>,
@@ -40,9 +41,27 @@ pub struct Changes {
     pub atime: Option<SetTime>,
     /// Last modification.
     pub mtime: Option<SetTime>,
+    /// The kernel moves the time of change, which the export does by itself.
+    pub ctime: bool,
 }
 
 impl Changes {
+    /// `chown` to nobody and no group: for its owner alone, and set-id bits go with it.
+    fn is_empty_chown(&self) -> bool {
+        *self == Changes { ctime: true, ..Changes::default() }
+    }
+
+    /// What only whoever may write has to be allowed: the time of a new size, and the present as `touch` sets it. The
+    /// kernel, which keeps times by itself, gives such a modification time in numbers, which only an owner may set.
+    fn by_writer(&self) -> bool {
+        self.size.is_some() || matches!((self.atime, self.mtime), (Some(SetTime::Now), Some(SetTime::At(_))))
+    }
+
+    /// The kernel writes back the modification time that it keeps of an inode.
+    fn is_mtime_alone(&self) -> bool {
+        self.mtime.is_some() && *self == Changes { mtime: self.mtime, ctime: self.ctime, ..Changes::default() }
+    }
+
     fn timestamps(&self) -> Option<Timestamps> {
         if self.atime.is_none() && self.mtime.is_none() {
             return None;
@@ -68,7 +87,7 @@ impl Fs {
             return match &*handle {
                 Handle::Version { file, node, .. } | Handle::Direct { file, node, .. } => {
                     let _using = file.using();
-                    self.version_attr(node.without_trash(stat::fstat(&**file)?))
+                    self.version_attr(node.without_hidden(stat::fstat(&**file)?))
                 }
                 Handle::Draft { draft, writes } => draft_attr(draft, *writes),
                 Handle::Folder(folder) => self.node_attr(folder.node()),
@@ -86,7 +105,7 @@ impl Fs {
 
     fn node_attr(&self, node: &Node) -> Result<Attr> {
         node.telling();
-        self.version_attr(node.without_trash(stat::fstat(self.nodes().fd(node)?)?))
+        self.version_attr(node.without_hidden(stat::fstat(self.nodes().fd(node)?)?))
     }
 
     /// Changes attributes.
@@ -106,6 +125,10 @@ impl Fs {
         if let Some(draft) = draft {
             return match changes.size {
                 Some(size) => self.resize_draft(caller, draft, size, changes, done),
+                // Of gathered writes that have not arrived yet: it comes once more after them.
+                None if fh.is_some() && changes.is_mtime_alone() && !draft.is_pending() => {
+                    done(draft_attr(&draft, true))
+                }
                 None => {
                     let changed = self.change_draft(caller, &draft, changes);
                     if let (Err(errno), Some(_)) = (changed, fh) {
@@ -113,7 +136,12 @@ impl Fs {
                         // the kernel sends before a close, and without them no close.
                         draft.taint("attributes", errno);
                     }
-                    done(changed.and_then(|()| draft_attr(&draft, fh.is_some())));
+                    let was_clean = !draft.is_pending();
+                    let answer = changed.and_then(|()| draft_attr(&draft, fh.is_some()));
+                    match answer {
+                        Ok(attr) if was_clean => self.announce_attributes(Key::of(&attr.stat), move || done(answer)),
+                        _ => done(answer),
+                    }
                 }
             };
         }
@@ -166,14 +194,55 @@ impl Fs {
     fn change_draft(&self, caller: Caller, draft: &Draft, changes: Changes) -> Result<()> {
         let staging = &self.committer.staging;
         let file = draft.content()?;
-        if draft.is_pending() {
+        if draft.is_pending() && !changes.is_empty_chown() {
             return staging.acting_for(draft.creds.as_ref(), || apply(&*file, changes));
         }
-        staging.acting(self.creds(caller).as_ref(), || apply(&*file, changes))?;
-        if changes.mtime.is_some() {
-            self.nodes().note(&stat::fstat(&*file)?);
+        // The kernel keeps the times of the version's node by itself and would never hear of these: the next look-up
+        // takes the file for another version and gives it a node of its own.
+        self.change_as(caller, &*file, changes)
+    }
+
+    /// Changes attributes of a file on the export as its caller may.
+    fn change_as(&self, caller: Caller, file: impl std::os::fd::AsFd, changes: Changes) -> Result<()> {
+        let now = |time: Option<SetTime>| time.filter(|_| changes.size.is_none()).map(|_| SetTime::Now);
+        let creds = self.creds(caller);
+        let by_writer = creds.is_some() && changes.by_writer();
+        let asked = match by_writer {
+            true => Changes { atime: now(changes.atime), mtime: now(changes.mtime), ..changes },
+            false => changes,
+        };
+        let changed = self.committer.staging.acting(creds.as_ref(), || apply(file.as_fd(), asked));
+        // Of an application that may not the kernel does not ask it; but it writes back what it keeps in the name of
+        // whoever comes by, and takes a refusal for a failure of the file.
+        let written_back = self.options.kernel_checks
+            && changes.is_mtime_alone()
+            && matches!(changed, Err(Errno::PERM | Errno::ACCESS));
+        if !written_back {
+            changed?;
+        }
+        if by_writer || written_back {
+            let times = Changes { mtime: changes.mtime, ..Changes::default() };
+            if let Err(errno) = apply(file.as_fd(), times) {
+                // Where root is nobody: then the export's present is as good as the kernel's.
+                tracing::debug!(%errno, "a time stays the export's");
+            }
         }
         Ok(())
+    }
+
+    /// Tells the kernel that what it remembers of a version's owner and mode is old; then goes on with `then`.
+    fn announce_attributes(self: &Arc<Self>, key: Key, then: impl FnOnce() + Send + 'static) {
+        let Some(node) = self.nodes().of(key) else { return then() };
+        let fs = self.clone();
+        self.notices.run(move || {
+            // A negative offset: the attributes alone.
+            if let Some(kernel) = fs.kernel.get()
+                && let Err(error) = kernel.inval_inode(INodeNo(node.id), -1, 0)
+            {
+                tracing::trace!(%error, "the kernel did not take the news of a version");
+            }
+            then();
+        });
     }
 
     fn change_node(&self, caller: Caller, id: u64, handle: Option<&Handle>, changes: Changes) -> Result<Attr> {
@@ -201,12 +270,21 @@ impl Fs {
         }
         let fd = self.nodes().fd(&node)?;
         node.telling();
-        self.committer.staging.acting(self.creds(caller).as_ref(), || apply(&fd, changes))?;
+        if let (true, Some(SetTime::At(time))) = (changes.is_mtime_alone(), changes.mtime)
+            && node.has_mtime(Time::from_system(time))
+        {
+            let stat = stat::fstat(&fd)?;
+            if !node.is_as(&stat) {
+                // The kernel writes back what it has kept of an older version of the file.
+                return self.version_attr(stat);
+            }
+        }
+        self.change_as(caller, &fd, changes)?;
         let stat = stat::fstat(&fd)?;
         if node.kind == Kind::File && (changes.size.is_some() || changes.mtime.is_some()) {
             node.note(&stat);
         }
-        self.version_attr(stat)
+        self.version_attr(node.without_hidden(stat))
     }
 }
 
@@ -224,7 +302,7 @@ fn draft_attr(draft: &Draft, writes: bool) -> Result<Attr> {
 }
 
 fn apply(fd: impl std::os::fd::AsFd, changes: Changes) -> Result<()> {
-    if changes.uid.is_some() || changes.gid.is_some() {
+    if changes.is_empty_chown() || changes.uid.is_some() || changes.gid.is_some() {
         at::chown(fd.as_fd(), changes.uid, changes.gid)?;
     }
     if let Some(perm) = changes.perm {

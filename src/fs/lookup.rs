@@ -171,7 +171,9 @@ impl Fs {
     pub(super) fn version_entry(&self, node: &Node, stat: Stat, ttl: Duration) -> Entry {
         node.telling();
         let attr_ttl = if node.id == stat.ino { self.options.ttl } else { Duration::ZERO };
-        let entry_ttl = if self.options.revalidate { Duration::ZERO } else { ttl };
+        // Times set through a draft of one name make a new node, which the other names must find at once.
+        let shared = node.kind == Kind::File && stat.nlink > 1;
+        let entry_ttl = if self.options.revalidate || shared { Duration::ZERO } else { ttl };
         Entry { node: node.id, stat, entry_ttl, attr_ttl }
     }
 

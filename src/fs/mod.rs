@@ -74,6 +74,8 @@ pub struct Options {
     pub revalidate: bool,
     /// The daemon runs as root and acts as its callers.
     pub act_as_caller: bool,
+    /// The kernel checks permissions before it asks.
+    pub kernel_checks: bool,
     /// Versions are read by the kernel itself where it can.
     pub passthrough: bool,
     /// Where the state is, for the command line.

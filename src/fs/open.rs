@@ -12,7 +12,7 @@ use super::wait::Until;
 use super::{Done, Fs};
 use crate::draft::{Caller, Draft, Wants, Writer};
 use crate::inode::{Content, Node};
-use crate::sys::{Errno, Kind, Result, at, process, stat};
+use crate::sys::{Errno, Kind, Result, Stat, at, process, stat};
 
 /// The kernel's mark of an open by `execve`, from `linux/fs.h`.
 const FMODE_EXEC: u32 = 0x20;
@@ -294,14 +294,15 @@ impl Fs {
         Ok(Opened { fh, mode: OpenMode::Draft })
     }
 
-    /// Takes the set-id bits off a file that an ordinary user has written to or truncated.
+    /// Takes the set-id bits off a file that an ordinary user has written to or truncated: the group's where the group
+    /// may execute it, or the user is none of the group's.
     pub(super) fn strip_set_ids(&self, caller: Caller, file: impl std::os::fd::AsFd) -> Result<()> {
         if caller.uid == 0 {
             return Ok(());
         }
-        let perm = stat::fstat(file.as_fd())?.perm;
+        let Stat { perm, gid, .. } = stat::fstat(file.as_fd())?;
         let mut stripped = perm & !0o4000;
-        if perm & 0o010 != 0 {
+        if perm & 0o2000 != 0 && (perm & 0o010 != 0 || !self.creds(caller).is_some_and(|creds| creds.is_in(gid))) {
             stripped &= !0o2000;
         }
         if stripped == perm { Ok(()) } else { at::chmod(file, stripped) }

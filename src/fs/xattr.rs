@@ -2,10 +2,11 @@
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::Fs;
-use crate::draft::Caller;
+use super::{Done, Fs};
+use crate::draft::{Caller, Keep};
 use crate::inode::ROOT_ID;
 use crate::sys::stat::Time;
 use crate::sys::{Errno, Result, xattr};
@@ -15,6 +16,12 @@ const VIRTUAL: &[u8] = b"user.commitfs.";
 
 /// On the root: the state folder.
 pub const STATE_DIR: &str = "user.commitfs.state_dir";
+
+/// What a program may do by its file.
+const CAPABILITY: &str = "security.capability";
+
+/// Prefix of what only root is told of.
+const TRUSTED: &[u8] = b"trusted.";
 
 impl Fs {
     /// The value of an attribute.
@@ -57,13 +64,17 @@ impl Fs {
         Ok(text.into_bytes())
     }
 
-    /// All names, each ended by NUL.
-    pub fn listxattr(&self, node: u64) -> Result<Vec<u8>> {
+    /// All names that the caller may know of, each ended by NUL.
+    pub fn listxattr(&self, caller: Caller, node: u64) -> Result<Vec<u8>> {
         let names = match self.with_inode(node, |fd| xattr::list(fd)) {
             Err(Errno::OPNOTSUPP) => Vec::new(),
             other => other?,
         };
-        Ok(names)
+        if caller.uid == 0 {
+            return Ok(names);
+        }
+        let shown = names.split_inclusive(|&byte| byte == 0).filter(|name| !name.starts_with(TRUSTED));
+        Ok(shown.collect::<Vec<_>>().concat())
     }
 
     /// Sets an attribute, at once also on a draft.
@@ -73,11 +84,34 @@ impl Fs {
         self.with_inode(node, |fd| self.committer.staging.acting(creds.as_ref(), || xattr::set(fd, name, value, flags)))
     }
 
-    /// Removes an attribute.
-    pub fn removexattr(&self, caller: Caller, node: u64, name: &OsStr) -> Result<()> {
-        self.refuse_virtual(name)?;
+    /// Removes an attribute. What a program may do by its file the kernel takes away just before a write: where that
+    /// write begins a draft, from the draft.
+    pub fn removexattr(self: &Arc<Self>, caller: Caller, node: u64, name: &OsStr, done: impl Done<()>) {
+        if let Err(errno) = self.refuse_virtual(name) {
+            return done(Err(errno));
+        }
         let creds = self.creds(caller);
-        self.with_inode(node, |fd| self.committer.staging.acting(creds.as_ref(), || xattr::remove(fd, name)))
+        match self.drafts.get(node) {
+            Some(draft) if name == CAPABILITY => {
+                let fs = self.clone();
+                let call = move |file: &std::fs::File| {
+                    let remove = || xattr::remove(file, OsStr::new(CAPABILITY));
+                    match fs.committer.staging.acting(creds.as_ref(), remove) {
+                        // Filling the draft was a write, too.
+                        Err(Errno::NODATA) => Ok(()),
+                        other => other,
+                    }
+                };
+                self.alter(draft, Keep::All, "attributes", call, done);
+            }
+            _ => {
+                done(
+                    self.with_inode(node, |fd| {
+                        self.committer.staging.acting(creds.as_ref(), || xattr::remove(fd, name))
+                    }),
+                );
+            }
+        }
     }
 
     fn refuse_virtual(&self, name: &OsStr) -> Result<()> {

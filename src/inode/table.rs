@@ -251,16 +251,14 @@ impl NodeTable {
         Ok(Some((node, stat)))
     }
 
-    /// Records attributes after a change made through the mount on an inode that may have a node.
-    pub fn note(&self, stat: &Stat) {
-        if let Some(node) = self.by_key.get(&Key::of(stat)) {
-            node.note(stat);
-        }
+    /// The node of an inode, if the kernel knows one.
+    pub fn of(&self, key: Key) -> Option<Arc<Node>> {
+        self.by_key.get(&key).map(|node| node.clone())
     }
 
     /// Records that an inode now has this name; returns its node if it has one.
     pub fn moved(&self, stat: &Stat, parent: &Arc<Node>, name: &OsStr) -> Option<Arc<Node>> {
-        let node = self.by_key.get(&Key::of(stat)).map(|node| node.clone())?;
+        let node = self.of(Key::of(stat))?;
         node.set_link(parent, name);
         Some(node)
     }

@@ -358,6 +358,12 @@ pub fn check_local(dir: &Path) -> Result<(), JournalError> {
     Err(JournalError::NotLocal { dir: dir.to_owned(), file_system })
 }
 
+/// True while another instance has the state folder.
+pub fn is_in_use(state_dir: &Path) -> bool {
+    let free = |file: File| rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared).is_ok();
+    File::open(state_dir.join(LOCK)).is_ok_and(|file| !free(file))
+}
+
 fn lock(state_dir: &Path) -> Result<File, JournalError> {
     let path = state_dir.join(LOCK);
     let file = private(&path)?;

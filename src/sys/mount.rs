@@ -69,17 +69,21 @@ pub fn unmount(mountpoint: &Path) -> Result<()> {
     rustix::mount::unmount(mountpoint, UnmountFlags::empty())
 }
 
-/// Raises the soft limit of open descriptors to the hard one and returns it.
+/// Raises the limit of open descriptors as far as it goes and returns it. For root that is what the kernel allows, not
+/// what the shell or the unit happened to give: each file that an application has open may take one here.
 pub fn raise_descriptor_limit() -> u64 {
     let limit = rustix::process::getrlimit(Resource::Nofile);
-    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
-    match rustix::process::setrlimit(Resource::Nofile, raised) {
-        Ok(()) => limit.maximum.unwrap_or(1 << 20),
-        Err(errno) => {
-            tracing::warn!(%errno, "cannot raise the limit of open descriptors");
-            limit.current.unwrap_or(1024)
+    let allowed = std::fs::read_to_string("/proc/sys/fs/nr_open").ok().and_then(|text| text.trim().parse().ok());
+    let most = limit.maximum.zip(allowed).map(|(hard, allowed): (u64, u64)| hard.max(allowed));
+    for maximum in [most.or(limit.maximum), limit.maximum] {
+        match rustix::process::setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+            Ok(()) => return maximum.unwrap_or(1 << 20),
+            // Not root, or root without that right.
+            Err(errno) => tracing::debug!(%errno, ?maximum, "cannot raise the limit of open descriptors"),
         }
     }
+    tracing::warn!("cannot raise the limit of open descriptors");
+    limit.current.unwrap_or(1024)
 }
 
 /// True when the error says that the file system failed as a whole, whatever was asked of it.

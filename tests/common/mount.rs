@@ -33,9 +33,16 @@ pub struct Setup {
     backing: Option<PathBuf>,
     state: Option<PathBuf>,
     bind: Option<PathBuf>,
+    descriptors: Option<u32>,
 }
 
 impl Setup {
+    /// The daemon is started with this limit of open descriptors.
+    pub fn descriptors(mut self, limit: u32) -> Self {
+        self.descriptors = Some(limit);
+        self
+    }
+
     /// The lines of a configuration file.
     pub fn config(mut self, toml: &str) -> Self {
         self.config = Some(toml.to_owned());
@@ -338,7 +345,15 @@ impl Mount {
     pub fn start(&mut self) {
         assert!(Path::new("/dev/fuse").exists(), "no /dev/fuse: these tests need a kernel with FUSE");
         let log = File::options().create(true).append(true).open(self.log_path()).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_commitfs"));
+        let program = env!("CARGO_BIN_EXE_commitfs");
+        let mut command = match self.setup.descriptors {
+            Some(limit) => {
+                let mut shell = Command::new("sh");
+                shell.args(["-c", "ulimit -n \"$0\"; exec \"$@\"", &limit.to_string(), program]);
+                shell
+            }
+            None => Command::new(program),
+        };
         command.args(self.mount_args()).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         command.envs(self.setup.env.iter().map(|(n, v)| (n, v)));
         let daemon = command.spawn().unwrap();

@@ -40,6 +40,7 @@ pub fn extended_attributes(p: &Place) {
     let user = p.user("u", 1000, 1000);
     assert_eq!(user.set_xattr("f", "user.a", "no").unwrap_err(), "EACCES");
     assert_eq!(user.set_xattr("f", "trusted.a", "no").unwrap_err(), "EPERM");
+    assert_eq!(user.xattrs("f").unwrap(), [b"user.empty".to_vec()], "of the others only root is told");
     a.append("f", "y").unwrap();
     assert_eq!(a.xattr("f", "trusted.t").unwrap(), b"root's");
     let fd = a.open("g", "w|creat").unwrap();

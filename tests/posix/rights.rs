@@ -93,7 +93,7 @@ pub fn a_default_list_is_inherited(p: &Place) {
     assert_eq!(bob.cat("d/f").unwrap_err(), "EACCES", "the mask forbids");
 }
 
-pub fn set_id_bits_go_with_a_strangers_write(p: &Place) {
+pub fn set_id_bits_go_with_an_owners_write(p: &Place) {
     let a = p.agent("a");
     let user = p.user("u", ALICE.0, ALICE.1);
     let reset = |mode: u32| {
@@ -129,6 +129,83 @@ pub fn set_id_bits_go_with_a_strangers_write(p: &Place) {
     a.chown("f", ALICE.0, 4242).unwrap();
     user.chmod("f", 0o2755).unwrap();
     assert_eq!(user.stat("f").unwrap().perm(), 0o755, "not of the group");
+}
+
+/// `VFS_CAP_REVISION_2`, `cap_net_raw` permitted.
+const CAPABILITY: &[u8] = &[0, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+
+/// Somebody whom only the mode lets write, once to a file with a draft and once to one that is written in place.
+pub fn what_a_program_may_goes_with_the_write_of_another(p: &Place) {
+    let a = p.agent("a");
+    let bob = p.user("bob", BOB.0, BOB.1);
+    for f in ["f", "f.log"] {
+        let reset = |mode: u32| {
+            a.put(f, "0123456789").unwrap();
+            a.chown(f, ALICE.0, ALICE.1).unwrap();
+            a.chmod(f, mode).unwrap();
+            a.set_xattr(f, "security.capability", CAPABILITY).unwrap();
+            assert_eq!(a.xattr(f, "security.capability").unwrap(), CAPABILITY);
+        };
+        let check = |what: &str, left: u32| {
+            let now = a.stat(f).unwrap();
+            assert_eq!((now.uid, now.gid, now.perm()), (ALICE.0, ALICE.1, left), "{f} {what}");
+            assert_eq!(a.xattr(f, "security.capability").unwrap_err(), "ENODATA", "{f} {what}");
+        };
+        // The last one is not for the group to execute, and the writer is none of the group's.
+        for (mode, left) in [(0o4757, 0o757), (0o2777, 0o777), (0o2767, 0o767), (0o757, 0o757)] {
+            reset(mode);
+            bob.append(f, "x").unwrap();
+            check("appended to", left);
+            reset(mode);
+            bob.put(f, "all new").unwrap();
+            check("overwritten", left);
+            reset(mode);
+            bob.truncate(f, 3).unwrap();
+            check("truncated", left);
+            assert_eq!(a.stat(f).unwrap().size, 3);
+            a.append(f, "y").unwrap();
+            reset(mode);
+            let fd = bob.open(f, "rw").unwrap();
+            bob.pwrite(fd, 2, "patched").unwrap();
+            bob.fsync(fd).unwrap();
+            bob.close(fd).unwrap();
+            check("patched", left);
+            assert_eq!(a.cat(f).unwrap(), b"01patched9");
+            reset(mode);
+            let fd = bob.open(f, "rw").unwrap();
+            bob.fallocate(fd, "plain", 0, 100).unwrap();
+            bob.close(fd).unwrap();
+            check("reserved space for", left);
+        }
+        reset(0o6755);
+        a.chown(f, BOB.0, ALICE.1).unwrap();
+        a.chown(f, ALICE.0, ALICE.1).unwrap();
+        check("given away and back", 0o755);
+        reset(0o6755);
+        let to_nobody = format!("perl -e 'exit(chown(-1, -1, \"{f}\") ? 0 : 7)'");
+        assert_eq!(bob.run("sh", &to_nobody).unwrap().0, "7", "not its owner");
+        a.sh(&to_nobody);
+        check("given to nobody", 0o755);
+    }
+}
+
+pub fn the_present_may_be_set_by_whoever_may_write(p: &Place) {
+    let a = p.agent("a");
+    let bob = p.user("bob", BOB.0, BOB.1);
+    for f in ["f", "f.log"] {
+        a.put(f, "x").unwrap();
+        a.chown(f, ALICE.0, ALICE.1).unwrap();
+        a.chmod(f, 0o666).unwrap();
+        let year_2001 = 1_000_000_000_000_000_000;
+        for by in [format!("touch {f}"), format!("perl -e 'utime(undef, undef, \"{f}\") or die'")] {
+            a.utimens(f, year_2001, year_2001).unwrap();
+            bob.sh(&by);
+            assert!(a.stat(f).unwrap().mtime > i128::from(year_2001) * 3 / 2, "{by}");
+        }
+        assert_eq!(bob.utimens(f, 5, 5).unwrap_err(), "EPERM");
+        a.chmod(f, 0o644).unwrap();
+        assert_ne!(bob.run("sh", &format!("touch {f}")).unwrap().0, "0");
+    }
 }
 
 pub fn an_overwrite_by_another_keeps_the_owner(p: &Place) {
@@ -202,4 +279,35 @@ pub fn supplementary_groups_count(p: &Place) {
     assert_eq!(a.cat("d/g").unwrap(), b"x\ny\n");
     let (status, ..) = as_member("chgrp 4243 d/g");
     assert_ne!(status, "0", "not one of the groups");
+}
+
+pub fn groups_count_as_they_are_now(p: &Place) {
+    let a = p.agent("a");
+    a.mkdir("d").unwrap();
+    a.chown("d", 0, 4242).unwrap();
+    a.chmod("d", 0o770).unwrap();
+    let script = format!(
+        r#"
+import os
+def tried(name, groups):
+    os.seteuid(0)
+    os.setgroups(groups)
+    os.seteuid({0})
+    try:
+        os.mkdir("d/" + name)
+        with open("d/" + name + ".txt", "w") as f:
+            f.write("x")
+        return True
+    except PermissionError:
+        return False
+os.setegid({1})
+assert not tried("before", [])
+assert tried("member", [77, 4242])
+assert not tried("after", [77])
+"#,
+        ALICE.0, ALICE.1
+    );
+    let (status, _, complaint) = a.run("python3", &script).unwrap();
+    assert_eq!(status, "0", "{complaint}");
+    assert_eq!(a.list("d").unwrap(), [b"member".to_vec(), b"member.txt".to_vec()]);
 }

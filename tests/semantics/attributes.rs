@@ -64,6 +64,44 @@ fn s21_changes_of_attributes_take_effect_at_once() {
     assert_eq!(r.stat("d").unwrap().mtime, 5_000_000_000);
 }
 
+/// `touch` sets times through a descriptor that is open for writing.
+#[test]
+fn s21_what_is_set_through_a_descriptor_that_writes_nothing_takes_effect_at_once() {
+    let m = Mount::new();
+    let (w, r) = m.pair();
+    w.put("f", "data").unwrap();
+    w.link("f", "g").unwrap();
+    w.put("alone", "data").unwrap();
+    for (path, names) in [("f", ["f", "g"]), ("g", ["g", "f"]), ("alone", ["alone", "./alone"])] {
+        for time in [1_111_111_111_123_456_789, 2_222_222_222_000_000_001] {
+            let held = r.open(names[1], "r").unwrap();
+            let fd = w.open(path, "w").unwrap();
+            w.futimens(fd, time, time).unwrap();
+            w.fchmod(fd, 0o640).unwrap();
+            assert_eq!(r.fstat(held).unwrap().perm(), 0o640, "{path}");
+            w.fchmod(fd, 0o600).unwrap();
+            w.close(fd).unwrap();
+            assert_eq!(r.fstat(held).unwrap().perm(), 0o600, "{path}");
+            for name in names {
+                let now = r.stat(name).unwrap();
+                assert_eq!((now.mtime, now.perm()), (i128::from(time), 0o600), "{path}, {name}");
+            }
+            if takes_xattrs(&m) {
+                // Makes the kernel write back what it keeps of the node that is open.
+                w.set_xattr(names[0], "user.colour", "blue").unwrap();
+                r.set_xattr(&*format!("/proc/self/fd/{held}"), "user.colour", "red").unwrap();
+            }
+            r.close(held).unwrap();
+            for name in names {
+                assert_eq!(r.stat(name).unwrap().mtime, i128::from(time), "{path}, {name}, afterwards");
+            }
+        }
+    }
+    for path in ["f", "g", "alone"] {
+        assert_eq!(m.commits_of(path), usize::from(path != "g"), "{path}: no new version");
+    }
+}
+
 #[test]
 fn s22_attributes_set_on_a_draft_are_published_with_it() {
     let m = Mount::new();

@@ -179,6 +179,20 @@ fn s52_a_second_mount_with_the_same_state_is_refused() {
 }
 
 #[test]
+fn s52_a_folder_of_a_mount_is_no_export() {
+    let m = Mount::new();
+    m.agent("W").mkdir("below").unwrap();
+    let (other, state) = (m.home().join("other"), m.home().join("other-state"));
+    std::fs::create_dir(&other).unwrap();
+    for source in [m.mnt().join("below"), m.raw(".commitfs"), m.raw(".commitfs/stage")] {
+        let mut args = ["mount", "-f", "--state-dir"].map(OsStr::new).to_vec();
+        args.extend([state.as_os_str(), source.as_os_str(), other.as_os_str()]);
+        refused(&args, &[1, 2], &[]);
+    }
+    assert!(!m.raw("below/.commitfs").exists());
+}
+
+#[test]
 fn s52_a_mount_that_comes_to_nothing_is_taken_away_again() {
     let mut m = Mount::new();
     m.umount();

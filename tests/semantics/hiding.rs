@@ -62,6 +62,8 @@ fn s20_staging_is_not_reachable_through_the_mount() {
     w.mkdir("d").unwrap();
     assert!(m.raw(".commitfs").is_dir(), "staging lies at the export's root");
     assert!(!w.lists(".", ".commitfs"));
+    let links = std::os::unix::fs::MetadataExt::nlink(&std::fs::metadata(m.export()).unwrap());
+    assert_eq!(w.stat(".").unwrap().nlink, if links > 2 { links - 1 } else { links }, "nor counted");
     for path in [".commitfs", "./.commitfs", "d/../.commitfs", "d/../../mnt/.commitfs", ".commitfs/", ".commitfs/x"] {
         assert!(w.stat(path).is_err(), "{path}");
         assert!(w.open(path, "r").is_err(), "{path}");

@@ -61,6 +61,29 @@ fn s47_another_file_system_inside_the_export_is_not_written_to() {
     m.agent("W").put("inside/new", "the folder is the export's again").unwrap();
 }
 
+/// However few the daemon was allowed by whoever started it, if root may raise limits here.
+#[test]
+fn s47_the_daemon_may_have_as_many_files_open_as_its_users() {
+    const CAP_SYS_RESOURCE: u32 = 24;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let held = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap();
+    if u64::from_str_radix(held.trim(), 16).unwrap() & 1 << CAP_SYS_RESOURCE == 0 {
+        eprintln!("not run: root may not raise limits here");
+        return;
+    }
+    let m = Mount::setup().descriptors(256).mount();
+    let (w, r) = m.pair();
+    let drafts: Vec<i32> = (0..300).map(|i| w.open(&format!("f{i}"), "w|creat").unwrap()).collect();
+    for fd in drafts {
+        w.write(fd, "content").unwrap();
+        w.close(fd).unwrap();
+    }
+    let versions: Vec<i32> = (0..300).map(|i| r.open(&format!("f{i}"), "r").unwrap()).collect();
+    for fd in versions {
+        assert_eq!(r.pread(fd, 0, 9).unwrap(), b"content");
+    }
+}
+
 #[test]
 fn s47_descriptors_of_a_daemon_that_is_gone_fail_and_do_not_hang() {
     let mut m = Mount::new();

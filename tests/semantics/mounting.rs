@@ -1,6 +1,12 @@
-//! Mounts by users other than root.
+//! Mounts by users other than root, and mounts right after another.
 
-use std::process::Command;
+use std::process::{Command, Stdio};
+
+use rustix::mount::{UnmountFlags, unmount};
+use rustix::process::Signal;
+
+use crate::common::mount::{bare, is_mounted, signal};
+use crate::common::{Mount, eventually};
 
 /// In a mount name space of its own, where the FUSE device is open to everybody as it is on ordinary machines.
 const SCRIPT: &str = r#"
@@ -44,4 +50,33 @@ fn s52_an_ordinary_user_mounts_for_himself() {
     assert!(said.contains("mnt:\nf\n\nsrc:\n"), "hidden but for the family: {said}");
     assert!(said.contains(r#""uid":1000"#) || said.contains(r#""uid": 1000"#), "{said}");
     assert!(said.ends_with("one\ntwo\n") && !said.contains("src:\nf"), "{said}");
+}
+
+/// The system's `umount` waits for nothing; whoever mounts again at once does.
+#[test]
+fn s52_a_mount_waits_for_the_end_of_the_one_before() {
+    if bare() {
+        return;
+    }
+    let mut m = Mount::new();
+    m.umount();
+    std::fs::write(m.raw("f"), "content").unwrap();
+    let mut first =
+        Command::new(env!("CARGO_BIN_EXE_commitfs")).args(m.mount_args()).stdin(Stdio::null()).spawn().unwrap();
+    let is_there = || std::fs::read(m.mnt().join("f")).is_ok_and(|data| data == b"content");
+    eventually("the first one serves", is_there);
+    signal(first.id(), Signal::STOP);
+    unmount(m.mnt(), UnmountFlags::empty()).unwrap();
+    assert!(!is_mounted(m.mnt()));
+    m.start();
+    let call = format!("/proc/{}/syscall", m.daemon_pid());
+    let sleep = libc::SYS_clock_nanosleep.to_string();
+    eventually("the second one waits, or has given up", || {
+        let now = std::fs::read_to_string(&call).unwrap_or_default();
+        m.daemon_is_dead() || now.split_whitespace().next() == Some(&sleep)
+    });
+    signal(first.id(), Signal::CONT);
+    assert!(first.wait().unwrap().success());
+    let is_there = || std::fs::read(m.mnt().join("f")).is_ok_and(|data| data == b"content");
+    eventually("the second one serves", is_there);
 }
