@@ -278,10 +278,11 @@ impl Draft {
         self.tainting("write", written, |_| true)
     }
 
-    /// Asks the disk to begin with what was written, if that is this much.
+    /// Asks the disk to begin with what was written, if that is this much and not more than what each write begins by itself:
+    /// asked again and again, a file system lays a large file out in small pieces.
     pub fn begin_writing_out(&self, least: u64) {
         if let Phase::Open(work) = &self.body.read().phase
-            && work.written.load(Ordering::Relaxed) >= least
+            && (least..EARLY_BYTES).contains(&work.written.load(Ordering::Relaxed))
         {
             writeback::start(&work.staged.file);
         }
