@@ -347,6 +347,8 @@ impl Verbs for Daemon {
 
     fn mismatch(&self, id: DraftId, detail: &str) -> Result<(), VerbError> {
         let journal = &self.fs.committer().journal;
+        let path = journal.commit(id).ok().flatten().map(|row| display_path(&row.commit.path));
+        tracing::error!(draft = id, path, detail, "a published version is not what was published");
         let ticket = journal.submit(Entry::Mismatch { id, detail: detail.to_owned() });
         journal.wait(ticket).map_err(|error| VerbError { errno: error.errno(), message: error.to_string() })
     }

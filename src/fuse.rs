@@ -1,5 +1,6 @@
 //! The protocol adapter: decodes a request, calls the file system, maps the error, replies. No logic lives here.
 
+mod probe;
 mod reply;
 
 use std::ffi::OsStr;
@@ -19,6 +20,7 @@ use crate::draft::Caller;
 use crate::fs::{Changes, Entry, Found, Fs, Listed, Listings, LockRequest, OpenMode, SetTime};
 use crate::metrics::{self, Op};
 use crate::sys::{Errno, at, lock};
+pub use probe::{Offer, offered};
 use reply::{code, file_attr, file_type, reply_attr, reply_empty, reply_entry, reply_xattr};
 
 /// What to ask the kernel for.
@@ -31,6 +33,22 @@ pub struct Wishes {
     /// Access control lists, which go with the kernel's own permission checks.
     pub acl: bool,
 }
+
+/// Capabilities of the kernel that every mount uses where they are offered.
+const ALWAYS: InitFlags = InitFlags::FUSE_ATOMIC_O_TRUNC
+    .union(InitFlags::FUSE_PARALLEL_DIROPS)
+    .union(InitFlags::FUSE_DONT_MASK)
+    .union(InitFlags::FUSE_HANDLE_KILLPRIV_V2)
+    .union(InitFlags::FUSE_DO_READDIRPLUS)
+    .union(InitFlags::FUSE_READDIRPLUS_AUTO)
+    .union(InitFlags::FUSE_ASYNC_DIO)
+    .union(InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP)
+    .union(InitFlags::FUSE_POSIX_LOCKS)
+    .union(InitFlags::FUSE_FLOCK_LOCKS);
+
+/// Those that go with the wishes.
+const ON_WISH: InitFlags =
+    InitFlags::FUSE_WRITEBACK_CACHE.union(InitFlags::FUSE_POSIX_ACL).union(InitFlags::FUSE_PASSTHROUGH);
 
 /// Largest write in one request.
 const MAX_WRITE: u32 = 1 << 20;
@@ -74,16 +92,7 @@ fn lock_request(
 
 impl Filesystem for Adapter {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
-        let mut wanted = InitFlags::FUSE_ATOMIC_O_TRUNC
-            | InitFlags::FUSE_PARALLEL_DIROPS
-            | InitFlags::FUSE_DONT_MASK
-            | InitFlags::FUSE_HANDLE_KILLPRIV_V2
-            | InitFlags::FUSE_DO_READDIRPLUS
-            | InitFlags::FUSE_READDIRPLUS_AUTO
-            | InitFlags::FUSE_ASYNC_DIO
-            | InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP
-            | InitFlags::FUSE_POSIX_LOCKS
-            | InitFlags::FUSE_FLOCK_LOCKS;
+        let mut wanted = ALWAYS;
         if self.wishes.writeback {
             wanted |= InitFlags::FUSE_WRITEBACK_CACHE;
         }

@@ -9,7 +9,7 @@
 mod client;
 mod server;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::fs::File;
 use std::io::{self, Write};

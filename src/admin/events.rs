@@ -43,12 +43,12 @@ const ROUND: Duration = Duration::from_millis(20);
 /// Events read from the journal, or sent, in one piece.
 const PAGE: usize = 500;
 /// A subscriber that has not taken anything for this long, with more than the ring holds waiting, is cut off.
-const STUCK: Duration = Duration::from_secs(30);
+pub(super) const STUCK: Duration = Duration::from_secs(30);
 /// What clients wait before they connect again, in milliseconds.
 const RETRY: u32 = 2000;
 
 /// Kinds of events that a subscriber may ask for; what else the journal knows passes when none is asked for.
-pub(super) const KINDS: &[&str] = &[
+const KINDS: &[&str] = &[
     "begun",
     "retargeted",
     "sealed",
@@ -63,6 +63,14 @@ pub(super) const KINDS: &[&str] = &[
     "dead",
     "restored",
 ];
+
+/// Says so if one of them is none.
+pub fn check_kinds(kinds: &[String]) -> Result<(), String> {
+    match kinds.iter().find(|kind| !KINDS.contains(&kind.as_str())) {
+        Some(unknown) => Err(format!("kind {unknown:?}: expected one of {}", KINDS.join(", "))),
+        None => Ok(()),
+    }
+}
 
 /// All subscribers.
 pub(super) struct Hub {
@@ -156,12 +164,12 @@ impl Hub {
         self.stopped.send_replace(true);
     }
 
-    /// Cuts off subscribers that do not read: their connection would be kept for ever.
-    pub(super) fn cut_off_the_stuck(&self) {
+    /// Cuts off subscribers that do not read, be it the past or what is new: their connection would be kept for ever. One
+    /// that has `patience` for the next piece is let be.
+    pub(super) fn cut_off_the_stuck(&self, patience: Duration) {
         for pulse in self.subscribers.lock().live.values() {
-            let behind = pulse.live.load(Ordering::Relaxed)
-                && self.feed.after(pulse.position.load(Ordering::Relaxed), 0, &mut Vec::new()) == Reach::TooOld;
-            if behind && pulse.taken.lock().elapsed() > STUCK {
+            let behind = self.feed.after(pulse.position.load(Ordering::Relaxed), 0, &mut Vec::new()) == Reach::TooOld;
+            if behind && pulse.taken.lock().elapsed() > patience {
                 tracing::warn!("a subscriber of events does not read: cut off");
                 pulse.cut.iter().for_each(|cut| cut.notify_one());
             }
@@ -355,9 +363,7 @@ impl Asked {
     fn chosen(&self) -> Answer<Chosen> {
         let glob = self.path.as_deref().map(rules::compile).transpose()?.map(|glob| glob.compile_matcher());
         let kinds: Vec<String> = self.kind.iter().flat_map(|kinds| kinds.split(',')).map(str::to_owned).collect();
-        if let Some(unknown) = kinds.iter().find(|kind| !KINDS.contains(&kind.as_str())) {
-            return Err(Problem::bad_request(format!("kind {unknown:?}: expected one of {}", KINDS.join(", "))));
-        }
+        check_kinds(&kinds).map_err(Problem::bad_request)?;
         Ok(Chosen { wanted: Wanted { glob, contains: None }, kinds })
     }
 }
@@ -425,6 +431,36 @@ mod tests {
             let ids: Vec<&str> = rest.lines().filter_map(|line| line.strip_prefix("id: ")).collect();
             assert_eq!(ids, ["3", "4", "5"], "what has happened is told before the end");
             assert_eq!(late.next().await, None);
+        });
+    }
+
+    #[test]
+    fn who_does_not_read_is_cut_off() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        runtime.block_on(async {
+            let feed = Feed::with_capacity(0, 3);
+            let hub = Hub::start(Arc::clone(&feed), Store::new(dir.path().to_owned()));
+            let cut = Arc::new(Notify::new());
+            let is_cut = || async { tokio::time::timeout(Duration::ZERO, cut.notified()).await.is_ok() };
+            let mut live = hub.subscribe(None, Chosen::default(), Some(Arc::clone(&cut)));
+            live.next().await.unwrap();
+            feed.publish((1..=3).map(EventRow::sample).collect());
+            live.next().await.unwrap();
+            hub.cut_off_the_stuck(Duration::ZERO);
+            assert!(!is_cut().await, "it has all there is");
+            feed.publish((4..=7).map(EventRow::sample).collect());
+            hub.cut_off_the_stuck(STUCK);
+            assert!(!is_cut().await, "it may still come");
+            hub.cut_off_the_stuck(Duration::ZERO);
+            assert!(is_cut().await);
+            drop(live);
+            let mut past = hub.subscribe(Some(1), Chosen::default(), Some(Arc::clone(&cut)));
+            past.next().await.unwrap();
+            hub.cut_off_the_stuck(STUCK);
+            assert!(!is_cut().await, "it has only begun");
+            hub.cut_off_the_stuck(Duration::ZERO);
+            assert!(is_cut().await, "the past is not kept for it either");
         });
     }
 }

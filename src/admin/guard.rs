@@ -76,6 +76,10 @@ pub(super) async fn check(State(policy): State<Arc<Policy>>, request: Request, n
 impl Policy {
     fn judge(&self, via: Via, method: &Method, headers: &HeaderMap) -> Result<(), Problem> {
         let forbidden = |detail: String| Err(Problem::new(StatusCode::FORBIDDEN, detail));
+        // A proxy in front may have judged another one than would be judged here.
+        if headers.get_all(HOST).iter().count() > 1 {
+            return Err(Problem::bad_request("more than one Host header"));
+        }
         let host = match headers.get(HOST).map(HeaderValue::to_str) {
             None => None,
             Some(Ok(host)) => Some(host),
@@ -200,6 +204,7 @@ mod tests {
             assert_eq!(status(&policy, Via::Tcp, Method::GET, &[("host", host)]), tcp, "{host}");
             assert_eq!(status(&policy, Via::Unix, Method::GET, &[("host", host)]), unix, "{host}");
         }
+        assert_eq!(status(&policy, Via::Tcp, Method::GET, &[("host", "localhost"), ("host", "evil.example")]), 400);
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! The HTTP server: a socket in the state folder for its owner, TCP on request. Runs on a thread of its own.
 //!
-//! Connections are bounded, so are a request's header and its time to arrive. At the end streams are told, requests under
-//! way are answered, and what does not end by itself is cut off.
+//! Connections are bounded, so are a request's header and its time to arrive. The socket has places of its own: whoever
+//! fills those of the address, which needs no token, does not keep the owner out. At the end streams are told, requests
+//! under way are answered, and what does not end by itself is cut off.
 
 use std::fs;
 use std::io;
@@ -25,7 +26,7 @@ use tower::ServiceExt as _;
 
 use super::api;
 use super::control::{self, Verbs};
-use super::events::Hub;
+use super::events::{Hub, STUCK};
 use super::guard::Policy;
 pub(crate) use super::guard::TOKEN_MIN;
 pub use super::guard::Token;
@@ -35,7 +36,7 @@ use crate::journal::feed::Feed;
 /// Name of the socket in the state folder.
 pub const SOCKET: &str = "http.sock";
 
-/// Connections at once; more wait to be accepted.
+/// Connections at once, each way; more wait to be accepted.
 const CONNECTIONS: usize = 4096;
 /// Largest header of a request; also what a connection reads at once.
 const HEADER: usize = 16 * 1024;
@@ -64,6 +65,7 @@ pub struct Listening {
     unix: StdUnixListener,
     tcp: Option<StdTcpListener>,
     options: Options,
+    connections: usize,
 }
 
 /// A running server. Dropping it ends it.
@@ -99,7 +101,7 @@ pub fn bind(state_dir: &Path, options: Options) -> io::Result<Listening> {
     if let Some(tcp) = &tcp {
         tcp.set_nonblocking(true)?;
     }
-    Ok(Listening { socket: state_dir.join(SOCKET), unix, tcp, options })
+    Ok(Listening { socket: state_dir.join(SOCKET), unix, tcp, options, connections: CONNECTIONS })
 }
 
 impl Listening {
@@ -110,7 +112,7 @@ impl Listening {
 
     /// Starts serving.
     pub fn serve(self, verbs: Arc<dyn Verbs>, feed: Arc<Feed>) -> io::Result<HttpServer> {
-        let Listening { socket, unix, tcp, options } = self;
+        let Listening { socket, unix, tcp, options, connections } = self;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()
             .enable_time()
@@ -127,9 +129,10 @@ impl Listening {
                 let store = Store::new(state_dir);
                 let hub = Hub::start(feed, store.clone());
                 let app = api::router(Arc::new(policy), verbs, store.clone(), Arc::clone(&hub));
-                let unix = UnixListener::from_std(unix)?;
+                let unix = Door::new(Listener::Unix(UnixListener::from_std(unix)?), connections);
                 let tcp = tcp.map(TcpListener::from_std).transpose()?;
-                serve(unix, tcp, app, &store, &hub, stopped).await;
+                let tcp = tcp.map(|tcp| Door::new(Listener::Tcp(tcp), connections));
+                serve(&unix, tcp.as_ref(), app, &store, &hub, stopped).await;
                 Ok::<(), io::Error>(())
             });
             if let Err(error) = served {
@@ -154,70 +157,97 @@ impl Drop for HttpServer {
 }
 
 async fn serve(
-    unix: UnixListener,
-    tcp: Option<TcpListener>,
+    unix: &Door,
+    tcp: Option<&Door>,
     app: Router,
     store: &Store,
     hub: &Hub,
     mut stopped: watch::Receiver<bool>,
 ) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
     let (end, ended) = watch::channel(false);
-    let mut tick = tokio::time::interval(TICK);
-    loop {
-        let place = tokio::select! {
-            place = Arc::clone(&places).acquire_owned() => place,
-            _ = stopped.wait_for(|stop| *stop) => break,
-        };
+    let tidy = async {
+        let mut tick = tokio::time::interval(TICK);
+        loop {
+            tick.tick().await;
+            store.close_if_idle();
+            hub.cut_off_the_stuck(STUCK);
+        }
+    };
+    let beyond = async {
+        match tcp {
+            Some(tcp) => tcp.admit(&app, &ended).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = unix.admit(&app, &ended) => {}
+        () = beyond => {}
+        () = tidy => {}
+        _ = stopped.wait_for(|stop| *stop) => {}
+    }
+    hub.stop();
+    end.send_replace(true);
+    let empty = async {
+        unix.empty().await;
+        if let Some(tcp) = tcp {
+            tcp.empty().await;
+        }
+    };
+    if tokio::time::timeout(LAST_ANSWERS, empty).await.is_err() {
+        tracing::warn!("HTTP connections cut off at the end of the mount");
+    }
+}
+
+enum Listener {
+    Unix(UnixListener),
+    Tcp(TcpListener),
+}
+
+/// A way in, with its places.
+struct Door {
+    listener: Listener,
+    places: Arc<Semaphore>,
+    connections: usize,
+}
+
+impl Door {
+    fn new(listener: Listener, connections: usize) -> Door {
+        Door { listener, places: Arc::new(Semaphore::new(connections)), connections }
+    }
+
+    /// Takes connections in until it is dropped.
+    async fn admit(&self, app: &Router, ended: &watch::Receiver<bool>) {
         // The semaphore is never closed.
-        let Ok(place) = place else { break };
-        let accepted = loop {
-            tokio::select! {
-                accepted = unix.accept() => break accepted.map(|(stream, _)| Stream::Unix(stream)),
-                accepted = accept(tcp.as_ref()) => break accepted.map(Stream::Tcp),
-                _ = stopped.wait_for(|stop| *stop) => break Err(io::ErrorKind::Interrupted.into()),
-                _ = tick.tick() => {
-                    store.close_if_idle();
-                    hub.cut_off_the_stuck();
-                }
-            }
-        };
-        match accepted {
-            Ok(Stream::Unix(stream)) => {
-                tokio::spawn(converse(stream, Via::Unix, app.clone(), ended.clone(), place));
-            }
-            Ok(Stream::Tcp(stream)) => {
-                if let Err(error) = stream.set_nodelay(true) {
-                    tracing::debug!(%error, "TCP_NODELAY");
-                }
-                tokio::spawn(converse(stream, Via::Tcp, app.clone(), ended.clone(), place));
-            }
-            Err(_) if *stopped.borrow() => break,
-            Err(error) => {
+        while let Ok(place) = Arc::clone(&self.places).acquire_owned().await {
+            if let Err(error) = self.accept(app, ended, place).await {
                 tracing::warn!(%error, "accepting an HTTP connection");
                 // Out of descriptors, most likely: others will be closed.
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
     }
-    hub.stop();
-    end.send_replace(true);
-    let all = places.acquire_many(CONNECTIONS as u32);
-    if tokio::time::timeout(LAST_ANSWERS, all).await.is_err() {
-        tracing::warn!("HTTP connections cut off at the end of the mount");
+
+    async fn accept(&self, app: &Router, ended: &watch::Receiver<bool>, place: OwnedSemaphorePermit) -> io::Result<()> {
+        match &self.listener {
+            Listener::Unix(unix) => {
+                let (stream, _) = unix.accept().await?;
+                tokio::spawn(converse(stream, Via::Unix, app.clone(), ended.clone(), place));
+            }
+            Listener::Tcp(tcp) => {
+                let (stream, _) = tcp.accept().await?;
+                if let Err(error) = stream.set_nodelay(true) {
+                    tracing::debug!(%error, "TCP_NODELAY");
+                }
+                tokio::spawn(converse(stream, Via::Tcp, app.clone(), ended.clone(), place));
+            }
+        }
+        Ok(())
     }
-}
 
-enum Stream {
-    Unix(tokio::net::UnixStream),
-    Tcp(tokio::net::TcpStream),
-}
-
-/// Never, where there is no address.
-async fn accept(tcp: Option<&TcpListener>) -> io::Result<tokio::net::TcpStream> {
-    match tcp {
-        Some(tcp) => tcp.accept().await.map(|(stream, _)| stream),
-        None => std::future::pending().await,
+    /// Returns when everybody has left.
+    async fn empty(&self) {
+        let all = u32::try_from(self.connections).unwrap_or(u32::MAX);
+        drop(self.places.acquire_many(all).await);
     }
 }
 
@@ -256,5 +286,40 @@ async fn converse(
             }
             () = cut.notified() => return,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::net::TcpStream;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+    use crate::admin::control::tests::Stub;
+
+    /// Asks, and reads a part of the answer; the connection stays.
+    fn asked<S: io::Read + io::Write>(mut stream: S) -> S {
+        stream.write_all(b"GET /v1/openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+        let mut answer = [0; 15];
+        stream.read_exact(&mut answer).expect("an answer");
+        assert_eq!(answer, *b"HTTP/1.1 200 OK");
+        stream
+    }
+
+    #[test]
+    fn who_fills_the_address_does_not_keep_the_owner_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options { listen: Some(([127, 0, 0, 1], 0).into()), ..Options::default() };
+        let mut listening = bind(dir.path(), options).unwrap();
+        listening.connections = 2;
+        let address = listening.address().unwrap();
+        let server = listening.serve(Arc::new(Stub::default()), Feed::with_capacity(0, 3)).unwrap();
+        let crowd: Vec<TcpStream> = (0..2).map(|_| asked(TcpStream::connect(address).unwrap())).collect();
+        let owner = UnixStream::connect(dir.path().join(SOCKET)).unwrap();
+        owner.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        asked(owner);
+        drop(crowd);
+        drop(server);
     }
 }

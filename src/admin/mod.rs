@@ -15,3 +15,5 @@ mod meters;
 mod page;
 mod problem;
 mod store;
+
+pub use events::check_kinds;

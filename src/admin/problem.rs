@@ -2,8 +2,8 @@
 
 use axum::Json;
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
-use axum::http::header::{ALLOW, CONTENT_TYPE, WWW_AUTHENTICATE};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::http::header::{CONTENT_TYPE, WWW_AUTHENTICATE};
+use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use rustix::io::Errno;
 use serde_json::json;
@@ -73,13 +73,9 @@ impl IntoResponse for Problem {
     }
 }
 
-/// For a path that is there and a method that is not: the response that axum has made, in our words.
-pub(super) async fn method_not_allowed(headers: HeaderMap) -> Problem {
-    let mut problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this path has no such method");
-    if let Some(allow) = headers.get(ALLOW) {
-        problem.headers.push((ALLOW, allow.clone()));
-    }
-    problem
+/// For a path that is there and a method that is not; axum adds which there are.
+pub(super) async fn method_not_allowed() -> Problem {
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this path has no such method")
 }
 
 /// For a path that is not there.

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use super::rows::{self, utc};
 use super::show::is_nobody;
 use super::{CliError, Place, print, print_json, target};
+use crate::admin::check_kinds;
 use crate::admin::client::{Came, Event, Events};
 use crate::admin::json::event_json;
 use crate::journal::DraftId;
@@ -153,6 +154,7 @@ pub(super) struct Follow<'a> {
 const RECENT: usize = 20;
 
 pub(super) fn events(place: Place<'_>, asked: &Follow<'_>) -> Result<(), CliError> {
+    check_kinds(asked.kinds).map_err(CliError::Usage)?;
     let state_dir = target::find(place)?;
     let reader = Reader::open(&state_dir)?;
     let root = reader.meta()?.remove("mountpoint").map(PathBuf::from).unwrap_or_default();

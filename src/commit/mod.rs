@@ -203,7 +203,8 @@ impl Published {
         let result = match self.unsynced {
             None => Ok(()),
             Some(errno) => {
-                tracing::error!(draft = id, %errno, "published, but the folder could not be made durable");
+                let path = display_path(&target.path());
+                tracing::error!(draft = id, path, %errno, "published, but the folder could not be made durable");
                 Err(errno)
             }
         };

@@ -285,7 +285,8 @@ impl Committer {
                 claim.end(&[(before, before)], |changes| self.submit(vec![], &[(&parent.path(), changes[0])]));
                 return Err(errno);
             }
-            tracing::warn!(draft = sealed.id, %errno, "the rename was answered with an error but had happened");
+            let path = crate::inode::display_path(&sealed.target.path());
+            tracing::warn!(draft = sealed.id, path, %errno, "the rename was answered with an error but had happened");
         }
         drop(quiet);
         // From here on it is a version that may be replaced.

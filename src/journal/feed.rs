@@ -87,7 +87,8 @@ impl Feed {
     /// Appends up to `limit` events after `position`.
     pub fn after(&self, position: i64, limit: usize, into: &mut Vec<Arc<EventRow>>) -> Reach {
         let ring = self.ring.lock();
-        let Ok(skip) = usize::try_from(position + 1 - ring.first) else { return Reach::TooOld };
+        // In this order it cannot overflow: `first` is 1 at least, and a position is whatever a subscriber says.
+        let Ok(skip) = usize::try_from(position - ring.first + 1) else { return Reach::TooOld };
         into.extend(ring.events.iter().skip(skip).take(limit).cloned());
         Reach::Covered
     }
@@ -158,5 +159,6 @@ mod tests {
         assert_eq!((feed.newest(), ids(&feed, 14), ids(&feed, 20)), (20, None, Some(vec![])));
         feed.publish(vec![EventRow::sample(21)]);
         assert_eq!((ids(&feed, 20), ids(&feed, 19)), (Some(vec![21]), None));
+        assert_eq!((ids(&feed, i64::MAX), ids(&feed, 0)), (Some(vec![]), None), "whatever is asked");
     }
 }

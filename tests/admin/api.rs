@@ -1,6 +1,6 @@
 //! The HTTP API: what it serves, and whom it refuses.
 
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::Command;
 
 use rustix::process::Signal;
@@ -146,6 +146,8 @@ fn what_is_asked_wrongly_is_a_problem() {
         assert_eq!(problem["status"], status, "{problem}");
         assert!(problem["title"].is_string() && problem["detail"].is_string(), "{problem}");
     }
+    let allowed = server.ask("PUT", "/v1/status", &[("allow", "ANYTHING")], "");
+    assert_eq!((allowed.status, allowed.header("allow")), (405, Some("GET,HEAD")), "what there is, not what was asked");
     let json = [("content-type", "application/json")];
     assert_eq!(server.ask("POST", "/v1/log-level", &json, r#"{"level":"loud"}"#).status, 400);
     assert_eq!(
@@ -158,6 +160,8 @@ fn what_is_asked_wrongly_is_a_problem() {
         ("/v1/folders/rm", r#"{"path":"nowhere"}"#, 404),
         ("/v1/folders/rm", r#"{"path":".commitfs"}"#, 404),
         ("/v1/folders/refresh", r#"{"colour":"red"}"#, 422),
+        ("/v1/folders/refresh", "[null, null]", 422),
+        ("/v1/folders/rm", r#"["nowhere", null, false, false]"#, 422),
         ("/v1/trash/4711/restore", r#"{"to_hex":"zz"}"#, 400),
     ] {
         let answer = server.ask("POST", target, &json, body);
@@ -298,6 +302,41 @@ fn the_log_level_changes_while_it_runs() {
     }
     let out = m.cli(&["log-level", "loud"]);
     assert_eq!(out.status.code(), Some(1), "{}", show(&out));
+}
+
+#[test]
+fn lines_for_the_journal_of_systemd_carry_a_priority() {
+    let mut m = Setup::default().unmounted();
+    // The daemon's standard error, as systemd announces it.
+    let log = m.home().join("daemon.log");
+    let stat = std::fs::File::create(&log).unwrap().metadata().unwrap();
+    m.set_env("JOURNAL_STREAM", &format!("{}:{}", stat.dev(), stat.ino()));
+    m.remount();
+    let k = m.agent("K");
+    let fd = k.open("f", "w|creat").unwrap();
+    k.write(fd, "x").unwrap();
+    k.kill(Signal::KILL);
+    let id = m.quarantined("f").id;
+    let text = || std::fs::read_to_string(&log).unwrap();
+    eventually("it is logged", || text().contains("quarantine"));
+    for line in text().lines() {
+        let (priority, rest) = line.split_at(3);
+        assert!(["<3>", "<4>", "<6>", "<7>"].contains(&priority), "{line}");
+        assert!(
+            !rest.contains('\u{1b}') && !rest.contains("T1") && !rest.contains(" WARN "),
+            "no time, level, colour: {line}"
+        );
+    }
+    let warned: Vec<String> = text().lines().filter(|line| line.starts_with("<4>")).map(str::to_owned).collect();
+    assert_eq!(warned.len(), 1, "{warned:?}");
+    assert!(warned[0].contains(&format!("draft={id}")) && warned[0].contains("path=\"f\""), "{warned:?}");
+    // Another stream than the announced one is nobody's journal.
+    m.umount();
+    m.set_env("JOURNAL_STREAM", "1:1");
+    std::fs::write(&log, "").unwrap();
+    m.remount();
+    eventually("it is logged", || !text().is_empty());
+    assert!(!text().starts_with('<'), "{}", text());
 }
 
 #[test]

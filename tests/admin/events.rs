@@ -117,7 +117,7 @@ fn ids_that_are_not_kept_are_a_resync() {
     db.execute("DELETE FROM events WHERE id <= 7", []).unwrap();
     drop(db);
     m.remount();
-    for after in ["0", "3", "1000000"] {
+    for after in ["0", "3", "1000000", "9223372036854775807"] {
         let mut stream = m.http().events(&format!("after={after}"), &[]);
         let first = stream.event();
         assert_eq!((first.event.as_str(), first.id), ("resync", None), "after={after}");
@@ -294,6 +294,51 @@ fn ten_thousand_events_across_restarts_without_a_gap_or_a_repeat() {
         assert!(done.is_some() && !broken.load(Ordering::Relaxed), "{last:?} of {goal}");
     });
     crate::common::checker::check(&m);
+}
+
+#[test]
+fn one_that_does_not_read_is_dropped_and_resumes_without_a_gap() {
+    let m = Mount::new();
+    let w = m.agent("W");
+    let mut deaf = m.http().events("after=0", &[]);
+    assert!(deaf.block().unwrap().unwrap().retry);
+    let before = memory(&m);
+    // More than the ring, the socket and what lies between hold, with names that make events long.
+    let name = "n".repeat(200);
+    let newest = || m.json(&["status"])["last_event"].as_i64().unwrap();
+    while newest() < 7000 {
+        (0..300).for_each(|n| w.put(format!("{name}{}", n % 10).as_str(), "x").unwrap());
+    }
+    m.recorded();
+    let goal = newest();
+    let grown = memory(&m).saturating_sub(before);
+    assert!(grown < 24 << 10, "{grown} KiB more: what one does not read is not kept for it");
+    // It reads after all: what was on its way, in order, and then that it was too slow; or it was cut off meanwhile.
+    let (mut seen, mut told) = (0, false);
+    loop {
+        match deaf.block() {
+            Ok(Some(block)) if block.event == "resync" => {
+                assert_eq!(block.data["oldest"], seen + 1, "{block:?}");
+                told = true;
+            }
+            Ok(Some(block)) => {
+                assert!(!told, "nothing comes after it: {block:?}");
+                let Some(id) = block.id else { continue };
+                assert_eq!(id, seen + 1);
+                seen = id;
+            }
+            Ok(None) => break assert!(told, "an end without a word"),
+            Err(error) => break assert_eq!(error.kind(), ErrorKind::UnexpectedEof),
+        }
+    }
+    assert!(seen > 0 && seen < goal, "{seen} of {goal}");
+    let last = seen.to_string();
+    let mut again = m.http().events("", &[("last-event-id", &last)]);
+    for id in seen + 1..=goal {
+        assert_eq!(again.event().id, Some(id));
+    }
+    w.put("on-it-goes", "x").unwrap();
+    assert_eq!(again.event().id, Some(goal + 1));
 }
 
 /// A line of `/proc/PID/status` in KiB.

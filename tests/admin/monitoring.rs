@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use rustix::process::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::common::mount::show;
 use crate::common::{Mount, Setup, SmallFs, eventually};
@@ -83,13 +83,23 @@ fn rules_and_dashboard_use_metrics_that_exist() {
     let out = out.expect("promtool (package prometheus)");
     assert!(out.status.success(), "{}", show(&out));
     let dashboard: Value = serde_json::from_slice(&std::fs::read(top.join("dashboard.json")).unwrap()).unwrap();
+    let mut panels = Vec::new();
     let mut used = std::fs::read_to_string(top.join("alerts.yml")).unwrap();
     for panel in dashboard["panels"].as_array().unwrap() {
         for target in panel["targets"].as_array().unwrap() {
-            used.push_str(target["expr"].as_str().unwrap());
+            let expression = target["expr"].as_str().unwrap();
+            used.push_str(expression);
             used.push('\n');
+            // As a rule, so that its grammar is checked too.
+            let expression = expression.replace("$__rate_interval", "5m");
+            panels.push(json!({ "record": format!("panel:n{}", panels.len()), "expr": expression }));
         }
     }
+    let as_rules = m.home().join("panels.yml");
+    let group = json!({ "groups": [{ "name": "dashboard", "rules": panels }] });
+    std::fs::write(&as_rules, group.to_string()).unwrap();
+    let out = Command::new("promtool").arg("check").arg("rules").arg(as_rules).output().unwrap();
+    assert!(out.status.success(), "{}", show(&out));
     let words = used.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
     let names: BTreeSet<&str> = words.filter(|word| word.starts_with("commitfs_")).collect();
     assert!(names.len() > 15, "{names:?}");
@@ -97,6 +107,13 @@ fn rules_and_dashboard_use_metrics_that_exist() {
         let there = text.lines().any(|line| line.split(['{', ' ']).next() == Some(name));
         assert!(there, "{name} is used and not served");
     }
+}
+
+/// Lines of the log that say of a draft, by its path, that it is not what was published.
+fn logged(m: &Mount, id: i64, path: &str) -> usize {
+    let (draft, path) = (format!("draft={id} "), format!("path=\"{path}\""));
+    let is_meant = |line: &&str| line.contains("ERROR") && line.contains(&draft) && line.contains(&path);
+    m.log().lines().filter(is_meant).count()
 }
 
 #[test]
@@ -130,12 +147,35 @@ fn verify_reads_again_what_was_published() {
     assert_eq!((&row["path"], &row["outcome"]), (&"d/b".into(), &"different".into()), "{wrong}");
     let told = m.cli_ok(&["events", "--kind", "mismatch", "--json"]);
     assert!(told.lines().count() == 1 && told.contains("\"d/b\"") && told.contains("digest"), "{told}");
+    assert_eq!(logged(&m, row["id"].as_i64().unwrap(), "d/b"), 1, "one line: {}", m.log());
     drop(w);
     m.umount();
     std::fs::OpenOptions::new().append(true).open(m.raw("a")).unwrap().write_all(b"!").unwrap();
     let wrong = verify(&m, &["--path", "a"], 1);
     assert!(wrong["wrong"][0]["detail"].as_str().unwrap().contains("14 bytes"), "{wrong}");
     assert_eq!(m.cli_ok(&["events", "--kind", "mismatch"]).lines().count(), 2, "recorded without a daemon too");
+}
+
+#[test]
+fn verify_shows_how_far_it_is() {
+    let m = Mount::new();
+    m.agent("W").put("f", &*"content ".repeat(1 << 19)).unwrap();
+    m.recorded();
+    let verify = |terminal: bool| {
+        let command =
+            format!("{} verify --path f --state-dir '{}'", env!("CARGO_BIN_EXE_commitfs"), m.state().display());
+        let mut shell = if terminal { Command::new("script") } else { Command::new("sh") };
+        let args = if terminal { &["-qefc", &command, "/dev/null"][..] } else { &["-c", &command] };
+        let out = shell.args(args).env("TERM", "xterm").stdin(Stdio::null()).output().unwrap();
+        assert!(out.status.success(), "{}", show(&out));
+        format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr))
+    };
+    // Bytes done, bytes in all, rate, time left.
+    let shown = verify(true);
+    let bar = shown.split('\r').find(|text| text.contains("MiB/4.00 MiB"));
+    let bar = bar.unwrap_or_else(|| panic!("no bar in {shown:?}"));
+    assert!(bar.contains("B/s ") && bar.trim_end().ends_with('s'), "{bar:?}");
+    assert_eq!(verify(false), "1 versions are what was published (4.0 MiB), 0 are gone, 0 are wrong\n");
 }
 
 #[test]
@@ -152,6 +192,8 @@ fn settled_commits_are_verified_by_the_daemon() {
         seen("same") >= Some(1.0) && seen("different") == Some(1.0)
     });
     eventually("an event tells of it", || m.cli_ok(&["events", "--kind", "mismatch"]).contains("bad"));
+    let event: Value = serde_json::from_str(&m.cli_ok(&["events", "--kind", "mismatch", "--json"])).unwrap();
+    assert_eq!(logged(&m, event["draft"].as_i64().unwrap(), "bad"), 1, "one line: {}", m.log());
 }
 
 fn doctor(args: &[&std::ffi::OsStr], code: i32) -> Value {
@@ -173,6 +215,23 @@ fn doctor_finds_an_export_fit() {
     for what in ["kernel", "/dev/fuse", "state folder", "commit", "clock", "hard links"] {
         assert_eq!(finding(&report, what)["verdict"], "ok", "{report:#}");
     }
+    // As this machine and this export happen to be.
+    for what in
+        ["space", "open files", "user", "mounts below", "extended attributes", "clones", "file handles", "owner"]
+    {
+        assert_ne!(finding(&report, what)["verdict"], "blocker", "{report:#}");
+    }
+    // A kernel may be built without something that a mount can do without.
+    let offer = finding(&report, "FUSE");
+    assert!(offer["found"].as_str().unwrap().starts_with("protocol 7."), "{report:#}");
+    assert!(offer["verdict"] == "ok" || offer["verdict"] == "note", "{report:#}");
+    for row in report["findings"].as_array().unwrap() {
+        let told = row["verdict"] == "ok" || row["why"].is_string();
+        assert!(told && row["found"].is_string(), "what is not as it should be says why: {row}");
+    }
+    let left = std::fs::read_dir(std::env::temp_dir()).unwrap().flatten();
+    let left: Vec<_> = left.filter(|e| e.file_name().to_string_lossy().starts_with("commitfs-doctor-")).collect();
+    assert!(left.is_empty(), "the mount that was tried is gone: {left:?}");
     // On NFS when the laboratory runs this.
     let nfs = rustix::fs::statfs(m.export()).unwrap().f_type == 0x6969;
     assert_eq!(finding(&report, "file system")["found"].as_str().unwrap().starts_with("nfs"), nfs, "{report:#}");

@@ -135,7 +135,11 @@ fn events_are_followed_across_a_restart_and_commands_run_for_them() {
     assert!(past.lines().count() >= 4 && past.contains("\"during\""), "{past}");
     let recent = m.cli_ok(&["events"]);
     assert!(recent.lines().count() <= 20 && recent.contains("finally"), "{recent}");
-    assert_eq!(m.cli(&["events", "--follow", "--kind", "nothing"]).status.code(), Some(2));
+    for args in [&["events", "--kind", "nothing"][..], &["events", "--follow", "--kind", "committed,nothing"]] {
+        let out = m.cli(args);
+        assert_eq!(out.status.code(), Some(2), "{}", show(&out));
+        assert!(String::from_utf8_lossy(&out.stderr).contains("mismatch"), "it names those there are: {}", show(&out));
+    }
 }
 
 const MARKED: &str = "[[rule]]\nglob = '*.csv'\ndone_marker = true\n";

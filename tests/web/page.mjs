@@ -222,6 +222,45 @@ test("published versions are found by a part of their path", async () => {
   await row("commits", "report").waitFor();
 });
 
+test("names and commands are shown, and nothing else is done with them", async () => {
+  const evil = `<img src=x onerror="window.injected = 1">`;
+  // A file name, and the name that a process gives itself.
+  const shell = spawn("sh", ["-c", `printf '<u>u</u>' >/proc/$$/comm; exec 3>"$1"; read -r go; exec 3>&-`, "sh", `${MNT}/${evil}\n\u202etxt`], { stdio: ["pipe", "ignore", "inherit"] });
+  const ended = new Promise((done) => shell.once("exit", done));
+  await row("pending", evil).waitFor();
+  assert.match(await row("pending", evil).textContent(), /\\u000a\\u202etxt.*<u>u<\/u> \d/);
+  shell.stdin.end("go\n");
+  await ended;
+  await row("commits", evil).waitFor();
+  // Bytes that are no text: shown as far as they are, gone down into by what they are.
+  const bytes = (...parts) => Buffer.concat(parts.map((part) => Buffer.from(part)));
+  const folder = bytes(MNT, "/odd<b>", [0xff, 0xfe, 10]);
+  mkdirSync(folder);
+  writeFileSync(bytes(folder, "/inner", [0xff]), "12345");
+  await row("commits", "odd<b>").waitFor();
+  await row("folders", "odd<b>").getByRole("button", { name: "odd<b>" }).click();
+  await eventually("its sum", async () => /^5 B in 1 files/.test(await page.locator("#folder-sum").textContent()));
+  await page.locator("#crumbs").getByRole("button", { name: "mount" }).click();
+  assert.equal(await page.evaluate(() => window.injected), undefined);
+  assert.equal(await page.locator("main img, main u, main b").count(), 0);
+});
+
+test("a browser with another clock shows the same", async () => {
+  for (const off of [-3_600_000, 3_600_000]) {
+    const other = await browser.newPage();
+    await other.addInitScript(`{ const real = Date.now; Date.now = () => real() + ${off}; }`);
+    await other.goto(`http://127.0.0.1:${port}/`);
+    await other.locator("#link.live").waitFor();
+    const name = `at-another-time${off}`;
+    await writer(name, "x").close();
+    const there = other.locator("#commits tbody tr").filter({ hasText: name });
+    await there.waitFor();
+    assert.match(await there.locator("td").nth(4).textContent(), /^\d+ s$/);
+    await eventually("the last seconds are charted", async () => await other.locator("#rate rect").count() > 0);
+    await other.close();
+  }
+});
+
 test("a restart of the daemon is survived", async () => {
   await stop();
   await eventually("it says that there is no connection", async () => /no connection/.test(await page.locator("#link").textContent()));
@@ -242,6 +281,13 @@ first = db.execute("SELECT max(id) FROM drafts").fetchone()[0] + 1000
 event = db.execute("SELECT max(id) FROM events").fetchone()[0]
 for n in range(${ROWS}):
     db.execute("INSERT INTO drafts VALUES (?, 'quarantined', ?, ?, 1, 'new', 0, 0, 1, 'cp', 7, 0, 0, ?, 'many', 0)", (first + n, b"many/%d" % n, "s%d" % n, event))
+# More commits than one page of a search looks at, all newer than those of the tests before.
+first += ${ROWS}
+for n in range(${3 * ROWS}):
+    db.execute("INSERT INTO drafts VALUES (?, 'open', ?, ?, 1, 'new', 0, 0, 1, 'cp', 7, 0, 0, ?, NULL, 0)", (first + n, b"newer/%d" % n, "c%d" % n, event + 1 + n))
+    db.execute("INSERT INTO commits VALUES (?, ?, 1, 7, NULL, 0, 0, 0, 0, 'new')", (first + n, b"newer/%d" % n))
+db.execute("UPDATE drafts SET state = 'committed' WHERE id >= ?", (first,))
+db.execute("INSERT INTO events (id, at, kind, commits) SELECT ?, at, 'begun', commits FROM events WHERE id = ?", (event + ${3 * ROWS}, event))
 db.commit()
 `]);
   await serve();
@@ -255,6 +301,16 @@ db.commit()
   const one = writer("still-live", "x");
   await row("pending", "still-live").waitFor();
   await one.close();
+});
+
+test("what is found far back is found, and what is not is said so", async () => {
+  const contains = page.getByLabel("Path contains");
+  await contains.fill("eedl");
+  await row("commits", "needle").waitFor();
+  await contains.fill("no such thing");
+  await page.locator("#commits").getByText("Nothing found").waitFor();
+  await contains.fill("");
+  await row("commits", "still-live").waitFor();
 });
 
 test("ten thousand folders", async () => {
@@ -279,6 +335,16 @@ test("light and dark", async () => {
   const light = await back();
   await page.emulateMedia({ colorScheme: "dark" });
   assert.notEqual(await back(), light);
+});
+
+test("on a narrow screen nothing is cut off", async () => {
+  const narrow = await browser.newPage({ viewport: { width: 390, height: 800 } });
+  await narrow.goto(`http://127.0.0.1:${port}/`);
+  const path = narrow.locator("#commits tbody tr td").nth(1);
+  await path.waitFor();
+  assert.ok((await path.boundingBox()).width > 100, "the path has room, in a box that scrolls");
+  assert.ok(await narrow.evaluate(() => document.documentElement.scrollWidth <= innerWidth), "the page itself does not");
+  await narrow.close();
 });
 
 test("the browser has had nothing to complain about", () => {

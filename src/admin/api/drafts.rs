@@ -15,7 +15,6 @@ use super::Shared;
 use super::paging::{Asked, Question, page_json};
 use crate::admin::json::{draft_json, log_json, story_json};
 use crate::admin::problem::{Answer, Problem};
-use crate::admin::store::blocking;
 use crate::journal::DraftId;
 
 /// Bytes of content read in one piece.
@@ -96,8 +95,8 @@ pub(super) async fn content(
         Ok((file, bytes.len()))
     });
     let (file, bytes) = opened.await?;
-    let pieces = futures_util::stream::unfold(file, |mut file| async move {
-        let read = blocking(move || {
+    let pieces = futures_util::stream::unfold((shared, file), |(shared, mut file)| async move {
+        let read = shared.in_turn(move || {
             let mut piece = vec![0; PIECE];
             let read = file.read(&mut piece);
             (file, read.map(|n| (piece, n)))
@@ -107,9 +106,9 @@ pub(super) async fn content(
             Ok((_, Ok((_, 0)))) => None,
             Ok((file, Ok((mut piece, n)))) => {
                 piece.truncate(n);
-                Some((Ok(Bytes::from(piece)), file))
+                Some((Ok(Bytes::from(piece)), (shared, file)))
             }
-            Ok((file, Err(error))) => Some((Err(error), file)),
+            Ok((file, Err(error))) => Some((Err(error), (shared, file))),
             Err(_) => None,
         }
     });

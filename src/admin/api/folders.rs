@@ -7,10 +7,10 @@ use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use super::Shared;
 use super::paging::{folder_cursor, folder_mark, limit};
+use super::{Shared, words};
 use crate::admin::control::{add_path, from_hex};
 use crate::admin::json::{counting_json, folder_json, no_folder, seconds};
 use crate::admin::problem::{Answer, Problem};
@@ -105,9 +105,9 @@ pub(super) struct Refresh {
 /// `POST /v1/folders/refresh`. Counting may take long and is not waited for: `uncounted` of the folder says how far it is.
 pub(super) async fn refresh(
     State(shared): State<Shared>,
-    wishes: Result<Option<Json<Refresh>>, JsonRejection>,
+    wishes: Result<Option<Json<Map<String, Value>>>, JsonRejection>,
 ) -> Answer<(StatusCode, Json<Value>)> {
-    let Refresh { path, path_hex } = wishes?.map(|Json(wishes)| wishes).unwrap_or_default();
+    let Refresh { path, path_hex } = words(wishes?.map(|Json(wishes)| wishes).unwrap_or_default())?;
     let path = path_of(path, path_hex)?;
     let mut request = json!({ "wait": false });
     add_path(&mut request, &path);
@@ -127,9 +127,9 @@ pub(super) struct Remove {
 /// `POST /v1/folders/rm`.
 pub(super) async fn remove(
     State(shared): State<Shared>,
-    wishes: Result<Json<Remove>, JsonRejection>,
+    wishes: Result<Json<Map<String, Value>>, JsonRejection>,
 ) -> Answer<Json<Value>> {
-    let Json(Remove { path, path_hex, force, now }) = wishes?;
+    let Remove { path, path_hex, force, now } = words(wishes?.0)?;
     if path.is_none() && path_hex.is_none() {
         return Err(Problem::bad_request("path: which folder?"));
     }

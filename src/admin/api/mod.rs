@@ -7,12 +7,14 @@ mod paging;
 mod status;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
-use axum::http::HeaderValue;
+use axum::body::to_bytes;
+use axum::extract::{Request, State};
 use axum::http::header::CONTENT_TYPE;
-use axum::middleware;
+use axum::http::{HeaderValue, StatusCode};
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 
@@ -23,13 +25,16 @@ use super::store::{Store, blocking};
 use super::{meters, page, problem};
 use crate::commit::VerbError;
 use crate::sys::Errno;
-use serde_json::Value;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
 use tokio::sync::Semaphore;
 
-use problem::Answer;
+use problem::{Answer, Problem};
 
 /// Largest body of a request: an object with a few words.
 const BODY: usize = 64 * 1024;
+/// Time for it to arrive.
+const BODY_TIME: Duration = Duration::from_secs(30);
 
 /// What every handler can reach.
 #[derive(Clone)]
@@ -37,20 +42,30 @@ pub(super) struct Shared {
     verbs: Arc<dyn Verbs>,
     pub(super) store: Store,
     pub(super) hub: Arc<Hub>,
-    /// Verbs run one at a time: one that hangs on the export leaves a thread for those who look.
+    /// What may wait for the export runs one at a time: one that hangs leaves a thread for those who look.
     turn: Arc<Semaphore>,
 }
 
 impl Shared {
-    /// Runs what changes something, off the thread that serves everybody.
+    /// Runs a verb, off the thread that serves everybody.
     async fn act<T: Send + 'static>(
         &self,
         verb: impl FnOnce(&dyn Verbs) -> Result<T, VerbError> + Send + 'static,
     ) -> Answer<T> {
-        // Never closed.
-        let _turn = self.turn.acquire().await;
         let verbs = Arc::clone(&self.verbs);
-        Ok(blocking(move || verb(&*verbs)).await??)
+        Ok(self.in_turn(move || verb(&*verbs)).await??)
+    }
+
+    /// Runs what may wait for the export, one at a time. The turn ends with the work, not with whoever asked for it and has
+    /// gone away meanwhile.
+    async fn in_turn<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Answer<T> {
+        // Never closed.
+        let turn = Arc::clone(&self.turn).acquire_owned().await;
+        blocking(move || {
+            let _turn = turn;
+            work()
+        })
+        .await
     }
 
     /// Runs a verb of the control socket.
@@ -98,12 +113,88 @@ pub(super) fn router(policy: Arc<Policy>, verbs: Arc<dyn Verbs>, store: Store, h
         .route("/metrics", get(meters::metrics))
         .fallback(problem::no_such_path)
         .method_not_allowed_fallback(problem::method_not_allowed)
-        .layer(DefaultBodyLimit::max(BODY))
+        .layer(middleware::from_fn_with_state(BODY_TIME, arrived))
         .layer(middleware::from_fn_with_state(policy, guard::check))
         .with_state(shared)
+}
+
+/// What an object in a body says. Only an object: a list of the same values in the order of the fields would do, too.
+fn words<T: DeserializeOwned>(object: Map<String, Value>) -> Answer<T> {
+    serde_json::from_value(Value::Object(object))
+        .map_err(|error| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, format!("body: {error}")))
+}
+
+/// Passes a request on when all of it is there.
+async fn arrived(State(patience): State<Duration>, request: Request, next: Next) -> Response {
+    let (head, body) = request.into_parts();
+    match tokio::time::timeout(patience, to_bytes(body, BODY)).await {
+        Ok(Ok(body)) => next.run(Request::from_parts(head, body.into())).await,
+        // A connection that broke is not answered anyway.
+        Ok(Err(_)) => {
+            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, format!("a body has at most {BODY} bytes")).into_response()
+        }
+        Err(_) => Problem::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time").into_response(),
+    }
 }
 
 async fn openapi() -> Response {
     let json = HeaderValue::from_static("application/json");
     ([(CONTENT_TYPE, json)], include_str!("openapi.json")).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::sync::mpsc;
+
+    use axum::body::{Body, Bytes};
+    use tower::ServiceExt as _;
+
+    use super::*;
+    use crate::admin::control::tests::Stub;
+    use crate::journal::feed::Feed;
+
+    #[test]
+    fn work_keeps_its_turn_when_nobody_waits_for_it_any_more() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        runtime.block_on(async {
+            let store = Store::new(dir.path().to_owned());
+            let hub = Hub::start(Feed::with_capacity(0, 3), store.clone());
+            let turn = Arc::new(Semaphore::new(1));
+            let shared = Shared { verbs: Arc::new(Stub::default()), store, hub, turn };
+            let (goes_on, hangs) = mpsc::channel::<()>();
+            let (begun, begins) = tokio::sync::oneshot::channel();
+            let one = shared.clone();
+            let asked = tokio::spawn(async move {
+                let hang = move |_: &dyn Verbs| {
+                    begun.send(()).unwrap();
+                    assert!(hangs.recv().is_ok());
+                    Ok(())
+                };
+                one.act(hang).await.unwrap();
+            });
+            begins.await.unwrap();
+            asked.abort();
+            assert!(asked.await.unwrap_err().is_cancelled());
+            assert_eq!(shared.turn.available_permits(), 0, "it hangs all the same");
+            goes_on.send(()).unwrap();
+            shared.act(|_| Ok(())).await.unwrap();
+        });
+    }
+
+    #[test]
+    fn a_body_that_does_not_come_is_not_waited_for() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let ask = |body: Body| {
+            let app = Router::new()
+                .route("/", post(|_: Bytes| async { "done" }))
+                .layer(middleware::from_fn_with_state(Duration::ZERO, arrived));
+            let request = Request::post("/").body(body).unwrap();
+            runtime.block_on(async { app.oneshot(request).await.unwrap().status().as_u16() })
+        };
+        assert_eq!(ask("all of it".into()), 200);
+        assert_eq!(ask(vec![0; BODY + 1].into()), 413);
+        assert_eq!(ask(Body::from_stream(futures_util::stream::pending::<Result<Bytes, Infallible>>())), 408);
+    }
 }

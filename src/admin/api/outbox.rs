@@ -4,11 +4,11 @@ use axum::Json;
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use super::Shared;
 use super::folders::inside;
 use super::paging::{Asked, Question, page_json};
+use super::{Shared, words};
 use crate::admin::control::{add_path, from_hex};
 use crate::admin::json::outbox_json;
 use crate::admin::problem::{Answer, Problem};
@@ -112,10 +112,10 @@ pub(super) struct Restore {
 pub(super) async fn restore(
     State(shared): State<Shared>,
     id: Result<Path<OutboxId>, PathRejection>,
-    wishes: Result<Option<Json<Restore>>, JsonRejection>,
+    wishes: Result<Option<Json<Map<String, Value>>>, JsonRejection>,
 ) -> Answer<Json<Value>> {
     let Path(id) = id?;
-    let Restore { to, to_hex, replace } = wishes?.map(|Json(wishes)| wishes).unwrap_or_default();
+    let Restore { to, to_hex, replace } = words(wishes?.map(|Json(wishes)| wishes).unwrap_or_default())?;
     let mut request = json!({ "id": id, "replace": replace });
     let exact =
         to_hex.map(|hex| from_hex(&hex).ok_or_else(|| Problem::bad_request("to_hex: is not hex"))).transpose()?;

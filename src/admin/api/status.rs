@@ -1,13 +1,15 @@
 //! The daemon and its numbers, its rules, its log.
 
+use std::time::SystemTime;
+
 use axum::Json;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Query, State};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use super::Shared;
-use crate::admin::json::status_json;
+use super::{Shared, words};
+use crate::admin::json::{seconds, status_json};
 use crate::admin::problem::{Answer, Problem};
 
 /// `GET /v1/status`.
@@ -15,6 +17,7 @@ pub(super) async fn status(State(shared): State<Shared>) -> Answer<Json<Value>> 
     let (counts, meta) = shared.store.read(|reader| Ok((reader.counts()?, reader.meta()?))).await?;
     let mut object = status_json(&counts, &meta);
     object.insert("daemon".to_owned(), "up".into());
+    object.insert("now".to_owned(), seconds(SystemTime::now()).into());
     object.insert("subscribers".to_owned(), shared.hub.count().into());
     if let Value::Object(said) = shared.said() {
         object.extend(said);
@@ -47,9 +50,9 @@ pub(super) struct Level {
 /// `POST /v1/log-level`.
 pub(super) async fn log_level(
     State(shared): State<Shared>,
-    asked: Result<Json<Level>, JsonRejection>,
+    asked: Result<Json<Map<String, Value>>, JsonRejection>,
 ) -> Answer<Json<Value>> {
-    let Json(Level { level }) = asked?;
+    let Level { level } = words(asked?.0)?;
     let level = shared.verbs.log_level(&level).map_err(Problem::bad_request)?;
     Ok(Json(json!({ "level": level })))
 }

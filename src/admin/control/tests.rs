@@ -13,7 +13,7 @@ use super::server::{CONNECTIONS, LAST_REPLIES};
 use super::*;
 
 #[derive(Default)]
-struct Stub {
+pub(in crate::admin) struct Stub {
     content: Vec<u8>,
     slow: AtomicBool,
 }

@@ -12,8 +12,11 @@ const bytes = (n) => {
 };
 const span = (s) => s < 100 ? Math.floor(s) + " s" : s < 6000 ? Math.floor(s / 60) + " min" : s < 172800 ? Math.floor(s / 3600) + " h" : Math.floor(s / 86400) + " d";
 // Control characters are shown, not obeyed.
-const shown = (text) => String(text ?? "").replace(/[\u0000-\u001f\u007f-\u009f\u202a-\u202e\u2066-\u2069]/g, (c) => "\\u" + c.charCodeAt(0).toString(16).padStart(4, "0"));
-const now = () => Date.now() / 1000;
+const shown = (text) => String(text ?? "").replace(/[\u0000-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]/g, (c) => "\\u" + c.charCodeAt(0).toString(16).padStart(4, "0"));
+// Times are the daemon's, as /v1/status says them: this clock may be another. Ages go by one that never jumps.
+let ahead = 0;
+const now = () => Date.now() / 1000 - ahead;
+const elapsed = () => performance.now() / 1000;
 
 async function ask(target, options) {
   const answer = await fetch(target, { cache: "no-store", ...options });
@@ -58,7 +61,12 @@ class Rows {
   }
   paint() {
     this.box.dataset.count = this.rows.length;
-    if (!this.rows.length) { this.box.replaceChildren(element("p", "none", this.empty)); this.drawn = "none"; return; }
+    if (!this.rows.length) {
+      this.box.replaceChildren(element("p", "none", this.empty));
+      this.drawn = "none";
+      this.onEnd?.();
+      return;
+    }
     const first = Math.max(0, Math.floor(this.box.scrollTop / ROW) - 5);
     const last = Math.min(this.rows.length, first + Math.ceil(this.box.clientHeight / ROW) + 15);
     if (this.onEnd && last === this.rows.length) this.onEnd();
@@ -110,7 +118,7 @@ const path = { name: "Path", of: (row) => shown(row.path) };
 const id = { name: "Draft", style: "n w-s", of: (row) => row.id };
 const size = { name: "Size", style: "n w-s", of: (row) => bytes(row.bytes) };
 const writer = { name: "Process", style: "w-m", of: (row) => shown(row.command) + " " + row.pid };
-const age = { name: "Age", style: "n w-s", of: (row) => span(Math.max(0, now() - row.since)) };
+const age = { name: "Age", style: "n w-s", of: (row) => span(Math.max(0, elapsed() - row.since)) };
 
 const pending = new Rows("pending", "Nothing is being written.", [id, path, writer, size, age]);
 const commits = new Rows("commits", "Nothing found.", [
@@ -188,7 +196,7 @@ function say(text) {
   saying = setTimeout(() => { $("said").textContent = ""; }, 8000);
 }
 
-const dated = (row) => ({ ...row, since: now() - row.age_seconds });
+const dated = (row) => ({ ...row, since: elapsed() - row.age_seconds });
 
 async function all(target, more = "") {
   const rows = [];
@@ -219,6 +227,7 @@ const look = {
   },
   async status() {
     const s = await ask("v1/status");
+    ahead = Date.now() / 1000 - s.now;
     $("mount").textContent = shown(s.mountpoint);
     document.title = "commitfs " + shown(s.mountpoint);
     $("n-pending").textContent = s.pending;
@@ -248,6 +257,8 @@ async function search(more) {
   const page = await ask(`v1/commits?limit=200&contains=${encodeURIComponent(contains)}${cursor}`);
   if (number !== asked) return;
   next = page.next;
+  // A page may be empty and not the last: each is bounded work, whatever is looked for.
+  commits.empty = next ? "Searching…" : "Nothing found.";
   commits.set(more ? commits.rows.concat(page.items.map(dated)) : page.items.map(dated));
   commits.draw();
 }
@@ -310,6 +321,7 @@ function connect() {
 
 addEventListener("DOMContentLoaded", async () => {
   try {
+    await look.status();
     const recent = await ask("v1/commits?limit=1000");
     recent.items.forEach((row) => count(row.at, row.duration_ms));
   } catch (error) { console.info(error.message); }

@@ -294,14 +294,7 @@ impl Probe {
     fn owner(&self) -> Finding {
         let mine = rustix::process::geteuid().as_raw();
         match self.file("owner", b"").and_then(|file| file.metadata()) {
-            Ok(metadata) if metadata.uid() == mine => Finding::good("owner", format!("files belong to uid {mine}")),
-            Ok(metadata) => Finding::of(
-                "owner",
-                Verdict::Note,
-                format!("files of uid {mine} belong to uid {}: root is squashed", metadata.uid()),
-                "Names are then changed as their writers, who must be allowed to.",
-                "no_root_squash in the server's exports makes the daemon independent of them.",
-            ),
+            Ok(metadata) => owned(mine, metadata.uid()),
             Err(error) => Finding::of("owner", Verdict::Warning, error.to_string(), "", ""),
         }
     }
@@ -314,20 +307,10 @@ impl Probe {
             Ok(there) => there,
             Err(error) => return Finding::of("clock", Verdict::Note, error.to_string(), "", ""),
         };
-        let skew = match there.duration_since(before) {
+        skew(match there.duration_since(before) {
             Ok(ahead) => ahead.as_secs_f64(),
             Err(behind) => -behind.duration().as_secs_f64(),
-        };
-        if skew.abs() <= SKEW {
-            return Finding::good("clock", format!("the file system's differs by {:.3} s", skew.abs()));
-        }
-        Finding::of(
-            "clock",
-            Verdict::Warning,
-            format!("the file system's is {skew:+.1} s from this host's"),
-            "Modification times do not fit; make and backup programs are misled.",
-            "Synchronise both by NTP.",
-        )
+        })
     }
 
     fn sync(&self, nfs: bool) -> Finding {
@@ -346,17 +329,102 @@ impl Probe {
             Err(error) => {
                 Finding::of("fsync", Verdict::Blocker, error.to_string(), "Without it nothing is durable.", "")
             }
-            Ok(seconds) if nfs && seconds < TOO_FAST => Finding::of(
-                "fsync",
-                Verdict::Warning,
-                format!("{:.2} ms: faster than a disk; the server may export async", seconds * 1000.0),
-                "A server that answers before its disk has the data loses what it had acknowledged when it crashes.",
-                "sync in the server's exports; `commitfs verify` and --settle find what was lost.",
-            ),
-            Ok(seconds) => {
-                let hint = if nfs { "; whether the server exports async cannot be seen from here" } else { "" };
-                Finding::good("fsync", format!("{:.2} ms{hint}", seconds * 1000.0))
-            }
+            Ok(seconds) => synced(seconds, nfs),
         }
+    }
+}
+
+/// The file system's clock is so many seconds ahead.
+fn skew(seconds: f64) -> Finding {
+    if seconds.abs() <= SKEW {
+        return Finding::good("clock", format!("the file system's differs by {:.3} s", seconds.abs()));
+    }
+    Finding::of(
+        "clock",
+        Verdict::Warning,
+        format!("the file system's is {seconds:+.1} s from this host's"),
+        "Modification times do not fit; make and backup programs are misled.",
+        "Synchronise both by NTP.",
+    )
+}
+
+/// The quickest fsync took so long.
+fn synced(seconds: f64, nfs: bool) -> Finding {
+    let found = format!("{:.2} ms", seconds * 1000.0);
+    if nfs && seconds < TOO_FAST {
+        return Finding::of(
+            "fsync",
+            Verdict::Warning,
+            format!("{found}: faster than a disk; the server may export async"),
+            "A server that answers before its disk has the data loses what it had acknowledged when it crashes.",
+            "sync in the server's exports; `commitfs verify` and --settle find what was lost.",
+        );
+    }
+    let hint = if nfs { "; whether the server exports async cannot be seen from here" } else { "" };
+    Finding::good("fsync", format!("{found}{hint}"))
+}
+
+/// Files made by `mine` belong to `theirs`.
+fn owned(mine: u32, theirs: u32) -> Finding {
+    if theirs == mine {
+        return Finding::good("owner", format!("files belong to uid {mine}"));
+    }
+    Finding::of(
+        "owner",
+        Verdict::Note,
+        format!("files of uid {mine} belong to uid {theirs}: root is squashed"),
+        "Names are then changed as their writers, who must be allowed to.",
+        "no_root_squash in the server's exports makes the daemon independent of them.",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(options: &str, what: &str) -> Option<Verdict> {
+        nfs(options).iter().find(|finding| finding.what == what).map(|finding| finding.verdict)
+    }
+
+    #[test]
+    fn mount_options_of_nfs_are_judged() {
+        let good = "rw,relatime,vers=4.2,rsize=1048576,hard,proto=tcp,timeo=600,retrans=2,sec=sys,local_lock=none";
+        for what in ["NFS version", "NFS lookupcache", "NFS hard"] {
+            assert_eq!(found(good, what), Some(Verdict::Good), "{what}");
+        }
+        assert_eq!((found(good, "NFS attribute cache"), found(good, "NFS soft")), (None, None));
+        for (options, what, verdict) in [
+            ("rw,vers=3,hard", "NFS version", Verdict::Note),
+            ("rw,hard", "NFS version", Verdict::Note),
+            ("rw,vers=4.1,hard,lookupcache=none", "NFS lookupcache", Verdict::Note),
+            ("rw,vers=4.1,hard,lookupcache=positive", "NFS lookupcache", Verdict::Note),
+            ("rw,vers=4.1,hard,lookupcache=all", "NFS lookupcache", Verdict::Good),
+            ("rw,vers=4.1,hard,noac", "NFS attribute cache", Verdict::Warning),
+            ("rw,vers=4.1,hard,actimeo=0", "NFS attribute cache", Verdict::Warning),
+            ("rw,vers=4.1,soft", "NFS soft", Verdict::Warning),
+            ("rw,vers=4.1,softerr", "NFS soft", Verdict::Warning),
+        ] {
+            assert_eq!(found(options, what), Some(verdict), "{what} of {options}");
+        }
+        for finding in nfs("rw,vers=3,soft,noac,lookupcache=none") {
+            assert!(!finding.why.is_empty() && !finding.remedy.is_empty(), "{}", finding.what);
+        }
+    }
+
+    #[test]
+    fn clocks_owners_and_hasty_servers_are_judged() {
+        for (seconds, verdict) in
+            [(0.0, Verdict::Good), (-1.9, Verdict::Good), (2.5, Verdict::Warning), (-60.0, Verdict::Warning)]
+        {
+            assert_eq!(skew(seconds).verdict, verdict, "{seconds}");
+        }
+        assert!(skew(-60.0).found.contains("-60.0 s"));
+        for (seconds, nfs, verdict) in
+            [(0.000_05, true, Verdict::Warning), (0.000_05, false, Verdict::Good), (0.004, true, Verdict::Good)]
+        {
+            assert_eq!(synced(seconds, nfs).verdict, verdict, "{seconds} {nfs}");
+        }
+        assert_eq!(owned(0, 0).verdict, Verdict::Good);
+        assert!(owned(0, 65534).verdict == Verdict::Note && owned(0, 65534).found.contains("squashed"));
     }
 }

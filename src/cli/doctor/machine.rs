@@ -1,10 +1,12 @@
 //! The kernel, FUSE, limits, the state folder.
 
-use std::fs::OpenOptions;
+use std::fs::{self, OpenOptions};
+use std::io;
 use std::path::Path;
 
 use super::{Finding, Verdict};
 use crate::cli::rows::size;
+use crate::fuse::{self, Offer};
 use crate::journal;
 use crate::sys::mount;
 
@@ -20,6 +22,9 @@ pub(super) fn examine() -> Vec<Finding> {
     let root = rustix::process::geteuid().is_root();
     let mut findings = vec![kernel(), device(root)];
     findings.extend((!root).then(helper));
+    if findings.iter().all(|finding| finding.verdict != Verdict::Blocker) {
+        findings.push(connection(tried(), root));
+    }
     findings.push(user(root));
     findings.push(descriptors());
     findings
@@ -66,6 +71,46 @@ fn device(root: bool) -> Finding {
             },
         ),
     }
+}
+
+/// A mount on a folder of its own, for as long as it takes to hear what the kernel offers.
+fn tried() -> io::Result<Offer> {
+    let folder = std::env::temp_dir().join(format!("commitfs-doctor-{}", std::process::id()));
+    fs::create_dir(&folder)?;
+    let offer = fuse::offered(&folder);
+    fs::remove_dir(&folder)?;
+    offer
+}
+
+fn connection(offer: io::Result<Offer>, root: bool) -> Finding {
+    const WHAT: &str = "FUSE";
+    let offer = match offer {
+        Ok(offer) => offer,
+        Err(error) => {
+            return Finding::of(
+                WHAT,
+                Verdict::Blocker,
+                format!("a mount cannot be made: {error}"),
+                "An empty one was tried, which needs nothing of the export.",
+                if root {
+                    "In a container, give it the capability SYS_ADMIN, and mounts that no security module forbids."
+                } else {
+                    "fusermount3 must belong to root and be set-user-ID, and TMPDIR be a folder of this user."
+                },
+            );
+        }
+    };
+    let protocol = format!("protocol {}.{}", offer.protocol.0, offer.protocol.1);
+    if offer.missing.is_empty() {
+        return Finding::good(WHAT, format!("{protocol}, everything that a mount uses"));
+    }
+    let found = format!("{protocol}, without {}", offer.missing.join(", "));
+    if offer.lacks_the_obligatory() {
+        let why = "Truncating opens must arrive as one request: a mount refuses to serve without.";
+        return Finding::of(WHAT, Verdict::Blocker, found, why, "Use Linux 4.20 or later.");
+    }
+    let why = "A mount does without: slower, or with fewer checks by the kernel.";
+    Finding::of(WHAT, Verdict::Note, found, why, "A later kernel, or one built with these.")
 }
 
 fn helper() -> Finding {
@@ -145,4 +190,25 @@ pub(super) fn state_folder(dir: &Path) -> Finding {
         );
     }
     Finding::good("state folder", format!("{shown}: on a local disk, {} free", size(free)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_kernel_offers_is_judged() {
+        let judged = |missing: &[&'static str]| {
+            let finding = connection(Ok(Offer { protocol: (7, 31), missing: missing.to_vec() }), true);
+            (finding.verdict, finding.found)
+        };
+        assert_eq!(judged(&[]), (Verdict::Good, "protocol 7.31, everything that a mount uses".to_owned()));
+        let (verdict, found) = judged(&["FUSE_PASSTHROUGH"]);
+        assert!(verdict == Verdict::Note && found.contains("PASSTHROUGH"), "{found}");
+        assert_eq!(judged(&["FUSE_ATOMIC_O_TRUNC"]).0, Verdict::Blocker);
+        for root in [true, false] {
+            let refused = connection(Err(io::ErrorKind::PermissionDenied.into()), root);
+            assert!(refused.verdict == Verdict::Blocker && !refused.remedy.is_empty());
+        }
+    }
 }
