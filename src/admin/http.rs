@@ -291,7 +291,6 @@ async fn converse(
 
 #[cfg(test)]
 mod tests {
-    use std::io::{Read as _, Write as _};
     use std::net::TcpStream;
     use std::os::unix::net::UnixStream;
 
