@@ -102,7 +102,7 @@ table! {
         set_id_bits_go_with_an_owners_write
         what_a_program_may_goes_with_the_write_of_another
         the_present_may_be_set_by_whoever_may_write
-        groups_count_as_they_are_now
+        groups_are_those_of_whom_a_thread_has_become
         an_overwrite_by_another_keeps_the_owner
         strangers_are_refused
         supplementary_groups_count;

@@ -1,6 +1,7 @@
 //! Whose request it is: credentials to act under, and who stands in the journal as the owner of a draft.
 
 use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -13,8 +14,8 @@ use crate::sys::procfs;
 
 /// Supplementary groups of threads, which cost more to read than anything else about a caller.
 ///
-/// Kept per thread and ids: a thread that becomes another user is read again, one that only changes its supplementary
-/// groups while it goes on using the mount keeps the ones it had.
+/// Kept per thread and ids, and not for long: a thread that becomes another user is read again, one that only changes
+/// its supplementary groups while it goes on using the mount keeps the ones it had for up to [`LIFE`].
 #[derive(Debug, Default)]
 pub(super) struct Groups(Mutex<HashMap<u32, Known>>);
 
@@ -22,8 +23,13 @@ pub(super) struct Groups(Mutex<HashMap<u32, Known>>);
 struct Known {
     thread: Identity,
     ids: (u32, u32),
+    since: Instant,
     groups: Box<[u32]>,
 }
+
+/// How long groups are kept. Rights are checked by the kernel first, with the groups as they are; so a group that was
+/// given up opens nothing, and one that was joined is missing on the export for so long.
+const LIFE: Duration = Duration::from_secs(1);
 
 /// Threads remembered. Beyond, all are forgotten: those that are gone are not told from the others.
 const THREADS: usize = 4096;
@@ -36,15 +42,16 @@ impl Groups {
         if let Some(known) = self.0.lock().get(&caller.tid)
             && known.thread == thread
             && known.ids == ids
+            && known.since.elapsed() < LIFE
         {
             return known.groups.clone();
         }
-        let groups = read();
+        let (since, groups) = (Instant::now(), read());
         let mut known = self.0.lock();
         if known.len() >= THREADS {
             known.clear();
         }
-        known.insert(caller.tid, Known { thread, ids, groups: groups.clone() });
+        known.insert(caller.tid, Known { thread, ids, since, groups: groups.clone() });
         groups
     }
 }

@@ -281,7 +281,8 @@ pub fn supplementary_groups_count(p: &Place) {
     assert_ne!(status, "0", "not one of the groups");
 }
 
-pub fn groups_count_as_they_are_now(p: &Place) {
+/// As a server does that acts for one user after the other.
+pub fn groups_are_those_of_whom_a_thread_has_become(p: &Place) {
     let a = p.agent("a");
     a.mkdir("d").unwrap();
     a.chown("d", 0, 4242).unwrap();
@@ -289,10 +290,12 @@ pub fn groups_count_as_they_are_now(p: &Place) {
     let script = format!(
         r#"
 import os
-def tried(name, groups):
+alice, bob = {ALICE:?}, {BOB:?}
+def tried(name, ids, groups):
     os.seteuid(0)
+    os.setegid(ids[1])
     os.setgroups(groups)
-    os.seteuid({0})
+    os.seteuid(ids[0])
     try:
         os.mkdir("d/" + name)
         with open("d/" + name + ".txt", "w") as f:
@@ -300,14 +303,16 @@ def tried(name, groups):
         return True
     except PermissionError:
         return False
-os.setegid({1})
-assert not tried("before", [])
-assert tried("member", [77, 4242])
-assert not tried("after", [77])
-"#,
-        ALICE.0, ALICE.1
+for n in range(20):
+    assert not tried(f"no-{{n}}", alice, [77])
+    assert tried(f"bob-{{n}}", bob, [77, 4242])
+    assert not tried(f"no-{{n}}", bob, [])
+    assert tried(f"alice-{{n}}", alice, [4242])
+"#
     );
     let (status, _, complaint) = a.run("python3", &script).unwrap();
     assert_eq!(status, "0", "{complaint}");
-    assert_eq!(a.list("d").unwrap(), [b"member".to_vec(), b"member.txt".to_vec()]);
+    assert_eq!(a.list("d").unwrap().len(), 80);
+    let made = a.stat("d/bob-7.txt").unwrap();
+    assert_eq!((made.uid, made.gid), BOB);
 }

@@ -15,12 +15,17 @@ cd "$1"
 mknod fuse c 10 229
 chmod 666 fuse
 mount --bind fuse /dev/fuse
+echo of another >src/.foreign
+chmod 666 src/.foreign
 exec setpriv --reuid 1000 --regid 1000 --clear-groups sh -eu -c '
   "$0" mount src mnt
   (echo one; ls src mnt >listing; echo two) >mnt/f
   cat mnt/f
   cat listing
-  "$0" log mnt --json
+  (echo new >mnt/.foreign) 2>refused && exit 9
+  grep -q "Operation not permitted" refused
+  cat mnt/.foreign
+  until "$0" log mnt --json | grep uid; do :; done
   "$0" umount mnt
   cat src/f' "$2"
 "#;
@@ -48,6 +53,7 @@ fn s52_an_ordinary_user_mounts_for_himself() {
     let mut lines = said.lines();
     assert_eq!([lines.next(), lines.next()], [Some("one"), Some("two")], "{said}");
     assert!(said.contains("mnt:\nf\n\nsrc:\n"), "hidden but for the family: {said}");
+    assert!(said.contains("of another\n"), "what would change its owner is not written: {said}");
     assert!(said.contains(r#""uid":1000"#) || said.contains(r#""uid": 1000"#), "{said}");
     assert!(said.ends_with("one\ntwo\n") && !said.contains("src:\nf"), "{said}");
 }

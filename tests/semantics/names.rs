@@ -344,3 +344,33 @@ fn s26_an_old_descriptor_of_a_folder_shows_what_a_new_one_would() {
     std::fs::write(m.raw("d/outside"), "").unwrap();
     eventually("what was made on the export is listed", || r.list("d").unwrap().contains(&b"outside".to_vec()));
 }
+
+#[test]
+fn s47_inode_numbers_are_those_of_the_export_and_stay() {
+    let mut m = Mount::new();
+    let (w, r) = m.pair();
+    w.mkdir("d").unwrap();
+    w.symlink("f", "d/link").unwrap();
+    w.put("d/f", "first").unwrap();
+    // Nodes that cannot have the number for their own: the kernel knows another one of the same inode.
+    let held = r.open("d/f", "r").unwrap();
+    let fd = w.open("d/f", "w").unwrap();
+    w.futimens(fd, 5, 1_234_567_890).unwrap();
+    w.close(fd).unwrap();
+    assert_eq!(r.fstat(held).unwrap().ino, r.stat("d/f").unwrap().ino);
+    let numbers = |by: &Agent| -> Vec<u64> {
+        let listed = by.sh("ls -1i d | awk '{ print $1 }'");
+        let listed = listed.lines().map(|line| line.trim().parse::<u64>().unwrap());
+        ["d", "d/f", "d/link"].iter().map(|path| by.lstat(*path).unwrap().ino).chain(listed).collect()
+    };
+    let on_export: Vec<u64> = ["d", "d/f", "d/link", "d/f", "d/link"]
+        .iter()
+        .map(|path| std::os::unix::fs::MetadataExt::ino(&std::fs::symlink_metadata(m.raw(path)).unwrap()))
+        .collect();
+    assert_eq!(numbers(&r), on_export);
+    r.close(held).unwrap();
+    drop((w, r));
+    m.umount();
+    m.remount();
+    assert_eq!(numbers(&m.agent("again")), on_export);
+}
