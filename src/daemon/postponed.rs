@@ -44,10 +44,13 @@ impl Drop for Retrying {
     }
 }
 
+#[cfg(feature = "failpoints")]
 fn first_pause() -> Duration {
-    #[cfg(feature = "failpoints")]
-    return crate::failpoint::pause("COMMITFS_RETRY_MS", FIRST);
-    #[cfg(not(feature = "failpoints"))]
+    crate::failpoint::pause("COMMITFS_RETRY_MS", FIRST)
+}
+
+#[cfg(not(feature = "failpoints"))]
+fn first_pause() -> Duration {
     FIRST
 }
 

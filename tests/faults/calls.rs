@@ -372,6 +372,35 @@ fn nobody_waits_for_a_daemon_that_was_killed() {
     checker::check(&m);
 }
 
+/// Whoever ends the daemon by its name or its command line spares the guard, which keeps nothing of the export busy.
+#[test]
+fn the_guard_goes_by_a_name_of_its_own_and_ends_with_the_daemon() {
+    let mut m = Mount::new();
+    let daemon = m.daemon_pid();
+    let children = std::fs::read_to_string(format!("/proc/{daemon}/task/{daemon}/children")).unwrap();
+    let guard = children.trim().to_owned();
+    let of_guard = |what: &str| std::fs::read(format!("/proc/{guard}/{what}")).unwrap_or_default();
+    assert_eq!(of_guard("comm"), b"cfs-guard\n", "children: {children:?}");
+    let arguments = of_guard("cmdline");
+    assert_eq!(arguments.split(|byte| *byte == 0).find(|word| !word.is_empty()), Some(&b"cfs-guard"[..]));
+    assert!(!String::from_utf8_lossy(&arguments).contains("mount"), "{arguments:?}");
+    assert_eq!(std::fs::read_link(format!("/proc/{guard}/cwd")).unwrap(), std::path::Path::new("/"));
+    // It stands a moment after the mount serves.
+    eventually("it has the connection's file, and no other", || {
+        let descriptors = std::fs::read_dir(format!("/proc/{guard}/fd")).unwrap();
+        let mut open: Vec<_> = descriptors.flat_map(|fd| std::fs::read_link(fd.unwrap().path())).collect();
+        open.retain(|path| path != std::path::Path::new("/dev/null") && !path.to_string_lossy().starts_with("socket:"));
+        open.len() == 1 && open[0].ends_with("abort")
+    });
+    m.kill9();
+    // Nobody may be there to wait for it.
+    eventually("it has ended", || {
+        let status = String::from_utf8_lossy(&of_guard("status")).into_owned();
+        status.is_empty() || status.contains("State:\tZ")
+    });
+    m.remount();
+}
+
 /// A writer with too many descriptors to look for a duplicate among them: its closes return without proof.
 fn unproven(m: &Mount) -> Agent {
     let w = m.agent("W");
