@@ -28,7 +28,7 @@ impl Fs {
             return done(Ok(()));
         };
         if draft.decision.commit == CommitAt::Release {
-            let closed = self.close_without_waiting(caller, draft);
+            let closed = self.close_without_waiting(caller, fh, draft);
             self.unlock_process(fh, lock_owner);
             return done(closed);
         }
@@ -45,10 +45,10 @@ impl Fs {
 
     /// The rules have the draft committed at release: nothing is proven, made durable or promised. Who looks at the name
     /// after this close is held back until the release behind it.
-    fn close_without_waiting(&self, caller: Caller, draft: &Draft) -> Result<()> {
+    fn close_without_waiting(&self, caller: Caller, fh: u64, draft: &Draft) -> Result<()> {
         note_exit(draft, caller, process::of(caller.tid).as_ref());
         draft.await_commit();
-        draft.hold(HOLD_LIMIT);
+        draft.hold(fh, HOLD_LIMIT);
         metrics::close_proof("not_asked");
         draft.check()
     }
@@ -69,7 +69,7 @@ impl Fs {
             Proof::StillOpen => done(draft.check()),
             Proof::Unknown => {
                 draft.await_commit();
-                draft.hold(HOLD_LIMIT);
+                draft.hold(fh, HOLD_LIMIT);
                 done(draft.check().and_then(|()| draft.promise(&self.committer)));
             }
         }
@@ -102,7 +102,7 @@ impl Fs {
                 // for.
                 draft.await_commit();
                 let ending = if last { draft.seal_after(fh) } else { None };
-                draft.end_hold();
+                draft.end_hold(fh);
                 self.poke();
                 match ending {
                     Some(ending) => {
