@@ -234,10 +234,12 @@ impl Filesystem for Adapter {
             let fh = FileHandle(opened.fh);
             let (file, node, fallback) = match opened.mode {
                 OpenMode::Draft => return reply.opened(fh, FopenFlags::FOPEN_KEEP_CACHE),
-                OpenMode::Version(file, node) => (file, node, FopenFlags::FOPEN_KEEP_CACHE),
+                OpenMode::Version(file, node) | OpenMode::Bulk(file, node) => {
+                    (file, node, FopenFlags::FOPEN_KEEP_CACHE)
+                }
                 OpenMode::Direct(file, node) => (file, node, FopenFlags::FOPEN_DIRECT_IO),
             };
-            match fs.backing(node, || reply.open_backing(&*file)) {
+            match fs.backing(opened.fh, node, || reply.open_backing(&*file)) {
                 Some(id) => reply.opened_passthrough(fh, FopenFlags::empty(), &id),
                 None => reply.opened(fh, fallback),
             }
@@ -266,10 +268,12 @@ impl Filesystem for Adapter {
             let (ttl, generation, fh) = (Duration::ZERO, Generation(0), FileHandle(created.opened.fh));
             let (file, node, fallback) = match created.opened.mode {
                 OpenMode::Draft => return reply.created(&ttl, &attr, generation, fh, FopenFlags::empty()),
-                OpenMode::Version(file, node) => (file, node, FopenFlags::FOPEN_KEEP_CACHE),
+                OpenMode::Version(file, node) | OpenMode::Bulk(file, node) => {
+                    (file, node, FopenFlags::FOPEN_KEEP_CACHE)
+                }
                 OpenMode::Direct(file, node) => (file, node, FopenFlags::FOPEN_DIRECT_IO),
             };
-            match fs.backing(node, || reply.open_backing(&*file)) {
+            match fs.backing(created.opened.fh, node, || reply.open_backing(&*file)) {
                 Some(id) => reply.created_passthrough(&ttl, &attr, generation, fh, FopenFlags::empty(), &id),
                 None => reply.created(&ttl, &attr, generation, fh, fallback),
             }

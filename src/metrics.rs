@@ -220,7 +220,7 @@ pub fn quarantine() {
     METRICS.quarantined.inc();
 }
 
-/// A writer's close was judged: `last_close`, `still_open`, `unknown`.
+/// A writer's close was judged: `last_close`, `still_open`, `unknown`; `not_asked` by the rules.
 pub fn close_proof(outcome: &str) {
     METRICS.proofs.with_label_values(&[outcome]).inc();
 }

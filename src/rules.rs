@@ -34,6 +34,17 @@ pub enum Mode {
     Direct,
 }
 
+/// When a draft is published.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CommitAt {
+    /// Inside the last close, which says whether it succeeded.
+    #[default]
+    Close,
+    /// After the last close, which does not wait for it and promises nothing.
+    Release,
+}
+
 /// What becomes of a draft whose writer was killed by a signal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -86,6 +97,9 @@ pub struct Rule {
     /// How they are written.
     #[serde(default)]
     pub mode: Mode,
+    /// See [`CommitAt`].
+    #[serde(default)]
+    pub commit: CommitAt,
     /// See [`OnKill`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub on_kill: Option<OnKill>,
@@ -105,6 +119,8 @@ pub struct Rule {
 pub struct Decision {
     /// How it is written.
     pub mode: Mode,
+    /// See [`CommitAt`].
+    pub commit: CommitAt,
     /// See [`OnKill`].
     pub on_kill: OnKill,
     /// See [`OnFailureExit`].
@@ -166,6 +182,7 @@ impl Rules {
             globs.add(rule.glob.compile()?);
             decisions.push(Decision {
                 mode: rule.mode,
+                commit: rule.commit,
                 on_kill: rule.on_kill.unwrap_or(defaults.on_kill),
                 on_failure_exit: rule.on_failure_exit.unwrap_or(defaults.on_failure_exit),
                 retain: rule.retain.map_or(kept(rule.mode, defaults), |span| span.0),
@@ -242,9 +259,13 @@ impl fmt::Display for Decision {
                     OnFailureExit::Publish => "published",
                     OnFailureExit::Quarantine => "quarantined",
                 };
+                let when = match self.commit {
+                    CommitAt::Close => "at close",
+                    CommitAt::Release => "after close, which does not wait for it",
+                };
                 write!(
                     f,
-                    "atomic: published at close; {killed} when its writer is killed, {failed} when it exits with a failure; \
+                    "atomic: published {when}; {killed} when its writer is killed, {failed} when it exits with a failure; \
                      old versions are kept {}",
                     Span(self.retain)
                 )?;
@@ -268,6 +289,7 @@ fn kept(mode: Mode, defaults: Defaults) -> Duration {
 fn fallback(defaults: Defaults, source: String) -> Decision {
     Decision {
         mode: Mode::Atomic,
+        commit: CommitAt::Close,
         on_kill: defaults.on_kill,
         on_failure_exit: defaults.on_failure_exit,
         retain: defaults.retain,

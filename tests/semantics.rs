@@ -6,6 +6,8 @@ mod common;
 
 #[path = "semantics/attributes.rs"]
 mod attributes;
+#[path = "semantics/bulk.rs"]
+mod bulk;
 #[path = "semantics/cli.rs"]
 mod cli;
 #[path = "semantics/closing.rs"]

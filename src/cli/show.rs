@@ -237,6 +237,7 @@ pub(super) fn rules(place: Place<'_>, asked: &Path, json: bool) -> Result<(), Cl
     let mut object = rows::path_json(&inside);
     object.insert("mode".to_owned(), json!(decision.mode));
     if decision.mode == Mode::Atomic {
+        object.insert("commit".to_owned(), json!(decision.commit));
         object.insert("on_kill".to_owned(), json!(decision.on_kill));
         object.insert("on_failure_exit".to_owned(), json!(decision.on_failure_exit));
         object.insert("retain_seconds".to_owned(), json!(decision.retain.as_secs_f64()));

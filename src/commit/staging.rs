@@ -267,6 +267,11 @@ impl Staging {
         Ok(())
     }
 
+    /// True where root is nobody on the export: only a writer's own descriptors may be written to.
+    pub fn is_squashed(&self) -> bool {
+        self.nobody.is_some()
+    }
+
     /// True if a file that `creds` stages can be made to look like this one as to owner and group: always for a daemon
     /// that is root on the export too.
     pub fn can_resemble(&self, creds: Option<&Creds>, like: &Stat) -> bool {

@@ -61,7 +61,7 @@ pub(super) struct Writers {
     /// The worst end of an opener so far.
     exit: Option<Exit>,
     /// A close without proof was answered; outsiders wait until then for the release that may be behind it.
-    hold_until: Option<Instant>,
+    hold_until: Option<(Instant, u64)>,
 }
 
 impl Writers {
@@ -94,9 +94,10 @@ impl Draft {
         writers.open.remove(&fh).is_some() && writers.open.is_empty()
     }
 
-    /// The release that outsiders were held back for is here.
-    pub fn end_hold(&self) {
-        self.writers.lock().hold_until = None;
+    /// The release of this descriptor is here; if it is the one that outsiders are held back for, they go on.
+    pub fn end_hold(&self, fh: u64) {
+        let mut writers = self.writers.lock();
+        writers.hold_until = writers.hold_until.filter(|&(_, closed)| closed != fh);
     }
 
     /// The writer behind a descriptor, and whether it is the only one.
@@ -127,14 +128,14 @@ impl Draft {
         }
     }
 
-    /// Outsiders wait for at most `limit` from now for a release.
-    pub fn hold(&self, limit: Duration) {
-        self.writers.lock().hold_until = Some(Instant::now() + limit);
+    /// Outsiders wait for at most `limit` from now for the release of this descriptor.
+    pub fn hold(&self, fh: u64, limit: Duration) {
+        self.writers.lock().hold_until = Some((Instant::now() + limit, fh));
     }
 
     /// When a hold ends, if one is on.
     pub fn held_until(&self) -> Option<Instant> {
-        self.writers.lock().hold_until.filter(|until| *until > Instant::now())
+        self.writers.lock().hold_until.map(|(until, _)| until).filter(|until| *until > Instant::now())
     }
 
     /// True if the caller is a writer's process, one of its descendants, or holds the draft open although its

@@ -25,7 +25,7 @@ use crate::journal::{CommitKind, DraftId, Owner};
 use crate::rules::Decision;
 use crate::sys::cred::Creds;
 use crate::sys::handle::Handle;
-use crate::sys::stat::{self, Stat};
+use crate::sys::stat::{self, Stat, Time};
 use crate::sys::{Errno, Result, at, mount, writeback};
 
 pub use digest::Digester;
@@ -56,6 +56,12 @@ pub struct Draft {
     only_resizes: AtomicBool,
     /// A version came to lie under the draft's name after the draft began.
     shadows: AtomicBool,
+    /// The kernel may write to the staged file by itself, so the daemon does not see what changes.
+    bulk: AtomicBool,
+    /// Content went to a second staged file after a commit: the kernel may still have the first.
+    again: AtomicBool,
+    /// Attributes of the staged file were changed.
+    touched: AtomicBool,
     /// A close was answered before its commit: who comes after that close must see what it promised.
     awaited: AtomicBool,
 }
@@ -140,6 +146,16 @@ pub struct Work {
     pub kind: CommitKind,
     /// Bytes written so far, overwritten ones included.
     pub written: AtomicU64,
+    /// Size and time of the copy before anybody could write to it, if that would tell whether somebody did.
+    pub copied: Option<(u64, Time)>,
+}
+
+impl Work {
+    /// True if the content is the copy that it began with.
+    fn is_untouched(&self) -> bool {
+        let there = || stat::fstat(&self.staged.file).map(|stat| (stat.size, stat.mtime));
+        self.copied.is_some_and(|copied| there() == Ok(copied))
+    }
 }
 
 /// After each so many bytes the disk is asked to begin: a commit of a large file then waits for the last of them only.
@@ -278,6 +294,35 @@ impl Draft {
         self.tainting("write", written, |_| true)
     }
 
+    /// The staged file for the kernel to write to by itself from now on; `None` where that could be another one than an
+    /// earlier descriptor of this draft writes to. Only for who has joined as a writer, or reads.
+    pub fn pass_through(&self) -> Option<Arc<Content>> {
+        let body = self.body.read();
+        let Phase::Open(work) = &body.phase else { return None };
+        if self.again.load(Ordering::Acquire) {
+            return None;
+        }
+        self.bulk.store(true, Ordering::Release);
+        self.only_resizes.store(false, Ordering::Relaxed);
+        self.stream.lock().lose();
+        Some(work.staged.file.clone())
+    }
+
+    /// True if the kernel may change the content, and with it size and times, by itself.
+    pub fn is_passed_through(&self) -> bool {
+        self.bulk.load(Ordering::Acquire)
+    }
+
+    /// Owner, mode or attributes of the draft were changed: it is a new version whether or not it is written to.
+    pub fn touch(&self) {
+        self.touched.store(true, Ordering::Release);
+    }
+
+    /// True while nothing was changed and there is a version below.
+    pub fn is_clean(&self) -> bool {
+        matches!(self.body.read().phase, Phase::Clean)
+    }
+
     /// Asks the disk to begin with what was written, if that is this much and not more than what each write begins by itself:
     /// asked again and again, a file system lays a large file out in small pieces.
     pub fn begin_writing_out(&self, least: u64) {
@@ -362,6 +407,7 @@ impl Draft {
         }
         let Phase::Open(work) = std::mem::replace(&mut body.phase, Phase::Ended(None)) else { return None };
         body.phase = Phase::Sealing(work.staged.file.clone());
+        let untouched = !self.touched.load(Ordering::Acquire) && work.is_untouched();
         let promised = work.promised.load(Ordering::Acquire);
         let target = body.target.clone();
         let kind = self.kind(&work, body.base.is_some());
@@ -375,6 +421,7 @@ impl Draft {
         };
         Some(match (target, reason) {
             (None, _) => Ending::Unnamed { id: work.id, staged: work.staged },
+            (Some(_), None) if untouched => Ending::Untouched { id: work.id, staged: work.staged },
             (Some(_), Some(Reason::Failed { step, errno })) if promised && mount::is_failure(errno) => {
                 Ending::Postponed { id: work.id, staged: work.staged, failed: Failed { step, errno } }
             }
@@ -554,6 +601,13 @@ pub enum Ending {
         id: DraftId,
         /// The failure.
         failed: Failed,
+    },
+    /// It is still the copy of the version below: nothing to publish.
+    Untouched {
+        /// The draft.
+        id: DraftId,
+        /// Its content.
+        staged: Staged,
     },
     /// Its family unlinked it: the content goes with the last descriptor.
     Unnamed {

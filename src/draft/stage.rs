@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
-use rustix::fs::OFlags;
+use rustix::fs::{OFlags, Timespec, UTIME_OMIT};
 
 use super::{Base, Blocked, Body, Draft, Phase, Work, digest, family};
 use crate::commit::{Committer, Staged, Target};
@@ -12,8 +13,11 @@ use crate::inode::Content;
 use crate::journal::{Begun, CommitKind, Entry, Owner};
 use crate::rules::Decision;
 use crate::sys::cred::Creds;
-use crate::sys::{Errno, Result, at, copy, mount, stat};
+use crate::sys::{Errno, Result, at, clock, copy, mount, stat};
 use crate::{failpoint, unless_skipped};
+
+/// A file system's times are as exact as this.
+const COARSE: Duration = Duration::from_secs(2);
 
 /// How much of the version below a draft starts with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +69,9 @@ impl Draft {
             only_appends: AtomicBool::new(true),
             only_resizes: AtomicBool::new(true),
             shadows: AtomicBool::new(false),
+            bulk: AtomicBool::new(false),
+            again: AtomicBool::new(false),
+            touched: AtomicBool::new(false),
             awaited: AtomicBool::new(false),
         })
     }
@@ -198,6 +205,32 @@ impl Draft {
         Ok(())
     }
 
+    /// Copies the version below before anything is written, for a writer whose writes nobody but the kernel sees. The copy
+    /// has the version's time, by which it is told at the end whether it was written to.
+    pub fn copy_ahead(&self, by: &Committer) -> Result<()> {
+        let mut body = self.body.write();
+        if !matches!(body.phase, Phase::Clean) {
+            return Ok(());
+        }
+        let base = body.base.clone().ok_or(Errno::IO)?;
+        let copied = self.fork(by, body.path(), &base, Keep::All).and_then(|mut work| {
+            let below = stat::fstat(&**base.file.as_ref().ok_or(Errno::IO)?)?;
+            // A write in this moment could have the same time.
+            let is_old = clock::now().duration_since(below.mtime.to_system()).is_ok_and(|age| age > COARSE);
+            if is_old {
+                let time = Timespec { tv_sec: below.mtime.sec, tv_nsec: below.mtime.nsec.into() };
+                let omit = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
+                let times = at::Timestamps { last_access: omit, last_modification: time };
+                by.staging.acting_for(self.creds.as_ref(), || at::set_times(&*work.staged.file, &times))?;
+                let made = stat::fstat(&work.staged.file)?;
+                work.copied = Some((made.size, made.mtime));
+            }
+            Ok(work)
+        });
+        body.phase = Phase::Open(copied.inspect_err(|&errno| self.taint_by_copy(errno))?);
+        Ok(())
+    }
+
     /// A write after the commit: the published version becomes the version below a fresh draft.
     fn begin_again(&self, by: &Committer, keep: Keep) -> Result<()> {
         let mut body = self.body.write();
@@ -207,6 +240,7 @@ impl Draft {
         let base = Base { file: Some(file), unread: false, key: crate::inode::Key::of(&there), links: there.nlink };
         tracing::info!(node = self.node, "write after the last close: a fresh draft");
         self.only_resizes.store(true, Ordering::Relaxed);
+        self.again.store(true, Ordering::Release);
         let work = self.fork(by, body.path(), &base, keep).inspect_err(|&errno| self.taint_by_copy(errno))?;
         body.base = Some(base);
         body.phase = Phase::Open(work);
@@ -285,6 +319,7 @@ impl Draft {
             promising: Mutex::new(()),
             kind,
             written: AtomicU64::new(0),
+            copied: None,
         })
     }
 

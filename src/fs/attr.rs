@@ -89,7 +89,7 @@ impl Fs {
                     let _using = file.using();
                     self.version_attr(node.without_hidden(stat::fstat(&**file)?))
                 }
-                Handle::Draft { draft, writes } => draft_attr(draft, *writes),
+                Handle::Draft { draft, writes, .. } => draft_attr(draft, *writes),
                 Handle::Folder(folder) => self.node_attr(folder.node()),
             };
         }
@@ -195,6 +195,7 @@ impl Fs {
         let staging = &self.committer.staging;
         let file = draft.content()?;
         if draft.is_pending() && !changes.is_empty_chown() {
+            draft.touch();
             return staging.acting_for(draft.creds.as_ref(), || apply(&*file, changes));
         }
         // The kernel keeps the times of the version's node by itself and would never hear of these: the next look-up
@@ -298,7 +299,9 @@ fn draft_attr(draft: &Draft, writes: bool) -> Result<Attr> {
             draft.taint("attributes", errno);
         }
     })?;
-    Ok(Attr { stat, ttl: DRAFT_TTL })
+    // Nor does it tell the daemon what it writes by itself.
+    let ttl = if draft.is_passed_through() { Duration::ZERO } else { DRAFT_TTL };
+    Ok(Attr { stat, ttl })
 }
 
 fn apply(fd: impl std::os::fd::AsFd, changes: Changes) -> Result<()> {

@@ -10,8 +10,9 @@ use super::{Done, Fs};
 use crate::commit::{Failed, MARKER, Reason, Target};
 use crate::draft::{self, Caller, Draft, Ending, Kept, Phase, Proof};
 use crate::metrics;
-use crate::rules::Mode;
+use crate::rules::{CommitAt, Mode};
 use crate::sys::Result;
+use crate::sys::process::Process;
 use crate::sys::procfs::{self, Space};
 use crate::sys::{mount, process};
 
@@ -22,10 +23,15 @@ impl Fs {
             Ok(handle) => handle,
             Err(errno) => return done(Err(errno)),
         };
-        let Handle::Draft { draft, writes: true } = &*handle else {
+        let Handle::Draft { draft, writes: true, .. } = &*handle else {
             self.unlock_process(fh, lock_owner);
             return done(Ok(()));
         };
+        if draft.decision.commit == CommitAt::Release {
+            let closed = self.close_without_waiting(caller, fh, draft);
+            self.unlock_process(fh, lock_owner);
+            return done(closed);
+        }
         let (fs, draft) = (self.clone(), draft.clone());
         self.commits.run(move || {
             let unlocker = fs.clone();
@@ -37,14 +43,19 @@ impl Fs {
         });
     }
 
+    /// The rules have the draft committed at release: nothing is proven, made durable or promised. Who looks at the name
+    /// after this close is held back until the release behind it.
+    fn close_without_waiting(&self, caller: Caller, fh: u64, draft: &Draft) -> Result<()> {
+        note_exit(draft, caller, process::of(caller.tid).as_ref());
+        draft.await_commit();
+        draft.hold(fh, HOLD_LIMIT);
+        metrics::close_proof("not_asked");
+        draft.check()
+    }
+
     fn close_writer(self: &Arc<Self>, caller: Caller, fh: u64, draft: &Arc<Draft>, done: impl Done<()>) {
         let closer = process::of(caller.tid);
-        if let Some(process) = &closer
-            && procfs::space(caller.tid) == Some(Space::Gone)
-            && let Some(exit) = procfs::exit_of(caller.tid)
-        {
-            draft.note_exit(process.tgid, exit);
-        }
+        note_exit(draft, caller, closer.as_ref());
         let proof = draft::last_close(draft, self.mount.get().copied(), fh, closer.as_ref());
         metrics::close_proof(proof.word());
         match proof {
@@ -58,7 +69,7 @@ impl Fs {
             Proof::StillOpen => done(draft.check()),
             Proof::Unknown => {
                 draft.await_commit();
-                draft.hold(HOLD_LIMIT);
+                draft.hold(fh, HOLD_LIMIT);
                 done(draft.check().and_then(|()| draft.promise(&self.committer)));
             }
         }
@@ -82,13 +93,16 @@ impl Fs {
                     noted?;
                 }
             }
-            Handle::Draft { draft, writes } => {
+            Handle::Draft { draft, writes, counted } => {
+                if counted.load(Ordering::Acquire) {
+                    self.backings.close(draft.node);
+                }
                 let last = *writes && draft.remove_writer(fh);
                 // Sealed here and not on the worker: a look-up that comes after this answer must find a commit to wait
                 // for.
                 draft.await_commit();
                 let ending = if last { draft.seal_after(fh) } else { None };
-                draft.end_hold();
+                draft.end_hold(fh);
                 self.poke();
                 match ending {
                     Some(ending) => {
@@ -188,6 +202,11 @@ impl Fs {
                 settled.now(Phase::Ended(Some(staged.file)));
                 done(Err(failed.errno));
             }
+            Ending::Untouched { id, staged } => {
+                self.committer.discard(id, &staged, "nothing was written");
+                settled.now(Phase::Published(Kept::Open(staged.file)));
+                done(Ok(()));
+            }
             Ending::Unnamed { id, staged } => {
                 self.committer.discard(id, &staged, "unlinked by its writer");
                 settled.now(Phase::Ended(Some(staged.file)));
@@ -205,6 +224,16 @@ impl Fs {
     /// Commits since the mount.
     pub fn commits_done(&self) -> u64 {
         self.commits_done.load(Ordering::Relaxed)
+    }
+}
+
+/// Remembers how a writer's process ends, if this is its last act.
+fn note_exit(draft: &Draft, caller: Caller, closer: Option<&Process>) {
+    if let Some(process) = closer
+        && procfs::space(caller.tid) == Some(Space::Gone)
+        && let Some(exit) = procfs::exit_of(caller.tid)
+    {
+        draft.note_exit(process.tgid, exit);
     }
 }
 

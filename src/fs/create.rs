@@ -136,7 +136,12 @@ impl Fs {
         }
         let begun = self.draft_entry(&draft).and_then(|entry| {
             let opened = self.draft_handle(caller, &draft, flags, Some(Writer::opening(process.as_ref(), flags)))?;
-            Ok(Created { entry, opened })
+            let mode = self.draft_mode(caller, opened.fh, &draft, flags).inspect_err(|_| {
+                draft.remove_writer(opened.fh);
+                draft.closed();
+                drop(self.handles.remove(opened.fh));
+            })?;
+            Ok(Created { entry, opened: Opened { mode, ..opened } })
         });
         let created = match begun {
             Ok(created) => created,

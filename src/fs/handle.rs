@@ -1,7 +1,7 @@
 //! Open descriptors.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use dashmap::DashMap;
 
@@ -15,7 +15,8 @@ pub(super) enum Handle {
     /// A version, read-only.
     Version { file: Arc<Content>, node: Arc<Node>, executes: bool },
     /// A draft, as a writer or as a reading member of the family.
-    Draft { draft: Arc<Draft>, writes: bool },
+    /// `counted`: as an open for passthrough.
+    Draft { draft: Arc<Draft>, writes: bool, counted: AtomicBool },
     /// A file written in place.
     Direct { file: Arc<Content>, node: Arc<Node>, writes: bool },
     /// A folder.

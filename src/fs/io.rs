@@ -50,7 +50,7 @@ impl Fs {
     fn read_into(&self, fh: u64, offset: u64, buffer: &mut [u8]) -> Result<usize> {
         match &*self.handles.get(fh)? {
             Handle::Version { file, .. } | Handle::Direct { file, .. } => read_at(file, buffer, offset),
-            Handle::Draft { draft, writes } => {
+            Handle::Draft { draft, writes, .. } => {
                 let read = draft.content().and_then(|file| read_at(&file, buffer, offset));
                 // The kernel reads what a write does not fill of its page, and does not say so: the write has failed.
                 read.inspect_err(|&errno| {
@@ -69,7 +69,7 @@ impl Fs {
     pub fn write_gathered(self: &Arc<Self>, caller: Caller, fh: u64, offset: u64, data: &[u8], done: impl Done<u32>) {
         let len = data.len() as u32;
         let draft = match self.handles.get(fh).as_deref() {
-            Ok(Handle::Draft { draft, writes: true }) => draft.clone(),
+            Ok(Handle::Draft { draft, writes: true, .. }) => draft.clone(),
             _ => return self.write(caller, fh, offset, data, false, done),
         };
         if draft.tainted().is_some() {
@@ -104,7 +104,7 @@ impl Fs {
             Err(errno) => return done(Err(errno)),
         };
         match &*handle {
-            Handle::Draft { draft, writes: true } => match draft.write(data, offset) {
+            Handle::Draft { draft, writes: true, .. } => match draft.write(data, offset) {
                 Ok(Ok(())) => done(self.strip_written(caller, draft, strip).map(|()| len)),
                 Ok(Err(blocked)) => {
                     let change = rewrite(data, offset, seen);
@@ -213,7 +213,7 @@ impl Fs {
             fs.strip_set_ids(caller, file)
         };
         match self.handles.get(fh).as_deref() {
-            Ok(Handle::Draft { draft, writes: true }) => {
+            Ok(Handle::Draft { draft, writes: true, .. }) => {
                 self.alter(draft.clone(), Keep::All, "fallocate", call, done);
             }
             Ok(Handle::Direct { file, writes: true, .. }) => done(call(file)),
@@ -251,7 +251,7 @@ impl Fs {
             stripper.strip_set_ids(caller, file).map(|()| copied as u32)
         };
         self.slow.run(move || match &*target {
-            Handle::Draft { draft, writes: true } => fs.alter(draft.clone(), Keep::All, "copy", call, done),
+            Handle::Draft { draft, writes: true, .. } => fs.alter(draft.clone(), Keep::All, "copy", call, done),
             Handle::Direct { file, writes: true, .. } => done(call(file)),
             _ => done(Err(Errno::BADF)),
         });

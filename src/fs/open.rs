@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use fuser::BackingId;
 use rustix::fs::OFlags;
@@ -12,6 +12,7 @@ use super::wait::Until;
 use super::{Done, Fs};
 use crate::draft::{Caller, Draft, Wants, Writer};
 use crate::inode::{Content, Node};
+use crate::rules::CommitAt;
 use crate::sys::{Errno, Kind, Result, Stat, at, process, stat};
 
 /// The kernel's mark of an open by `execve`, from `linux/fs.h`.
@@ -24,6 +25,8 @@ pub enum OpenMode {
     Version(Arc<Content>, u64),
     /// Through the page cache, with writes gathered.
     Draft,
+    /// A draft whose writes the daemon need not see: passthrough if the kernel can.
+    Bulk(Arc<Content>, u64),
     /// In place: passthrough if the kernel can, every request to the daemon otherwise.
     Direct(Arc<Content>, u64),
 }
@@ -49,8 +52,46 @@ impl Fs {
 
     /// Registers an opened file for passthrough; `None`: it goes through the daemon. Counted until the descriptor is
     /// released.
-    pub fn backing(&self, node: u64, register: impl FnOnce() -> std::io::Result<BackingId>) -> Option<Arc<BackingId>> {
+    pub fn backing(
+        &self,
+        fh: u64,
+        node: u64,
+        register: impl FnOnce() -> std::io::Result<BackingId>,
+    ) -> Option<Arc<BackingId>> {
+        if let Ok(handle) = self.handles.get(fh)
+            && let Handle::Draft { counted, .. } = &*handle
+        {
+            counted.store(true, Ordering::Release);
+        }
         self.backings.open(node, register)
+    }
+
+    /// True if the kernel may write to the draft by itself: its commit comes at release, and what the daemon writes to as
+    /// itself is what the writer may write to.
+    fn is_bulk(&self, draft: &Draft) -> bool {
+        draft.decision.commit == CommitAt::Release
+            && self.backings.are_enabled()
+            && !self.committer.staging.is_squashed()
+    }
+
+    /// How the kernel is to treat a descriptor of a draft. Never passed through is one that could be mapped for writing:
+    /// the kernel maps the staged file itself, and says nothing when that mapping ends. `ETXTBSY` for such a one while
+    /// others are: the kernel has a node passed through for all or for none.
+    pub(super) fn draft_mode(&self, caller: Caller, fh: u64, draft: &Draft, flags: OFlags) -> Result<OpenMode> {
+        if !self.is_bulk(draft) {
+            return Ok(OpenMode::Draft);
+        }
+        let access = flags & OFlags::ACCMODE;
+        let file = if access == OFlags::RDWR { None } else { draft.pass_through() };
+        let Some(file) = file else {
+            let others = self.backing(fh, draft.node, || Err(std::io::ErrorKind::Unsupported.into()));
+            return if others.is_none() { Ok(OpenMode::Draft) } else { Err(Errno::TXTBSY) };
+        };
+        if access == OFlags::WRONLY {
+            // What is not seen to be written cannot lose them when it is.
+            self.strip_set_ids(caller, &*file)?;
+        }
+        Ok(OpenMode::Bulk(file, draft.node))
     }
 
     fn open_node(&self, caller: Caller, id: u64, flags: OFlags) -> Result<Opened> {
@@ -205,8 +246,24 @@ impl Fs {
             return done(Err(errno));
         }
         let writer = writes.then(|| Writer::opening(process::of(caller.tid).as_ref(), flags));
+        let (fs, of) = (self.clone(), draft.clone());
+        let done = move |opened: Result<Opened>| match opened {
+            Ok(opened) => match fs.draft_mode(caller, opened.fh, &of, flags) {
+                Ok(mode) => done(Ok(Opened { mode, ..opened })),
+                Err(errno) => fs.give_up_open(opened, done, errno),
+            },
+            Err(errno) => done(Err(errno)),
+        };
+        let writes_only = flags & OFlags::ACCMODE == OFlags::WRONLY;
         match self.draft_handle(caller, &draft, flags, writer) {
             Ok(opened) if flags.contains(OFlags::TRUNC) => self.empty_opened(caller, draft, opened, done),
+            Ok(opened) if writes_only && self.is_bulk(&draft) && draft.is_clean() => {
+                let fs = self.clone();
+                self.slow.run(move || match draft.copy_ahead(&fs.committer) {
+                    Ok(()) => done(Ok(opened)),
+                    Err(errno) => fs.give_up_open(opened, done, errno),
+                });
+            }
             other => done(other),
         }
     }
@@ -290,7 +347,8 @@ impl Fs {
             claim();
         }
         self.drafts.switches.end(caller.tid);
-        self.handles.insert(fh, Handle::Draft { draft: draft.clone(), writes });
+        let counted = AtomicBool::new(false);
+        self.handles.insert(fh, Handle::Draft { draft: draft.clone(), writes, counted });
         Ok(Opened { fh, mode: OpenMode::Draft })
     }
 

@@ -25,6 +25,10 @@ impl Backings {
         Backings { enabled, by_node: DashMap::new() }
     }
 
+    pub(super) fn are_enabled(&self) -> bool {
+        self.enabled
+    }
+
     /// Counts an open of the node. `register` makes a backing id; a failure means that this node goes through the
     /// daemon.
     pub(super) fn open(

@@ -81,6 +81,7 @@ impl Fs {
     pub fn setxattr(&self, caller: Caller, node: u64, name: &OsStr, value: &[u8], flags: u32) -> Result<()> {
         self.refuse_virtual(name)?;
         let creds = self.creds(caller);
+        self.touch(node);
         self.with_inode(node, |fd| self.committer.staging.acting(creds.as_ref(), || xattr::set(fd, name, value, flags)))
     }
 
@@ -91,6 +92,7 @@ impl Fs {
             return done(Err(errno));
         }
         let creds = self.creds(caller);
+        self.touch(node);
         match self.drafts.get(node) {
             Some(draft) if name == CAPABILITY => {
                 let fs = self.clone();
@@ -111,6 +113,12 @@ impl Fs {
                     }),
                 );
             }
+        }
+    }
+
+    fn touch(&self, node: u64) {
+        if let Some(draft) = self.drafts.get(node) {
+            draft.touch();
         }
     }
 

@@ -66,7 +66,7 @@ struct Options {
     folder: PathBuf,
 }
 
-const NAMES: &str = "bare,careful,bindfs,mergerfs,passthrough,commitfs,commitfs-pt";
+const NAMES: &str = "bare,careful,bindfs,mergerfs,passthrough,commitfs,commitfs-pt,release";
 
 #[derive(Subcommand)]
 enum Job {
@@ -103,7 +103,7 @@ enum Job {
 }
 
 /// What runs besides this program.
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub struct Programs {
     /// The commitfs program
     #[arg(long, global = true, default_value = "commitfs")]

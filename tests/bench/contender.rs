@@ -25,11 +25,21 @@ pub enum Kind {
     Commitfs,
     /// The same with `-o writeback=off`: versions on kernel passthrough, writes not gathered.
     CommitfsPt,
+    /// The same with the rule `commit = "release"` besides: drafts on kernel passthrough, no wait for the commit in close.
+    Release,
 }
 
 impl Kind {
-    pub const ALL: [Self; 7] =
-        [Self::Bare, Self::Careful, Self::Bindfs, Self::Mergerfs, Self::Passthrough, Self::Commitfs, Self::CommitfsPt];
+    pub const ALL: [Self; 8] = [
+        Self::Bare,
+        Self::Careful,
+        Self::Bindfs,
+        Self::Mergerfs,
+        Self::Passthrough,
+        Self::Commitfs,
+        Self::CommitfsPt,
+        Self::Release,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -40,11 +50,12 @@ impl Kind {
             Self::Passthrough => "passthrough",
             Self::Commitfs => "commitfs",
             Self::CommitfsPt => "commitfs-pt",
+            Self::Release => "release",
         }
     }
 
     pub fn is_commitfs(self) -> bool {
-        matches!(self, Self::Commitfs | Self::CommitfsPt)
+        matches!(self, Self::Commitfs | Self::CommitfsPt | Self::Release)
     }
 
     /// A file system of its own between the program and the folder.
@@ -79,14 +90,14 @@ impl Kind {
                 command.args(["-f", "-o"]).arg(source).arg(mountpoint);
                 return Some(command);
             }
-            Self::Commitfs | Self::CommitfsPt => {
+            Self::Commitfs | Self::CommitfsPt | Self::Release => {
                 let state = state_dir(self, backing, programs);
                 let mut command = Command::new(&programs.commitfs);
                 command.args(["mount", "-f", "--state-dir"]).arg(state);
                 if let Some(config) = &programs.config {
                     command.arg("--config").arg(config);
                 }
-                if self == Self::CommitfsPt {
+                if self != Self::Commitfs {
                     command.args(["-o", "writeback=off"]);
                 }
                 command
@@ -130,6 +141,15 @@ impl Contender {
     pub fn start_over(kind: Kind, backing: &Path, programs: &Programs, options: &[&str]) -> Result<Self> {
         let above = programs.mounts.as_deref().unwrap_or_else(|| above(backing));
         let mountpoint = above.join(format!("{}-mount", kind.name()));
+        let released;
+        let programs = if kind == Kind::Release {
+            let config = above.join("release.toml");
+            std::fs::write(&config, "[[rule]]\nglob = \"*\"\ncommit = \"release\"\n")?;
+            released = Programs { config: Some(config), ..programs.clone() };
+            &released
+        } else {
+            programs
+        };
         let commitfs = kind.is_commitfs().then(|| programs.commitfs.clone());
         let daemon = kind
             .command(programs, backing, &mountpoint, options)
@@ -166,6 +186,13 @@ impl Contender {
                 add(temporary)
             }),
             _ => add(path).map(drop),
+        }
+    }
+
+    /// Waits until what was stored is under its name, where closing it did not.
+    pub fn arrived(&self, name: &str) {
+        while self.kind == Kind::Release && !self.backing.join(name).exists() {
+            std::thread::sleep(std::time::Duration::from_millis(1));
         }
     }
 

@@ -196,7 +196,7 @@ impl Drawing<'_> {
         let kinds: Vec<Kind> = Kind::ALL
             .into_iter()
             .filter(|kind| kind.is_mounted() && kind.bears_many_nodes() && self.options.contenders.contains(kind))
-            .filter(|kind| *kind != Kind::CommitfsPt)
+            .filter(|kind| !matches!(kind, Kind::CommitfsPt | Kind::Release))
             .collect();
         let mut series: Vec<Series> = kinds.iter().map(|kind| Series::new(kind.name())).collect();
         let shared = self.folder.join("many");

@@ -68,7 +68,8 @@ impl Footprint {
         let shared = folder.join("many");
         std::fs::create_dir(&shared)?;
         fill(&shared, 0..self.nodes)?;
-        for kind in kinds.iter().filter(|kind| kind.is_mounted() && kind.bears_many_nodes()) {
+        for kind in kinds.iter().filter(|kind| kind.is_mounted() && kind.bears_many_nodes() && **kind != Kind::Release)
+        {
             let mounted = Contender::start_over(*kind, &shared, &options.programs, &[])?;
             let visited = visit(&mounted.root)?;
             if visited < self.nodes {

@@ -111,6 +111,8 @@ impl Workload {
     /// bare folder does.
     pub fn applies_to(&self, kind: Kind) -> bool {
         match self.work {
+            Work::WriteBig { .. } => true,
+            _ if kind == Kind::Release => false,
             Work::Append { .. } => matches!(kind, Kind::Bare | Kind::Careful) || kind.is_commitfs(),
             Work::Untar | Work::Clone => true,
             _ => kind != Kind::Careful || self.reference == Kind::Careful,
