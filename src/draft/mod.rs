@@ -5,6 +5,7 @@
 //! waits for writes in flight: it is the one lock that spans I/O, and only this draft's writers meet it.
 
 mod digest;
+mod ending;
 mod family;
 mod proof;
 mod stage;
@@ -17,18 +18,17 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use parking_lot::{Mutex, RwLock};
-use rustix::fs::OFlags;
 
 use crate::commit::{Failed, Reason, Sealed, Staged, Target};
 use crate::inode::{Content, Key, NodeTable};
 use crate::journal::{CommitKind, DraftId, Owner};
 use crate::rules::Decision;
 use crate::sys::cred::Creds;
-use crate::sys::handle::Handle;
 use crate::sys::stat::{self, Stat, Time};
 use crate::sys::{Errno, Result, at, mount, writeback};
 
 pub use digest::Digester;
+pub use ending::{Ending, Kept};
 pub use family::{Caller, Writer};
 pub use proof::{Proof, last_close};
 pub use stage::{Keep, NewDraft};
@@ -106,28 +106,6 @@ pub enum Phase {
     Published(Kept),
     /// Quarantined or dropped: nothing more will come of it.
     Ended(Option<Arc<Content>>),
-}
-
-/// How the content of a published draft is reached. The kernel may remember its node for as long as it likes.
-#[derive(Clone, Debug)]
-pub enum Kept {
-    /// Somebody has it open, or the export has no file handles.
-    Open(Arc<Content>),
-    /// Nobody has: it costs no descriptor.
-    Closed(Handle, Arc<NodeTable>),
-}
-
-impl Kept {
-    fn file(&self) -> Result<Arc<Content>> {
-        match self {
-            Kept::Open(file) => Ok(file.clone()),
-            Kept::Closed(handle, nodes) => match nodes.open_handle(handle, OFlags::RDONLY) {
-                // Good for its attributes.
-                Err(Errno::ACCESS) => nodes.open_handle(handle, OFlags::PATH),
-                other => other,
-            },
-        }
-    }
 }
 
 /// A staged file that accepts writes.
@@ -576,44 +554,4 @@ impl Body {
             Phase::Ended(None) => Err(Errno::IO),
         }
     }
-}
-
-/// How the writing of a draft ends.
-#[derive(Debug)]
-#[must_use]
-pub enum Ending {
-    /// It is to be published.
-    Commit(Sealed),
-    /// It must not be published: to quarantine.
-    Refused {
-        /// The draft.
-        id: DraftId,
-        /// Its content.
-        staged: Staged,
-        /// Why.
-        reason: Reason,
-    },
-    /// As refused for a failure of the export, and its close has returned: it stays as it is.
-    Postponed {
-        /// Its content.
-        staged: Staged,
-        /// The draft.
-        id: DraftId,
-        /// The failure.
-        failed: Failed,
-    },
-    /// It is still the copy of the version below: nothing to publish.
-    Untouched {
-        /// The draft.
-        id: DraftId,
-        /// Its content.
-        staged: Staged,
-    },
-    /// Its family unlinked it: the content goes with the last descriptor.
-    Unnamed {
-        /// The draft.
-        id: DraftId,
-        /// Its content.
-        staged: Staged,
-    },
 }
