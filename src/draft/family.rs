@@ -133,7 +133,8 @@ impl Draft {
         self.writers.lock().hold_until = Some((Instant::now() + limit, fh));
     }
 
-    /// When a hold ends, if one is on.
+    /// When a hold ends, if one is on. To be asked before whether a commit is on its way: the release that ends a hold has
+    /// sealed the draft by then, so that one of the two is always seen.
     pub fn held_until(&self) -> Option<Instant> {
         self.writers.lock().hold_until.map(|(until, _)| until).filter(|until| *until > Instant::now())
     }

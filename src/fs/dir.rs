@@ -138,9 +138,10 @@ impl Fs {
     fn commits_in(&self, caller: Caller, folder: &Node) -> Vec<Until> {
         let mut waits = Vec::new();
         for (_, draft) in self.drafts.in_folder(folder.key) {
+            let held = draft.held_until().is_some();
             if draft.is_awaited() || draft.is_sealing() && draft.is_family(caller) {
                 waits.push(Until::Settled(draft));
-            } else if draft.held_until().is_some() && !draft.is_family(caller) {
+            } else if held && !draft.is_family(caller) {
                 waits.push(Until::Released(draft));
             }
         }

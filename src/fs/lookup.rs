@@ -149,6 +149,7 @@ impl Fs {
     ) -> Result<Seen> {
         let switching = self.drafts.switches.looking_up(caller.tid, name);
         let writes = switching.is_some_and(Wants::writes);
+        let held = draft.held_until().is_some();
         if patient && (draft.is_awaited() || draft.is_sealing() && (writes || draft.is_family(caller))) {
             return Ok(Seen::Wait(Until::Settled(draft)));
         }
@@ -156,7 +157,7 @@ impl Fs {
             self.drafts.switches.looked_up(caller.tid, None);
             return self.draft_entry(&draft).map(Seen::Entry);
         }
-        if patient && draft.held_until().is_some() {
+        if patient && held {
             return Ok(Seen::Wait(Until::Released(draft)));
         }
         let (node, stat) = self.nodes().lookup(folder, name)?;

@@ -47,7 +47,7 @@ impl Fs {
 
     /// True while a commit is in flight, or a close without proof may have a release behind it.
     pub fn is_settling(&self) -> bool {
-        self.drafts.all().iter().any(|draft| draft.is_sealing() || draft.held_until().is_some())
+        self.drafts.all().iter().any(|draft| draft.held_until().is_some() || draft.is_sealing())
     }
 
     /// Drafts that somebody has open for writing: path and bytes.
