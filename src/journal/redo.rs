@@ -14,6 +14,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension as _, TransactionBehavior};
 use serde::{Deserialize, Serialize};
@@ -104,8 +105,9 @@ impl Redo {
             }
         }
         lines.sort_unstable_by_key(|line| line.number);
+        let now = schema::micros(crate::sys::clock::now());
         let leaving = lines.iter().filter_map(|line| match &line.what {
-            What::Leaving(aside) => Some((aside.staged.clone(), SetAside::clone(aside))),
+            What::Leaving(aside) => Some((aside.staged.clone(), heeding_clock(aside, line.at, now))),
             _ => None,
         });
         let leaving = leaving.collect();
@@ -187,6 +189,12 @@ fn apply_lines(conn: &mut Connection, lines: Vec<Line<'static>>) -> rusqlite::Re
     }
     tx.commit()?;
     Ok(last)
+}
+
+/// What was written down at `at` by a clock that was set back since is due from now on, as the rows are (`outbox::heed_clock`).
+pub(super) fn heeding_clock(aside: &SetAside, at: i64, now: i64) -> SetAside {
+    let ahead = Duration::from_micros(u64::try_from(at - now).unwrap_or(0));
+    SetAside { due: aside.due - ahead, ..aside.clone() }
 }
 
 /// `None` for what is not a whole line: a crash of the machine may leave any of it out.

@@ -128,3 +128,23 @@ fn what_could_not_be_written_down_is_waited_for() {
     until("the database writes again", || journal.health().is_ok());
     journal.secure().unwrap();
 }
+
+#[test]
+fn what_a_clock_that_was_set_back_wrote_down_is_due_from_now_on() {
+    let (written, now) = (9_000_000, 4_000_000);
+    let aside = SetAside {
+        id: 1,
+        kind: OutboxKind::Unlink,
+        path: b"f".to_vec(),
+        staged: "1.0".to_owned(),
+        ino: 7,
+        uid: 1,
+        gid: 2,
+        bytes: 10,
+        files: 1,
+        due: schema::time(written + 2_000_000),
+        change: None,
+    };
+    assert_eq!(redo::heeding_clock(&aside, written, now).due, schema::time(now + 2_000_000));
+    assert_eq!(redo::heeding_clock(&aside, now, written).due, aside.due, "a clock that goes on");
+}
