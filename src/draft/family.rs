@@ -143,7 +143,7 @@ impl Draft {
     /// ancestors are gone.
     pub fn is_family(&self, caller: Caller) -> bool {
         let openers = self.writers.lock().openers.clone();
-        let mut line = process::line(caller.tid).peekable();
+        let mut line = process::ancestry(caller.tid).peekable();
         let Some(own) = line.peek().map(|process| process.tgid) else { return false };
         if line.any(|process| openers.contains(&(process.tgid, process.identity))) {
             return true;

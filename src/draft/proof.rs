@@ -104,9 +104,9 @@ impl Heirs {
         let mut heirs = Heirs { own: std::process::id(), forked: forked.to_vec(), line: None, known: HashMap::new() };
         // Another one may have the opener's pid by now.
         if !forked.is_empty() && process::identity(writer.tgid) == writer.identity {
-            let mut line: Vec<u32> = process::line(writer.tgid).map(|process| process.tgid).collect();
+            let mut line: Vec<u32> = process::ancestry(writer.tgid).map(|process| process.tgid).collect();
             if closer.tgid != writer.tgid {
-                line.extend(process::line(closer.tgid).map(|process| process.tgid));
+                line.extend(process::ancestry(closer.tgid).map(|process| process.tgid));
             }
             heirs.line = Some(line).filter(|line| line.len() < process::GENERATIONS);
         }

@@ -47,11 +47,11 @@ pub fn of(tid: u32) -> Option<Process> {
     }
 }
 
-/// Generations that [`line`] goes up; a chain that is longer is cut there.
+/// Generations that [`ancestry`] goes up; a chain that is longer is cut there.
 pub const GENERATIONS: usize = 64;
 
 /// The process of a thread, its parent, and so on up to the top of the pid namespace.
-pub fn line(tid: u32) -> impl Iterator<Item = Process> {
+pub fn ancestry(tid: u32) -> impl Iterator<Item = Process> {
     std::iter::successors(of(tid), |process| of(process.ppid)).take(GENERATIONS)
 }
 
@@ -119,7 +119,7 @@ mod tests {
         let first = of(me).unwrap();
         assert_eq!((first.tgid, first.ppid), (me, parent));
         assert_eq!(first.identity, identity(me));
-        assert_eq!(line(me).map(|process| process.tgid).take(2).collect::<Vec<_>>(), [me, parent]);
+        assert_eq!(ancestry(me).map(|process| process.tgid).take(2).collect::<Vec<_>>(), [me, parent]);
         assert_ne!(first.identity, identity(parent));
         let look = || {
             let tid = rustix::thread::gettid().as_raw_pid().unsigned_abs();
