@@ -94,6 +94,9 @@ fn remedy(error: &std::io::Error) -> &'static str {
 /// Descriptors kept back for open files, the journal, sockets and look-ups in progress.
 const FD_RESERVE: u64 = 1024;
 
+/// Descriptors that no application's file gets: what the threads need at once, closes above all.
+const FD_WORK: u64 = 128;
+
 /// The most descriptors that are held for nodes: each one keeps an inode in the kernel's memory.
 const FD_MOST: u64 = 32_768;
 
@@ -153,6 +156,7 @@ pub fn serve(config: Config, ready: ReadySignal) -> Result<(), ServeError> {
         passthrough: config.passthrough && !config.writeback && is_root,
         state_dir: config.state_dir.clone(),
         commit_workers: config.commit_workers,
+        files: fd_limit.saturating_sub(FD_WORK),
     };
     let adopted = committer.staging.was_adopted().map_err(export("leases in .commitfs/hosts"))?;
     let left_over = committer.left_over()?;

@@ -134,7 +134,8 @@ impl Fs {
             self.drafts.drop_if_unreferenced(&draft);
             return Err(errno);
         }
-        let begun = self.draft_entry(&draft).and_then(|entry| {
+        let left = draft.content().and_then(|content| self.leave_some(&*content));
+        let begun = left.and_then(|()| self.draft_entry(&draft)).and_then(|entry| {
             let opened = self.draft_handle(caller, &draft, flags, Some(Writer::opening(process.as_ref(), flags)))?;
             let mode = self.draft_mode(caller, opened.fh, &draft, flags).inspect_err(|_| {
                 draft.remove_writer(opened.fh);

@@ -31,6 +31,7 @@ mod whole;
 mod xattr;
 
 use std::ffi::OsStr;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, OnceLock};
@@ -82,6 +83,8 @@ pub struct Options {
     pub state_dir: std::path::PathBuf,
     /// Threads for commits.
     pub commit_workers: usize,
+    /// Descriptors from this number on are for the daemon's own work.
+    pub files: u64,
 }
 
 /// A mounted export.
@@ -174,6 +177,13 @@ impl Fs {
             return Err(Errno::NOENT);
         }
         if node.kind == Kind::Dir { Ok(node) } else { Err(Errno::NOTDIR) }
+    }
+
+    /// `EMFILE` for a file that somebody wants to have open when few descriptors are left: without one a close could not
+    /// make its folder durable. The kernel gives out the lowest number that is free.
+    fn leave_some(&self, file: impl AsFd) -> Result<()> {
+        let number = u64::try_from(file.as_fd().as_raw_fd()).unwrap_or(0);
+        if number < self.options.files { Ok(()) } else { Err(Errno::MFILE) }
     }
 
     /// Names that the mount does not show: the reserved folder, and what an NFS client makes of removed open files.

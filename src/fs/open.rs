@@ -154,6 +154,7 @@ impl Fs {
     pub(super) fn open_version(&self, caller: Caller, node: &Node) -> Result<Arc<Content>> {
         let _opening = self.nodes().using(node);
         let file = Content::new(self.open_for(caller, node, OFlags::RDONLY)?);
+        self.leave_some(&*file)?;
         self.nodes().reads(node.key, &file);
         Ok(file)
     }
@@ -196,6 +197,7 @@ impl Fs {
     fn open_in_place(&self, caller: Caller, node: Arc<Node>, flags: OFlags, writes: bool) -> Result<Opened> {
         let access = if flags & OFlags::ACCMODE == OFlags::RDONLY { OFlags::RDONLY } else { OFlags::RDWR };
         let file = Content::new(self.open_for(caller, &node, access | (flags & (OFlags::APPEND | OFlags::SYNC)))?);
+        self.leave_some(&*file)?;
         if writes {
             self.nodes().begin_in_place(&node, stat::fstat(&*file)?.size);
         }

@@ -129,6 +129,7 @@ fn errno_name(error: &std::io::Error) -> String {
         (libc::EDQUOT, "EDQUOT"),
         (libc::ETIMEDOUT, "ETIMEDOUT"),
         (libc::ENOTCONN, "ENOTCONN"),
+        (libc::EMFILE, "EMFILE"),
         (libc::ECONNABORTED, "ECONNABORTED"),
         (libc::EDEADLK, "EDEADLK"),
         (libc::ENOLCK, "ENOLCK"),
