@@ -22,7 +22,7 @@ pub use tables::{Holds, MountId, OpenFile, cached_sizes, has_open, holds};
 /// Clock ticks per second in `/proc` (USER_HZ, the same on every Linux architecture that has FUSE).
 const TICKS: u64 = 100;
 
-/// One task, from `/proc/TID/status`: twenty times the cost of anything else here.
+/// One task, from `/proc/TID/status`: some times the cost of anything else here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Task {
     /// Process (thread group) id.
