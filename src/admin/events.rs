@@ -319,6 +319,8 @@ impl Stream {
     }
 
     async fn live(&mut self, text: &mut String) {
+        // Asked first: what came before the stop is in the ring then.
+        let stopped = *self.stopped.borrow();
         let position = self.position();
         let mut events = Vec::new();
         if self.hub.feed.after(position, PAGE, &mut events) == Reach::TooOld {
@@ -332,7 +334,7 @@ impl Stream {
             }
             return;
         }
-        if *self.stopped.borrow() {
+        if stopped {
             self.phase = Phase::Over;
             return;
         }

@@ -194,10 +194,10 @@ impl Writer {
                 .check()
                 .and_then(|()| self.write_batch(&mut refused).map_err(|error| JournalError::sqlite("writing", &error)));
             let failed = outcome.is_err();
-            self.report(outcome, refused);
             if !failed {
                 self.spread_the_news();
             }
+            self.report(outcome, refused);
             if failed && self.disconnected {
                 attempts_left -= 1;
                 if attempts_left == 0 {
@@ -363,7 +363,8 @@ impl Writer {
         self.progress.changed.notify_all();
     }
 
-    /// Hands the events of finished transactions to those who follow. Whoever waited for the transaction goes on already.
+    /// Hands the events of finished transactions to those who follow. Whoever waits for the transaction goes on after that:
+    /// streams end when the journal was flushed, and the last event is theirs by then.
     fn spread_the_news(&self) {
         let known = self.feed.newest();
         let spread = if self.feed.is_followed() {

@@ -94,3 +94,16 @@ fn a_change_of_totals_is_folded_before_its_event_goes() {
     journal.flush().unwrap();
     assert_eq!(ids(dir.path(), "events"), [22, 23], "nobody folds where no totals are kept");
 }
+
+#[test]
+fn whoever_follows_has_the_events_before_a_flush_returns() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = Journal::open(dir.path()).unwrap();
+    let _following = journal.feed().follow();
+    for n in 1..=200 {
+        journal.submit(begun(journal.next_draft_id(), b"x"));
+        journal.flush().unwrap();
+        assert_eq!(journal.feed().newest(), n);
+    }
+    journal.close();
+}
