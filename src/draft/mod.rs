@@ -4,6 +4,8 @@
 //! `stream`. `body` is held for reading across a write to the staged file, so that sealing (which takes it for writing)
 //! waits for writes in flight: it is the one lock that spans I/O, and only this draft's writers meet it.
 
+mod body;
+mod change;
 mod digest;
 mod ending;
 mod family;
@@ -12,21 +14,22 @@ mod stage;
 mod switch;
 mod table;
 
-use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use parking_lot::{Mutex, RwLock};
 
-use crate::commit::{Failed, Reason, Sealed, Staged, Target};
+use crate::commit::{Failed, Reason, Sealed, Target};
 use crate::inode::{Content, Key, NodeTable};
 use crate::journal::{CommitKind, DraftId, Owner};
 use crate::rules::Decision;
 use crate::sys::cred::Creds;
-use crate::sys::stat::{self, Stat, Time};
-use crate::sys::{Errno, Result, at, mount, writeback};
+use crate::sys::stat::{self, Stat};
+use crate::sys::{Errno, Result, mount};
 
+pub use body::{Base, Body, Phase, Work};
+pub use change::Blocked;
 pub use digest::Digester;
 pub use ending::{Ending, Kept};
 pub use family::{Caller, Writer};
@@ -64,94 +67,6 @@ pub struct Draft {
     touched: AtomicBool,
     /// A close was answered before its commit: who comes after that close must see what it promised.
     awaited: AtomicBool,
-}
-
-/// Content and target of a draft.
-#[derive(Debug)]
-pub struct Body {
-    /// What there is to read and write.
-    pub phase: Phase,
-    /// Where it will appear; `None` once its family unlinked it.
-    pub target: Option<Target>,
-    /// The version it was opened over.
-    pub base: Option<Base>,
-    /// Where it would have appeared, once its family unlinked it: for the journal.
-    pub unlinked: Vec<u8>,
-}
-
-/// The version below a draft.
-#[derive(Clone, Debug)]
-pub struct Base {
-    /// Its content, until a commit is on its way: an NFS client moves a file that it has open out of the way before it
-    /// renames over it, and the name would be absent for that moment.
-    pub file: Option<Arc<Content>>,
-    /// `file` refers to the inode and cannot be read: who began the draft truncates.
-    pub unread: bool,
-    /// Its inode.
-    pub key: Key,
-    /// Names that the inode had.
-    pub links: u32,
-}
-
-/// A draft's content.
-#[derive(Debug)]
-pub enum Phase {
-    /// Nothing was changed yet: reads come from the version below.
-    Clean,
-    /// Accepts writes.
-    Open(Work),
-    /// No writer is left; a commit is on its way.
-    Sealing(Arc<Content>),
-    /// Published. A write that still arrives gets a fresh staged file.
-    Published(Kept),
-    /// Quarantined or dropped: nothing more will come of it.
-    Ended(Option<Arc<Content>>),
-}
-
-/// A staged file that accepts writes.
-#[derive(Debug)]
-pub struct Work {
-    /// The draft's id in the journal.
-    pub id: DraftId,
-    /// The file.
-    pub staged: Staged,
-    /// True while the journal says `sealed`: a close was promised without proof, and a further write must take that
-    /// back first.
-    pub promised: AtomicBool,
-    /// Held while that is written.
-    pub promising: Mutex<()>,
-    /// How the version will have come to be, if nothing else is seen.
-    pub kind: CommitKind,
-    /// Bytes written so far, overwritten ones included.
-    pub written: AtomicU64,
-    /// Size and time of the copy before anybody could write to it, if that would tell whether somebody did.
-    pub copied: Option<(u64, Time)>,
-}
-
-impl Work {
-    /// True if the content is the copy that it began with.
-    fn is_untouched(&self) -> bool {
-        let there = || stat::fstat(&self.staged.file).map(|stat| (stat.size, stat.mtime));
-        self.copied.is_some_and(|copied| there() == Ok(copied))
-    }
-}
-
-/// After each so many bytes the disk is asked to begin: a commit of a large file then waits for the last of them only.
-const EARLY_BYTES: u64 = 8 << 20;
-
-/// What to do before a write can go on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Blocked {
-    /// The version below must be copied.
-    Clean,
-    /// The journal still promises the content as it is.
-    Promised,
-    /// A commit is on its way: wait for its end.
-    Sealing,
-    /// The content is published: write to a fresh copy.
-    Published,
-    /// The draft ended; there is nothing to write to.
-    Ended,
 }
 
 impl Draft {
@@ -241,56 +156,6 @@ impl Draft {
         }
     }
 
-    /// Runs `call` on the staged file while no seal can come in between.
-    pub fn change<T>(&self, call: impl FnOnce(&Work) -> Result<T>) -> Result<std::result::Result<T, Blocked>> {
-        let body = self.body.read();
-        match &body.phase {
-            Phase::Open(work) if work.promised.load(Ordering::Acquire) => Ok(Err(Blocked::Promised)),
-            Phase::Open(work) => call(work).map(Ok),
-            Phase::Clean => Ok(Err(Blocked::Clean)),
-            Phase::Sealing(_) => Ok(Err(Blocked::Sealing)),
-            Phase::Published(_) => Ok(Err(Blocked::Published)),
-            Phase::Ended(_) => Ok(Err(Blocked::Ended)),
-        }
-    }
-
-    /// Writes to the staged file; the error taints the draft, except that there is no room: whoever asked makes room and
-    /// tries once more, or taints it.
-    pub fn write(&self, data: &[u8], offset: u64) -> Result<std::result::Result<(), Blocked>> {
-        let written = self.change(|work| {
-            at::write_at(&work.staged.file, data, offset)?;
-            self.stream.lock().feed(offset, data);
-            let before = work.written.fetch_add(data.len() as u64, Ordering::Relaxed);
-            if before / EARLY_BYTES != (before + data.len() as u64) / EARLY_BYTES {
-                writeback::start(&work.staged.file);
-            }
-            Ok(())
-        });
-        if let Ok(Ok(())) = written {
-            self.only_resizes.store(false, Ordering::Relaxed);
-        }
-        self.tainting("write", written, |_| true)
-    }
-
-    /// The staged file for the kernel to write to by itself from now on; `None` where that could be another one than an
-    /// earlier descriptor of this draft writes to. Only for who has joined as a writer, or reads.
-    pub fn pass_through(&self) -> Option<Arc<Content>> {
-        let body = self.body.read();
-        let Phase::Open(work) = &body.phase else { return None };
-        if self.again.load(Ordering::Acquire) {
-            return None;
-        }
-        self.bulk.store(true, Ordering::Release);
-        self.only_resizes.store(false, Ordering::Relaxed);
-        self.stream.lock().lose();
-        Some(work.staged.file.clone())
-    }
-
-    /// True if the kernel may change the content, and with it size and times, by itself.
-    pub fn is_passed_through(&self) -> bool {
-        self.bulk.load(Ordering::Acquire)
-    }
-
     /// Owner, mode or attributes of the draft were changed: it is a new version whether or not it is written to.
     pub fn touch(&self) {
         self.touched.store(true, Ordering::Release);
@@ -299,69 +164,6 @@ impl Draft {
     /// True while nothing was changed and there is a version below.
     pub fn is_clean(&self) -> bool {
         matches!(self.body.read().phase, Phase::Clean)
-    }
-
-    /// Asks the disk to begin with what was written, if that is this much and not more than what each write begins by itself:
-    /// asked again and again, a file system lays a large file out in small pieces.
-    pub fn begin_writing_out(&self, least: u64) {
-        if let Phase::Open(work) = &self.body.read().phase
-            && (least..EARLY_BYTES).contains(&work.written.load(Ordering::Relaxed))
-        {
-            writeback::start(&work.staged.file);
-        }
-    }
-
-    /// As [`Draft::write`], by another call: a resize, a hole, a copy inside the file system.
-    pub fn alter<T>(
-        &self,
-        step: &'static str,
-        call: impl FnOnce(&File) -> Result<T>,
-    ) -> Result<std::result::Result<T, Blocked>> {
-        let altered = self.change(|work| call(&work.staged.file));
-        if let Ok(Ok(_)) = altered {
-            self.stream.lock().lose();
-            if step != "truncate" {
-                self.only_resizes.store(false, Ordering::Relaxed);
-            }
-        }
-        // What the caller asked for wrongly, and was told at once, says nothing about the content.
-        let wishes = [Errno::INVAL, Errno::OPNOTSUPP, Errno::FBIG, Errno::BADF, Errno::INTR];
-        self.tainting(step, altered, |errno| !wishes.contains(&errno))
-    }
-
-    fn tainting<T>(
-        &self,
-        step: &'static str,
-        result: Result<std::result::Result<T, Blocked>>,
-        counts: impl FnOnce(Errno) -> bool,
-    ) -> Result<std::result::Result<T, Blocked>> {
-        if let Err(errno) = result
-            && !mount::is_no_space(errno)
-            && counts(errno)
-        {
-            self.taint(step, errno);
-        }
-        result
-    }
-
-    /// Remembers the first failure: from here on every fsync and close of the draft returns it, and it is never
-    /// published.
-    pub fn taint(&self, step: &'static str, errno: Errno) {
-        let mut taint = self.taint.lock();
-        if taint.is_none() {
-            tracing::warn!(node = self.node, step, %errno, "draft tainted");
-            *taint = Some((step, errno));
-        }
-    }
-
-    /// The first failure, if there was one.
-    pub fn tainted(&self) -> Option<(&'static str, Errno)> {
-        *self.taint.lock()
-    }
-
-    /// What a close is told: the first failure, if there was one.
-    pub fn check(&self) -> Result<()> {
-        self.tainted().map_or(Ok(()), |(_, errno)| Err(errno))
     }
 
     /// Ends the writing: from here on nothing can change the content. `None` if there is nothing to publish or
@@ -535,23 +337,6 @@ impl Draft {
             CommitKind::Append
         } else {
             CommitKind::Overwrite
-        }
-    }
-}
-
-impl Body {
-    /// Its name, for the journal: the last one if it has none any more.
-    fn path(&self) -> Vec<u8> {
-        self.target.as_ref().map_or_else(|| self.unlinked.clone(), Target::path)
-    }
-
-    fn content(&self) -> Result<Arc<Content>> {
-        match &self.phase {
-            Phase::Clean => self.base.as_ref().and_then(|base| base.file.clone()).ok_or(Errno::IO),
-            Phase::Open(work) => Ok(work.staged.file.clone()),
-            Phase::Sealing(file) | Phase::Ended(Some(file)) => Ok(file.clone()),
-            Phase::Published(kept) => kept.file(),
-            Phase::Ended(None) => Err(Errno::IO),
         }
     }
 }

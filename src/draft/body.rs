@@ -1,0 +1,100 @@
+//! What a draft has: content, the name where it will appear, the version below.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+
+use parking_lot::Mutex;
+
+use super::ending::Kept;
+use crate::commit::{Staged, Target};
+use crate::inode::{Content, Key};
+use crate::journal::{CommitKind, DraftId};
+use crate::sys::stat::{self, Time};
+use crate::sys::{Errno, Result};
+
+/// Content and target of a draft.
+#[derive(Debug)]
+pub struct Body {
+    /// What there is to read and write.
+    pub phase: Phase,
+    /// Where it will appear; `None` once its family unlinked it.
+    pub target: Option<Target>,
+    /// The version it was opened over.
+    pub base: Option<Base>,
+    /// Where it would have appeared, once its family unlinked it: for the journal.
+    pub unlinked: Vec<u8>,
+}
+
+/// The version below a draft.
+#[derive(Clone, Debug)]
+pub struct Base {
+    /// Its content, until a commit is on its way: an NFS client moves a file that it has open out of the way before it
+    /// renames over it, and the name would be absent for that moment.
+    pub file: Option<Arc<Content>>,
+    /// `file` refers to the inode and cannot be read: who began the draft truncates.
+    pub unread: bool,
+    /// Its inode.
+    pub key: Key,
+    /// Names that the inode had.
+    pub links: u32,
+}
+
+/// A draft's content.
+#[derive(Debug)]
+pub enum Phase {
+    /// Nothing was changed yet: reads come from the version below.
+    Clean,
+    /// Accepts writes.
+    Open(Work),
+    /// No writer is left; a commit is on its way.
+    Sealing(Arc<Content>),
+    /// Published. A write that still arrives gets a fresh staged file.
+    Published(Kept),
+    /// Quarantined or dropped: nothing more will come of it.
+    Ended(Option<Arc<Content>>),
+}
+
+/// A staged file that accepts writes.
+#[derive(Debug)]
+pub struct Work {
+    /// The draft's id in the journal.
+    pub id: DraftId,
+    /// The file.
+    pub staged: Staged,
+    /// True while the journal says `sealed`: a close was promised without proof, and a further write must take that
+    /// back first.
+    pub promised: AtomicBool,
+    /// Held while that is written.
+    pub promising: Mutex<()>,
+    /// How the version will have come to be, if nothing else is seen.
+    pub kind: CommitKind,
+    /// Bytes written so far, overwritten ones included.
+    pub written: AtomicU64,
+    /// Size and time of the copy before anybody could write to it, if that would tell whether somebody did.
+    pub copied: Option<(u64, Time)>,
+}
+
+impl Work {
+    /// True if the content is the copy that it began with.
+    pub(super) fn is_untouched(&self) -> bool {
+        let there = || stat::fstat(&self.staged.file).map(|stat| (stat.size, stat.mtime));
+        self.copied.is_some_and(|copied| there() == Ok(copied))
+    }
+}
+
+impl Body {
+    /// Its name, for the journal: the last one if it has none any more.
+    pub(super) fn path(&self) -> Vec<u8> {
+        self.target.as_ref().map_or_else(|| self.unlinked.clone(), Target::path)
+    }
+
+    pub(super) fn content(&self) -> Result<Arc<Content>> {
+        match &self.phase {
+            Phase::Clean => self.base.as_ref().and_then(|base| base.file.clone()).ok_or(Errno::IO),
+            Phase::Open(work) => Ok(work.staged.file.clone()),
+            Phase::Sealing(file) | Phase::Ended(Some(file)) => Ok(file.clone()),
+            Phase::Published(kept) => kept.file(),
+            Phase::Ended(None) => Err(Errno::IO),
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! Changes of a draft's content, and the first one that failed.
+
+use std::fs::File;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::{Draft, Phase, Work};
+use crate::inode::Content;
+use crate::sys::{Errno, Result, at, mount, writeback};
+
+/// After each so many bytes the disk is asked to begin: a commit of a large file then waits for the last of them only.
+const EARLY_BYTES: u64 = 8 << 20;
+
+/// What to do before a write can go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blocked {
+    /// The version below must be copied.
+    Clean,
+    /// The journal still promises the content as it is.
+    Promised,
+    /// A commit is on its way: wait for its end.
+    Sealing,
+    /// The content is published: write to a fresh copy.
+    Published,
+    /// The draft ended; there is nothing to write to.
+    Ended,
+}
+
+impl Draft {
+    /// Runs `call` on the staged file while no seal can come in between.
+    pub fn change<T>(&self, call: impl FnOnce(&Work) -> Result<T>) -> Result<std::result::Result<T, Blocked>> {
+        let body = self.body.read();
+        match &body.phase {
+            Phase::Open(work) if work.promised.load(Ordering::Acquire) => Ok(Err(Blocked::Promised)),
+            Phase::Open(work) => call(work).map(Ok),
+            Phase::Clean => Ok(Err(Blocked::Clean)),
+            Phase::Sealing(_) => Ok(Err(Blocked::Sealing)),
+            Phase::Published(_) => Ok(Err(Blocked::Published)),
+            Phase::Ended(_) => Ok(Err(Blocked::Ended)),
+        }
+    }
+
+    /// Writes to the staged file; the error taints the draft, except that there is no room: whoever asked makes room and
+    /// tries once more, or taints it.
+    pub fn write(&self, data: &[u8], offset: u64) -> Result<std::result::Result<(), Blocked>> {
+        let written = self.change(|work| {
+            at::write_at(&work.staged.file, data, offset)?;
+            self.stream.lock().feed(offset, data);
+            let before = work.written.fetch_add(data.len() as u64, Ordering::Relaxed);
+            if before / EARLY_BYTES != (before + data.len() as u64) / EARLY_BYTES {
+                writeback::start(&work.staged.file);
+            }
+            Ok(())
+        });
+        if let Ok(Ok(())) = written {
+            self.only_resizes.store(false, Ordering::Relaxed);
+        }
+        self.tainting("write", written, |_| true)
+    }
+
+    /// The staged file for the kernel to write to by itself from now on; `None` where that could be another one than an
+    /// earlier descriptor of this draft writes to. Only for who has joined as a writer, or reads.
+    pub fn pass_through(&self) -> Option<Arc<Content>> {
+        let body = self.body.read();
+        let Phase::Open(work) = &body.phase else { return None };
+        if self.again.load(Ordering::Acquire) {
+            return None;
+        }
+        self.bulk.store(true, Ordering::Release);
+        self.only_resizes.store(false, Ordering::Relaxed);
+        self.stream.lock().lose();
+        Some(work.staged.file.clone())
+    }
+
+    /// True if the kernel may change the content, and with it size and times, by itself.
+    pub fn is_passed_through(&self) -> bool {
+        self.bulk.load(Ordering::Acquire)
+    }
+
+    /// Asks the disk to begin with what was written, if that is this much and not more than what each write begins by itself:
+    /// asked again and again, a file system lays a large file out in small pieces.
+    pub fn begin_writing_out(&self, least: u64) {
+        if let Phase::Open(work) = &self.body.read().phase
+            && (least..EARLY_BYTES).contains(&work.written.load(Ordering::Relaxed))
+        {
+            writeback::start(&work.staged.file);
+        }
+    }
+
+    /// As [`Draft::write`], by another call: a resize, a hole, a copy inside the file system.
+    pub fn alter<T>(
+        &self,
+        step: &'static str,
+        call: impl FnOnce(&File) -> Result<T>,
+    ) -> Result<std::result::Result<T, Blocked>> {
+        let altered = self.change(|work| call(&work.staged.file));
+        if let Ok(Ok(_)) = altered {
+            self.stream.lock().lose();
+            if step != "truncate" {
+                self.only_resizes.store(false, Ordering::Relaxed);
+            }
+        }
+        // What the caller asked for wrongly, and was told at once, says nothing about the content.
+        let wishes = [Errno::INVAL, Errno::OPNOTSUPP, Errno::FBIG, Errno::BADF, Errno::INTR];
+        self.tainting(step, altered, |errno| !wishes.contains(&errno))
+    }
+
+    fn tainting<T>(
+        &self,
+        step: &'static str,
+        result: Result<std::result::Result<T, Blocked>>,
+        counts: impl FnOnce(Errno) -> bool,
+    ) -> Result<std::result::Result<T, Blocked>> {
+        if let Err(errno) = result
+            && !mount::is_no_space(errno)
+            && counts(errno)
+        {
+            self.taint(step, errno);
+        }
+        result
+    }
+
+    /// Remembers the first failure: from here on every fsync and close of the draft returns it, and it is never
+    /// published.
+    pub fn taint(&self, step: &'static str, errno: Errno) {
+        let mut taint = self.taint.lock();
+        if taint.is_none() {
+            tracing::warn!(node = self.node, step, %errno, "draft tainted");
+            *taint = Some((step, errno));
+        }
+    }
+
+    /// The first failure, if there was one.
+    pub fn tainted(&self) -> Option<(&'static str, Errno)> {
+        *self.taint.lock()
+    }
+
+    /// What a close is told: the first failure, if there was one.
+    pub fn check(&self) -> Result<()> {
+        self.tainted().map_or(Ok(()), |(_, errno)| Err(errno))
+    }
+}
