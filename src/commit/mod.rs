@@ -22,7 +22,7 @@ use crate::metrics::{self, Phase};
 use crate::rules::Rules;
 use crate::sys::at;
 use crate::sys::cred::Creds;
-use crate::sys::stat;
+use crate::sys::stat::{self, Time};
 use crate::sys::{Errno, Result, Stat};
 use crate::{failpoint, unless_skipped};
 
@@ -88,6 +88,8 @@ pub struct Sealed {
     pub marked: bool,
     /// Its close has returned.
     pub promised: bool,
+    /// The modification time that its writers saw, if the kernel kept that by itself.
+    pub shown: Option<Time>,
     /// What its name must hold, this inode or nothing, for it to be published: `EEXIST` otherwise. `None`: whatever.
     pub below: Option<Option<Key>>,
     /// When the sealing began.
@@ -128,6 +130,11 @@ impl Sealed {
     pub fn make_durable(self) -> std::result::Result<Durable, Failed> {
         failpoint!("commit_before_fsync");
         let began = Instant::now();
+        if let Some(time) = self.shown
+            && let Err(errno) = at::set_mtime(&*self.staged.file, time)
+        {
+            tracing::debug!(draft = self.id, %errno, "the modification time stays the export's");
+        }
         if let Err(errno) = unless_skipped!("data", at::fsync(&self.staged.file)) {
             return Err(Failed { step: "fsync", errno });
         }

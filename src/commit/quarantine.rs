@@ -180,6 +180,7 @@ impl Committer {
             digest: None,
             marked,
             promised: false,
+            shown: None,
             below: None,
             began,
         };

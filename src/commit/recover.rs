@@ -210,6 +210,7 @@ impl Committer {
             digest: None,
             marked,
             promised: true,
+            shown: None,
             below,
             began: Instant::now(),
         };

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 
 use super::{Draft, Phase, Work};
 use crate::inode::Content;
+use crate::sys::stat::Time;
 use crate::sys::{Errno, Result, at, mount, writeback};
 
 /// After each so many bytes the disk is asked to begin: a commit of a large file then waits for the last of them only.
@@ -69,6 +70,7 @@ impl Draft {
         self.bulk.store(true, Ordering::Release);
         self.only_resizes.store(false, Ordering::Relaxed);
         self.stream.lock().lose();
+        self.show(None);
         Some(work.staged.file.clone())
     }
 
@@ -96,6 +98,7 @@ impl Draft {
         let altered = self.change(|work| call(&work.staged.file));
         if let Ok(Ok(_)) = altered {
             self.stream.lock().lose();
+            self.show(None);
             if step != "truncate" {
                 self.only_resizes.store(false, Ordering::Relaxed);
             }
@@ -118,6 +121,12 @@ impl Draft {
             self.taint(step, errno);
         }
         result
+    }
+
+    /// Writers see this modification time until the kernel says otherwise, whatever the export makes of the writes that it
+    /// has gathered. `None` where it does not keep the time by itself, or not after this change.
+    pub fn show(&self, time: Option<Time>) {
+        *self.shown.lock() = time;
     }
 
     /// Remembers the first failure: from here on every fsync and close of the draft returns it, and it is never

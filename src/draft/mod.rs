@@ -25,7 +25,7 @@ use crate::inode::{Content, Key, NodeTable};
 use crate::journal::{CommitKind, DraftId, Owner};
 use crate::rules::Decision;
 use crate::sys::cred::Creds;
-use crate::sys::stat::{self, Stat};
+use crate::sys::stat::{self, Stat, Time};
 use crate::sys::{Errno, Result, mount};
 
 pub use body::{Base, Body, Phase, Work};
@@ -53,6 +53,8 @@ pub struct Draft {
     writers: Mutex<family::Writers>,
     stream: Mutex<digest::Stream>,
     taint: Mutex<Option<(&'static str, Errno)>>,
+    /// The modification time that its writers see, where the kernel keeps it by itself.
+    shown: Mutex<Option<Time>>,
     nlookup: AtomicU64,
     handles: AtomicUsize,
     only_appends: AtomicBool,
@@ -215,6 +217,7 @@ impl Draft {
                 writer: self.creds.clone(),
                 marked: false,
                 promised,
+                shown: self.shown.lock().take(),
                 below: None,
                 began,
             }),

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
-use rustix::fs::{OFlags, Timespec, UTIME_OMIT};
+use rustix::fs::OFlags;
 
 use super::{Base, Blocked, Body, Draft, Phase, Work, digest, family};
 use crate::commit::{Committer, Staged, Target};
@@ -64,6 +64,7 @@ impl Draft {
             writers: Mutex::new(family::Writers::default()),
             stream: Mutex::new(digest::Stream::default()),
             taint: Mutex::new(None),
+            shown: Mutex::new(None),
             nlookup: AtomicU64::new(0),
             handles: AtomicUsize::new(0),
             only_appends: AtomicBool::new(true),
@@ -218,10 +219,8 @@ impl Draft {
             // A write in this moment could have the same time.
             let is_old = clock::now().duration_since(below.mtime.to_system()).is_ok_and(|age| age > COARSE);
             if is_old {
-                let time = Timespec { tv_sec: below.mtime.sec, tv_nsec: below.mtime.nsec.into() };
-                let omit = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
-                let times = at::Timestamps { last_access: omit, last_modification: time };
-                by.staging.acting_for(self.creds.as_ref(), || at::set_times(&*work.staged.file, &times))?;
+                let own = || at::set_mtime(&*work.staged.file, below.mtime);
+                by.staging.acting_for(self.creds.as_ref(), own)?;
                 let made = stat::fstat(&work.staged.file)?;
                 work.copied = Some((made.size, made.mtime));
             }

@@ -26,6 +26,15 @@ pub enum SetTime {
     At(SystemTime),
 }
 
+impl SetTime {
+    fn exact(self) -> Option<Time> {
+        match self {
+            SetTime::Now => None,
+            SetTime::At(time) => Some(Time::from_system(time)),
+        }
+    }
+}
+
 /// What to change; `None` leaves a thing as it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
@@ -196,7 +205,11 @@ impl Fs {
         let file = draft.content()?;
         if draft.is_pending() && !changes.is_empty_chown() {
             draft.touch();
-            return staging.acting_for(draft.creds.as_ref(), || apply(&*file, changes));
+            staging.acting_for(draft.creds.as_ref(), || apply(&*file, changes))?;
+            if let Some(time) = changes.mtime {
+                draft.show(time.exact().filter(|_| self.options.keeps_times));
+            }
+            return Ok(());
         }
         // The kernel keeps the times of the version's node by itself and would never hear of these: the next look-up
         // takes the file for another version and gives it a node of its own.

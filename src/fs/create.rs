@@ -142,6 +142,7 @@ impl Fs {
                 draft.closed();
                 drop(self.handles.remove(opened.fh));
             })?;
+            draft.show(Some(entry.stat.mtime).filter(|_| self.options.keeps_times && matches!(mode, OpenMode::Draft)));
             Ok(Created { entry, opened: Opened { mode, ..opened } })
         });
         let created = match begun {

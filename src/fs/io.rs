@@ -70,13 +70,13 @@ impl Fs {
         let len = data.len() as u32;
         let draft = match self.handles.get(fh).as_deref() {
             Ok(Handle::Draft { draft, writes: true, .. }) => draft.clone(),
-            _ => return self.write(caller, fh, offset, data, false, done),
+            _ => return self.store(caller, fh, offset, data, false, done),
         };
         if draft.tainted().is_some() {
             return done(Ok(len));
         }
         let least = if self.options.nfs { ONE_REQUEST } else { 0 };
-        self.write(caller, fh, offset, data, false, move |written| {
+        self.store(caller, fh, offset, data, false, move |written| {
             match written {
                 Err(_) if draft.tainted().is_some() => done(Ok(len)),
                 other => done(other),
@@ -87,8 +87,24 @@ impl Fs {
         });
     }
 
-    /// Writes all of `data`. `strip` asks to take set-id bits off.
+    /// Writes all of `data`, as it is written. `strip` asks to take set-id bits off.
     pub fn write(
+        self: &Arc<Self>,
+        caller: Caller,
+        fh: u64,
+        offset: u64,
+        data: &[u8],
+        strip: bool,
+        done: impl Done<u32>,
+    ) {
+        if let Ok(Handle::Draft { draft, .. }) = self.handles.get(fh).as_deref() {
+            // The kernel leaves the time of such a write to the export.
+            draft.show(None);
+        }
+        self.store(caller, fh, offset, data, strip, done);
+    }
+
+    fn store(
         self: &Arc<Self>,
         caller: Caller,
         fh: u64,

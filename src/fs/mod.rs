@@ -77,6 +77,8 @@ pub struct Options {
     pub act_as_caller: bool,
     /// The kernel checks permissions before it asks.
     pub kernel_checks: bool,
+    /// Times of drafts are the kernel's own, which gathers writes, and the export can be told cheaply.
+    pub keeps_times: bool,
     /// Versions are read by the kernel itself where it can.
     pub passthrough: bool,
     /// Where the state is, for the command line.

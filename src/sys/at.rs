@@ -4,10 +4,11 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid};
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, Timespec, UTIME_OMIT, Uid};
 pub use rustix::fs::{FallocateFlags, RenameFlags, StatVfs, Timestamps};
 use rustix::io::retry_on_intr;
 
+use super::stat::Time;
 use super::{Errno, Result};
 
 /// A reference to the inode itself: no access to its content, no side effect of opening (pipes, devices, atime).
@@ -117,6 +118,13 @@ pub fn set_times(fd: impl AsFd, times: &Timestamps) -> Result<()> {
     // utimensat takes no empty path with O_PATH on older kernels; the magic link always works but is followed, which
     // for a symlink's own descriptor ends at the symlink.
     rustix::fs::utimensat(rustix::fs::CWD, proc_path(fd.as_fd()), times, AtFlags::empty())
+}
+
+/// Sets the modification time of an open file, and no other.
+pub fn set_mtime(fd: impl AsFd, time: Time) -> Result<()> {
+    let omit = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
+    let last_modification = Timespec { tv_sec: time.sec, tv_nsec: time.nsec.into() };
+    rustix::fs::futimens(fd, &Timestamps { last_access: omit, last_modification })
 }
 
 /// Makes a file's data and size durable.
