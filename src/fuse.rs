@@ -17,7 +17,7 @@ use fuser::{
 use rustix::fs::OFlags;
 
 use crate::draft::Caller;
-use crate::fs::{Changes, Entry, Found, Fs, Listed, Listings, LockRequest, OpenMode, SetTime};
+use crate::fs::{Changes, Entry, Found, Fs, Listed, Listings, LockRequest, OpenMode, SetTime, Written};
 use crate::metrics::{self, Op};
 use crate::sys::{Errno, at, lock};
 pub use probe::{Offer, offered};
@@ -319,7 +319,7 @@ impl Filesystem for Adapter {
         if write_flags.contains(WriteFlags::FUSE_WRITE_CACHE) && !strip {
             self.fs.write_gathered(caller(req), fh.0, offset, data, done);
         } else {
-            self.fs.write(caller(req), fh.0, offset, data, strip, done);
+            self.fs.write(caller(req), fh.0, offset, data, Written::Now { strip }, done);
         }
     }
 

@@ -35,6 +35,18 @@ struct Change<T> {
     last: bool,
 }
 
+/// How data to be written comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Written {
+    /// From the page cache: the kernel has gathered it.
+    Earlier,
+    /// As it is written.
+    Now {
+        /// Set-id bits are to be taken off.
+        strip: bool,
+    },
+}
+
 impl Fs {
     /// Reads up to `size` bytes, fewer only at the end of the file, and hands them to `give`.
     pub fn read<T>(&self, fh: u64, offset: u64, size: u32, give: impl FnOnce(Result<&[u8]>) -> T) -> T {
@@ -70,13 +82,13 @@ impl Fs {
         let len = data.len() as u32;
         let draft = match self.handles.get(fh).as_deref() {
             Ok(Handle::Draft { draft, writes: true, .. }) => draft.clone(),
-            _ => return self.store(caller, fh, offset, data, false, done),
+            _ => return self.write(caller, fh, offset, data, Written::Earlier, done),
         };
         if draft.tainted().is_some() {
             return done(Ok(len));
         }
         let least = if self.options.nfs { ONE_REQUEST } else { 0 };
-        self.store(caller, fh, offset, data, false, move |written| {
+        self.write(caller, fh, offset, data, Written::Earlier, move |written| {
             match written {
                 Err(_) if draft.tainted().is_some() => done(Ok(len)),
                 other => done(other),
@@ -87,30 +99,14 @@ impl Fs {
         });
     }
 
-    /// Writes all of `data`, as it is written. `strip` asks to take set-id bits off.
+    /// Writes all of `data`.
     pub fn write(
         self: &Arc<Self>,
         caller: Caller,
         fh: u64,
         offset: u64,
         data: &[u8],
-        strip: bool,
-        done: impl Done<u32>,
-    ) {
-        if let Ok(Handle::Draft { draft, .. }) = self.handles.get(fh).as_deref() {
-            // The kernel leaves the time of such a write to the export.
-            draft.show(None);
-        }
-        self.store(caller, fh, offset, data, strip, done);
-    }
-
-    fn store(
-        self: &Arc<Self>,
-        caller: Caller,
-        fh: u64,
-        offset: u64,
-        data: &[u8],
-        strip: bool,
+        how: Written,
         done: impl Done<u32>,
     ) {
         let len = data.len() as u32;
@@ -119,6 +115,11 @@ impl Fs {
             Ok(handle) => handle,
             Err(errno) => return done(Err(errno)),
         };
+        let strip = how == Written::Now { strip: true };
+        if let (Handle::Draft { draft, .. }, Written::Now { .. }) = (&*handle, how) {
+            // The kernel leaves the time of such a write to the export.
+            draft.show(None);
+        }
         match &*handle {
             Handle::Draft { draft, writes: true, .. } => match draft.write(data, offset) {
                 Ok(Ok(())) => done(self.strip_written(caller, draft, strip).map(|()| len)),

@@ -50,6 +50,7 @@ use crate::sys::{Errno, Kind, Result, Stat};
 pub use attr::{Changes, SetTime};
 pub use create::Created;
 pub use dir::{Listed, Listings};
+pub use io::Written;
 pub use lock::{Found, LockRequest};
 pub use lookup::Entry;
 pub use open::{OpenMode, Opened};
