@@ -325,10 +325,11 @@ impl Draft {
     /// Empties the draft: an open that truncates a draft somebody else began. False while a commit is on its way, which
     /// may have begun since anybody looked: wait for its end.
     pub fn empty(&self, by: &Committer) -> Result<bool> {
+        let mut is_fresh = false;
         loop {
             let emptied = self.change(|work| {
-                // On NFS a request, also where there is nothing to do.
-                if stat::fstat(&work.staged.file)?.size > 0 {
+                // On NFS a request, for which a file just made has no need; for any other it is a change of its times.
+                if !is_fresh || stat::fstat(&work.staged.file)?.size > 0 {
                     at::truncate(&work.staged.file, 0)?;
                 }
                 self.stream.lock().restart();
@@ -340,7 +341,10 @@ impl Draft {
                     return Ok(true);
                 }
                 Err(Blocked::Sealing) => return Ok(false),
-                Err(blocked) => self.unblock(by, blocked, Keep::Nothing)?,
+                Err(blocked) => {
+                    self.unblock(by, blocked, Keep::Nothing)?;
+                    is_fresh = true;
+                }
             }
         }
     }

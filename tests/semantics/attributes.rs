@@ -197,6 +197,21 @@ fn s22_a_version_has_the_modification_time_that_its_writer_saw() {
 }
 
 #[test]
+fn s22_an_empty_draft_that_is_emptied_has_a_new_time() {
+    for options in ["rw", "writeback=off"] {
+        let m = Setup::default().options(options).mount();
+        let (w, r) = m.pair();
+        let first = w.open("f", "w|creat").unwrap();
+        w.futimens(first, 0, 7_000_000_000).unwrap();
+        let again = w.open("f", "w|trunc").unwrap();
+        assert!(w.stat("f").unwrap().mtime > 7_000_000_000, "{options}");
+        w.close(first).unwrap();
+        w.close(again).unwrap();
+        assert!(r.stat("f").unwrap().mtime > 7_000_000_000, "{options}: published");
+    }
+}
+
+#[test]
 fn s23_an_overwrite_keeps_mode_owner_xattrs_and_acl() {
     let m = Mount::new();
     let (w, r) = m.pair();
