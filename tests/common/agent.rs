@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::fmt;
 use std::io::{BufRead, BufReader, Write};
+use std::net::Shutdown;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -84,6 +85,8 @@ pub struct Agent {
     pid: u32,
     stream: RefCell<BufReader<UnixStream>>,
     child: RefCell<Option<Child>>,
+    /// A process, and none of ours.
+    forked: bool,
     said: RefCell<VecDeque<String>>,
     limit: Cell<Duration>,
 }
@@ -137,6 +140,7 @@ impl Agent {
             pid,
             stream: RefCell::new(BufReader::new(stream)),
             child: RefCell::new(None),
+            forked: false,
             said: RefCell::default(),
             limit: Cell::new(LIMIT),
         }
@@ -251,6 +255,7 @@ impl Agent {
         self.answer().unwrap();
         let hello = inner.ask(&["hello"]).unwrap();
         inner.pid = String::from_utf8_lossy(&hello[1]).parse().unwrap();
+        inner.forked = how != "thread";
         inner
     }
 
@@ -318,11 +323,15 @@ impl Drop for Agent {
         if std::thread::panicking() {
             eprintln!("agent {} (pid {}) did:\n{}", self.name, self.pid, self.transcript());
         }
-        // A forked agent, or a thread, goes when its socket closes; a process started here is killed and reaped. It may
-        // hang in a request to a broken mount: then the mount's guard frees it later.
+        // A forked agent, or a thread, goes when its socket closes; a process started here is killed and reaped. What it has
+        // open would keep the mount. It may hang in a request to a broken mount: then the mount's guard frees it later.
+        let patience = Duration::from_secs(5);
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
-            let _ = poll(Duration::from_secs(5), || child.try_wait().ok().flatten());
+            let _ = poll(patience, || child.try_wait().ok().flatten());
+        } else if self.forked {
+            let _ = self.stream.borrow().get_ref().shutdown(Shutdown::Both);
+            let _ = poll(patience, || is_gone(self.pid).then_some(()));
         }
     }
 }
