@@ -1,6 +1,7 @@
 //! The daemon: assembles the rooms, mounts, waits, and takes everything down again in order.
 
 mod away;
+mod chore;
 mod guard;
 mod history;
 mod keeping;
@@ -20,10 +21,8 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use self::away::Watch;
 use self::guard::Guard;
-use self::history::History;
 use self::lease::Lease;
 use self::mounting::{Unserved, unmount_as_user};
-use self::postponed::Retrying;
 use crate::admin::control::{self, Verbs};
 use crate::admin::http;
 use crate::commit::{self, Before, Committer, RESERVED, Staging, VerbError};
@@ -198,13 +197,13 @@ pub fn serve(config: Config, ready: ReadySignal) -> Result<(), ServeError> {
         .map_err(start("session thread"))?;
     let lease = Lease::announce(&committer, &reaper, &config).map_err(start("lease in .commitfs/hosts"))?;
     recover_in_background(fs.clone(), left_over, markers, before).map_err(start("recovery thread"))?;
-    let retrying = Retrying::start(fs.clone()).map_err(start("thread for another attempt"))?;
+    let retrying = postponed::start(fs.clone()).map_err(start("thread for another attempt"))?;
     let daemon = Arc::new(Daemon { fs: fs.clone(), config, address, began: Instant::now() });
     let control = control::serve(&daemon.config.state_dir, daemon.clone()).map_err(start("control socket"))?;
     let http = listening.serve(daemon.clone(), Arc::clone(journal.feed())).map_err(start("HTTP server"))?;
-    let settling = daemon.config.settle.map(|after| settle::Settling::start(committer.clone(), after));
+    let settling = daemon.config.settle.map(|after| settle::start(committer.clone(), after));
     let history =
-        History::start(journal.clone(), daemon.config.history, totals.is_on()).map_err(start("history thread"))?;
+        history::start(journal.clone(), daemon.config.history, totals.is_on()).map_err(start("history thread"))?;
     if let Err(error) = guard.and_then(|guard| guard.of(&daemon.config.mountpoint)) {
         tracing::warn!(%error, "no guard: if the daemon is killed, its mount may have to be taken away by umount -f");
     }

@@ -1,10 +1,8 @@
 //! Keeps the journal's past within its bounds, a page at a time, so that nobody waits long behind it.
 
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
-
+use super::chore::{Chore, Stopped, pause};
 use crate::journal::{Entry, Journal, JournalError};
 
 /// Between two looks.
@@ -14,29 +12,10 @@ const PAGE: i64 = 256;
 /// Of the journal's time at most one part in so many goes into pruning.
 const SHARE: u32 = 4;
 
-/// The thread that looks. Dropping it ends it.
-pub(super) struct History {
-    stop: Option<Sender<()>>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl History {
-    /// Keeps the newest `keep` events; `totals` says whether changes of folder totals stand in them.
-    pub(super) fn start(journal: Journal, keep: i64, totals: bool) -> std::io::Result<History> {
-        let (stop, stopped) = bounded(0);
-        let past = Past { journal, keep, totals, oldest: 0 };
-        let thread = std::thread::Builder::new().name("history".to_owned()).spawn(move || past.run(&stopped))?;
-        Ok(History { stop: Some(stop), thread: Some(thread) })
-    }
-}
-
-impl Drop for History {
-    fn drop(&mut self) {
-        self.stop = None;
-        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
-            tracing::error!("the thread that keeps the history has panicked");
-        }
-    }
+/// Keeps the newest `keep` events; `totals` says whether changes of folder totals stand in them.
+pub(super) fn start(journal: Journal, keep: i64, totals: bool) -> std::io::Result<Chore> {
+    let past = Past { journal, keep, totals, oldest: 0 };
+    Chore::start("history", move |stopped| past.run(stopped))
 }
 
 struct Past {
@@ -48,9 +27,9 @@ struct Past {
 }
 
 impl Past {
-    fn run(mut self, stopped: &Receiver<()>) {
+    fn run(mut self, stopped: &Stopped) {
         loop {
-            let pause = match self.prune() {
+            let time = match self.prune() {
                 Ok(None) => PERIOD,
                 Ok(Some(took)) => took * (SHARE - 1),
                 Err(error) => {
@@ -58,7 +37,7 @@ impl Past {
                     PERIOD
                 }
             };
-            if stopped.recv_timeout(pause) != Err(RecvTimeoutError::Timeout) {
+            if !pause(stopped, time) {
                 return;
             }
         }

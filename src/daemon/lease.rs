@@ -4,11 +4,9 @@
 use std::ffi::OsStr;
 use std::io::Write as _;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
-
+use super::chore::{Chore, Stopped, pause};
 use crate::commit::{Committer, is_there};
 use crate::config::Config;
 use crate::retention::{self, Reaper};
@@ -20,8 +18,7 @@ const BEATS: u32 = 5;
 /// A lease that is kept alive until it is withdrawn.
 pub(super) struct Lease {
     committer: Arc<Committer>,
-    stop: Sender<()>,
-    thread: JoinHandle<()>,
+    beats: Chore,
 }
 
 /// What the file says.
@@ -63,20 +60,14 @@ impl Lease {
         })?;
         let card = Card { committer: committer.clone(), text };
         card.write()?;
-        let (stop, stopped) = bounded(0);
         let (reaper, beat, sweep) = (reaper.clone(), config.reaper.lease / BEATS, config.sweep);
-        let thread = std::thread::Builder::new()
-            .name("lease".to_owned())
-            .spawn(move || live(&card, &reaper, beat, sweep, &stopped))?;
-        Ok(Lease { committer: committer.clone(), stop, thread })
+        let beats = Chore::start("lease", move |stopped| live(&card, &reaper, beat, sweep, stopped))?;
+        Ok(Lease { committer: committer.clone(), beats })
     }
 
     /// This instance goes, and will come back.
     pub(super) fn withdraw(self) {
-        drop(self.stop);
-        if self.thread.join().is_err() {
-            tracing::error!("the thread for the lease has panicked");
-        }
+        drop(self.beats);
         let staging = &self.committer.staging;
         if let Err(errno) = at::unlink(staging.hosts(), OsStr::new(&staging.lease())) {
             tracing::warn!(%errno, "cannot withdraw the lease");
@@ -84,10 +75,10 @@ impl Lease {
     }
 }
 
-fn live(card: &Card, reaper: &Reaper, beat: Duration, sweep: Duration, stopped: &Receiver<()>) {
+fn live(card: &Card, reaper: &Reaper, beat: Duration, sweep: Duration, stopped: &Stopped) {
     let mut swept = Instant::now();
-    let pause = beat.min(sweep).max(Duration::from_millis(50));
-    while stopped.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
+    let period = beat.min(sweep).max(Duration::from_millis(50));
+    while pause(stopped, period) {
         match card.committer.staging.beat() {
             Ok(_) => {}
             Err(Errno::NOENT) => {

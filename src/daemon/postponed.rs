@@ -1,11 +1,11 @@
 //! Tries drafts again whose close had returned when the export failed.
 
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, after, bounded, never, select};
+use crossbeam_channel::{after, never, select};
 
+use super::chore::{Chore, Stopped};
 use crate::commit::{Postponed, Tried};
 use crate::fs::Fs;
 
@@ -14,12 +14,6 @@ const FIRST: Duration = Duration::from_secs(1);
 /// The longest pause.
 const LONGEST: Duration = Duration::from_secs(60);
 
-/// The thread that tries. Dropping it ends it; what is left waits for the next mount.
-pub(super) struct Retrying {
-    stop: Option<Sender<()>>,
-    thread: Option<JoinHandle<()>>,
-}
-
 /// One that waits.
 struct Waiting {
     postponed: Postponed,
@@ -27,21 +21,9 @@ struct Waiting {
     pause: Duration,
 }
 
-impl Retrying {
-    pub(super) fn start(fs: Arc<Fs>) -> std::io::Result<Retrying> {
-        let (stop, stopped) = bounded(0);
-        let thread = std::thread::Builder::new().name("postponed".to_owned()).spawn(move || run(&fs, &stopped))?;
-        Ok(Retrying { stop: Some(stop), thread: Some(thread) })
-    }
-}
-
-impl Drop for Retrying {
-    fn drop(&mut self) {
-        self.stop = None;
-        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
-            tracing::error!("the thread that tries again has panicked");
-        }
-    }
+/// Tries until it is stopped; what is left then waits for the next mount.
+pub(super) fn start(fs: Arc<Fs>) -> std::io::Result<Chore> {
+    Chore::start("postponed", move |stopped| run(&fs, stopped))
 }
 
 #[cfg(feature = "failpoints")]
@@ -54,7 +36,7 @@ fn first_pause() -> Duration {
     FIRST
 }
 
-fn run(fs: &Fs, stopped: &Receiver<()>) {
+fn run(fs: &Fs, stopped: &Stopped) {
     let first = first_pause();
     let mut waiting: Vec<Waiting> = Vec::new();
     loop {

@@ -2,11 +2,9 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
-
+use super::chore::{Chore, Stopped, pause};
 use crate::commit::{Committer, Verdict};
 use crate::inode::display_path;
 use crate::journal::feed::Reach;
@@ -20,36 +18,18 @@ const WAITING: usize = 1 << 20;
 /// Events taken at once.
 const PAGE: usize = 4096;
 
-/// The thread that looks. Dropping it ends it.
-pub(super) struct Settling {
-    stop: Option<Sender<()>>,
-    thread: Option<JoinHandle<()>>,
+/// Reads each commit again when it is `after` old.
+pub(super) fn start(committer: Arc<Committer>, after: Duration) -> std::io::Result<Chore> {
+    // From now on, not from when the thread has its turn.
+    let following = committer.journal.feed().follow();
+    let position = committer.journal.feed().newest();
+    Chore::start("settle", move |stopped| {
+        let _following = following;
+        run(&committer, after, position, stopped);
+    })
 }
 
-impl Settling {
-    pub(super) fn start(committer: Arc<Committer>, after: Duration) -> std::io::Result<Settling> {
-        let (stop, stopped) = bounded(0);
-        // From now on, not from when the thread has its turn.
-        let following = committer.journal.feed().follow();
-        let position = committer.journal.feed().newest();
-        let thread = std::thread::Builder::new().name("settle".to_owned()).spawn(move || {
-            let _following = following;
-            run(&committer, after, position, &stopped);
-        })?;
-        Ok(Settling { stop: Some(stop), thread: Some(thread) })
-    }
-}
-
-impl Drop for Settling {
-    fn drop(&mut self) {
-        self.stop = None;
-        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
-            tracing::error!("the thread that verifies commits has panicked");
-        }
-    }
-}
-
-fn run(committer: &Committer, after: Duration, mut position: i64, stopped: &Receiver<()>) {
+fn run(committer: &Committer, after: Duration, mut position: i64, stopped: &Stopped) {
     let feed = committer.journal.feed();
     let mut waiting: VecDeque<(Instant, DraftId)> = VecDeque::new();
     loop {
@@ -68,11 +48,11 @@ fn run(committer: &Committer, after: Duration, mut position: i64, stopped: &Rece
             if let Some((_, id)) = waiting.pop_front() {
                 verify(committer, id);
             }
-            if stopped.try_recv() != Err(crossbeam_channel::TryRecvError::Empty) {
+            if !pause(stopped, Duration::ZERO) {
                 return;
             }
         }
-        if events.len() < PAGE && stopped.recv_timeout(PERIOD) != Err(RecvTimeoutError::Timeout) {
+        if events.len() < PAGE && !pause(stopped, PERIOD) {
             return;
         }
     }
