@@ -2,7 +2,7 @@
 //! dropped first otherwise.
 
 use std::fs::File;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd as _};
 use std::path::Path;
 
 use rustix::fs::{Advice, Mode, OFlags, ResolveFlags};
@@ -41,15 +41,14 @@ pub fn digest(file: &File, seen: &mut dyn FnMut(usize) -> bool) -> Result<Option
     let begin = room.as_ptr().align_offset(BLOCK).min(BLOCK);
     let piece = &mut room[begin..begin + PIECE];
     let mut offset = 0;
-    let mut direct = true;
+    let mut cached = None;
     loop {
-        let read = retry_on_intr(|| rustix::io::pread(file, &mut *piece, offset));
+        let read = retry_on_intr(|| rustix::io::pread(cached.as_ref().unwrap_or(file), &mut *piece, offset));
         let n = match read {
-            // It opened, and does not read, or the file's end is in the middle of a block.
-            Err(Errno::INVAL) if direct => {
-                let flags = rustix::fs::fcntl_getfl(file)?;
-                rustix::fs::fcntl_setfl(file, flags - OFlags::DIRECT)?;
-                direct = false;
+            // It opened, and does not read, or the file's end is in the middle of a block. Opened anew, because the server
+            // of a FUSE file system may have opened its own file as this one was, and is not told of a changed flag.
+            Err(Errno::INVAL) if cached.is_none() => {
+                cached = Some(reopen(file)?);
                 continue;
             }
             other => other?,
@@ -63,6 +62,13 @@ pub fn digest(file: &File, seen: &mut dyn FnMut(usize) -> bool) -> Result<Option
             return Ok(None);
         }
     }
+}
+
+/// The same inode, read through the page cache.
+fn reopen(file: &File) -> Result<File> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    Ok(File::from(retry_on_intr(|| rustix::fs::open(&path, flags, Mode::empty()))?))
 }
 
 #[cfg(test)]

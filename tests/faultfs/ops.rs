@@ -13,6 +13,7 @@ use fuser::{
     ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
     TimeOrNow, WriteFlags,
 };
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::disk::{Disk, Inode, Outcome, ROOT, Realm};
@@ -121,10 +122,15 @@ impl Volume {
         }
     }
 
-    fn opened(&self, ino: u64) -> (FileHandle, FopenFlags) {
+    /// One that was opened for direct reading refuses: many a server opens its own file with its caller's flags, and reads
+    /// into memory that is not aligned.
+    fn opened(&self, ino: u64, direct: bool) -> (FileHandle, FopenFlags) {
         let state = self.0.state.lock();
         let uncached = state.disk.realm(ino) == Some(Realm::Export);
-        (FileHandle(state.epoch), if uncached { FopenFlags::FOPEN_DIRECT_IO } else { FopenFlags::empty() })
+        (
+            FileHandle(state.epoch | if direct { DIRECT } else { 0 }),
+            if uncached { FopenFlags::FOPEN_DIRECT_IO } else { FopenFlags::empty() },
+        )
     }
 }
 
@@ -144,8 +150,11 @@ fn value(reply: ReplyXattr, size: u32, value: Outcome<Vec<u8>>) {
     }
 }
 
+/// In the number of a descriptor that was opened for direct reading.
+const DIRECT: u64 = 1 << 63;
+
 fn current(state: &State, fh: FileHandle) -> Outcome<()> {
-    if fh.0 == state.epoch { Ok(()) } else { Err(Errno::STALE) }
+    if fh.0 & !DIRECT == state.epoch { Ok(()) } else { Err(Errno::STALE) }
 }
 
 fn time(to: TimeOrNow) -> SystemTime {
@@ -305,10 +314,11 @@ impl Filesystem for Volume {
         self.entry(reply, linked);
     }
 
-    fn open(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+    fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         match self.call(Op::Open, ino, None, |state| state.disk.inode(ino.0).map(drop)) {
             Ok(()) => {
-                let (fh, flags) = self.opened(ino.0);
+                let direct = flags.0.cast_unsigned() & OFlags::DIRECT.bits() != 0;
+                let (fh, flags) = self.opened(ino.0, direct);
                 reply.opened(fh, flags);
             }
             Err(errno) => reply.error(code(errno)),
@@ -328,7 +338,7 @@ impl Filesystem for Volume {
         let perm = (mode & 0o7777) as u16;
         match self.make(Op::Create, req, parent, name, |inode| Inode { perm, ..inode }) {
             Ok(attr) => {
-                let (fh, flags) = self.opened(attr.ino.0);
+                let (fh, flags) = self.opened(attr.ino.0, false);
                 reply.created(&NEVER, &attr, Generation(0), fh, flags);
             }
             Err(errno) => reply.error(code(errno)),
@@ -348,6 +358,9 @@ impl Filesystem for Volume {
     ) {
         let read = self.call(Op::Read, ino, None, |state| {
             current(state, fh)?;
+            if fh.0 & DIRECT != 0 {
+                return Err(Errno::INVAL);
+            }
             Ok(state.disk.inode(ino.0)?.content.read(offset as usize, size as usize))
         });
         match read {
