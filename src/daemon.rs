@@ -198,7 +198,7 @@ pub fn serve(config: Config, ready: ReadySignal) -> Result<(), ServeError> {
     let lease = Lease::announce(&committer, &reaper, &config).map_err(start("lease in .commitfs/hosts"))?;
     recover_in_background(fs.clone(), left_over, markers, before).map_err(start("recovery thread"))?;
     let retrying = postponed::start(fs.clone()).map_err(start("thread for another attempt"))?;
-    let daemon = Arc::new(Daemon { fs: fs.clone(), config, address, began: Instant::now() });
+    let daemon = Arc::new(Daemon { fs: fs.clone(), config, end, address, began: Instant::now() });
     let control = control::serve(&daemon.config.state_dir, daemon.clone()).map_err(start("control socket"))?;
     let http = listening.serve(daemon.clone(), Arc::clone(journal.feed())).map_err(start("HTTP server"))?;
     let settling = daemon.config.settle.map(|after| settle::start(committer.clone(), after));
@@ -237,6 +237,7 @@ pub fn serve(config: Config, ready: ReadySignal) -> Result<(), ServeError> {
 struct Daemon {
     fs: Arc<Fs>,
     config: Config,
+    end: Sender<End>,
     /// Of HTTP over TCP.
     address: Option<SocketAddr>,
     began: Instant,
@@ -330,6 +331,10 @@ impl Verbs for Daemon {
     fn unmount(&self, force: bool) -> Result<(), VerbError> {
         let answers = self.settle_releases();
         let unmounted = if force && !answers { self.take_away() } else { self.unmount_now(force) };
+        if force && unmounted.is_ok() {
+            // The kernel says so only when nobody has anything open there any more. If the end has begun, nobody listens.
+            drop(self.end.try_send(End::Unmounted));
+        }
         unmounted.map_err(|errno| {
             let mountpoint = self.config.mountpoint.display();
             let mut message = format!("{mountpoint}: {errno}");

@@ -63,6 +63,25 @@ fn s40_recovery_does_not_block_the_mount_and_runs_once() {
 }
 
 #[test]
+fn s41_a_forced_umount_ends_the_daemon_though_files_are_open() {
+    let mut m = Mount::new();
+    let w = m.agent("W");
+    w.put("old", "old").unwrap();
+    let fd = w.open("old", "w|trunc").unwrap();
+    w.write(fd, "half").unwrap();
+    let refused = m.cli(&["umount"]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("being written: old"), "{refused:?}");
+    m.cli_ok(&["umount", "--force"]);
+    assert!(m.daemon_ended().success());
+    assert!(w.close(fd).is_err());
+    assert_eq!(m.raw_content("old").unwrap(), b"old");
+    drop(w);
+    m.remount();
+    m.quarantined("old");
+    checker::check(&m);
+}
+
+#[test]
 fn s41_a_daemon_asked_to_end_commits_what_is_complete_and_quarantines_the_rest() {
     for signal in [Signal::TERM, Signal::INT] {
         let mut m = Mount::new();
