@@ -125,6 +125,7 @@ pub fn serve(config: Config, ready: ReadySignal) -> Result<(), ServeError> {
     rustix::process::umask(rustix::fs::Mode::empty());
     let root = at::open_dir(rustix::fs::CWD, config.source.as_os_str()).map_err(export("opening"))?;
     let nfs = mount::is_nfs(&root).map_err(export("file system type"))?;
+    let set_aside = mount::sets_aside(&root).map_err(export("file system type"))?;
     let journal = Journal::open(&config.state_dir)?;
     let listening = http::bind(&config.state_dir, config.admin.clone()).map_err(|source| ServeError::Http {
         address: config.admin.listen.map(|address| address.to_string()).unwrap_or_default(),
@@ -136,8 +137,12 @@ pub fn serve(config: Config, ready: ReadySignal) -> Result<(), ServeError> {
     let budget = (fd_limit.saturating_sub(FD_RESERVE) / 2).min(FD_MOST);
     let nodes = NodeTable::new(root, i64::try_from(budget).unwrap_or(i64::MAX)).map_err(export("root folder"))?;
     let nodes = Arc::new(nodes);
-    let totals =
-        TotalsOptions { on: config.totals && !config.read_only, recount: config.recount, nfs, reserved: RESERVED };
+    let totals = TotalsOptions {
+        on: config.totals && !config.read_only,
+        recount: config.recount,
+        set_aside,
+        reserved: RESERVED,
+    };
     let totals = Totals::new(totals, nodes.clone(), journal.clone());
     let rules = config.rules.clone();
     let postponed = commit::Waiting::default();
@@ -149,6 +154,7 @@ pub fn serve(config: Config, ready: ReadySignal) -> Result<(), ServeError> {
     let options = Options {
         ttl: config.ttl,
         nfs,
+        set_aside,
         revalidate: nfs && config.freshness == Freshness::Open,
         act_as_caller: is_root,
         kernel_checks: config.default_permissions,

@@ -38,8 +38,8 @@ pub struct TotalsOptions {
     pub on: bool,
     /// Every folder is counted again after this time.
     pub recount: Duration,
-    /// The export is an NFS mount.
-    pub nfs: bool,
+    /// What names begin with that the export gives to files which were removed while open: they do not count.
+    pub set_aside: Option<&'static str>,
     /// Name at the root that is not counted.
     pub reserved: &'static str,
 }
@@ -132,7 +132,7 @@ impl Totals {
 
     pub(super) fn is_hidden(&self, folder: &[u8], name: &OsStr) -> bool {
         (folder.is_empty() && name == self.options.reserved)
-            || (self.options.nfs && name.as_bytes().starts_with(b".nfs"))
+            || self.options.set_aside.is_some_and(|prefix| name.as_bytes().starts_with(prefix.as_bytes()))
     }
 
     /// Starts the worker. What an earlier daemon may have lost is counted again.

@@ -72,6 +72,8 @@ pub struct Options {
     pub ttl: Duration,
     /// The export is an NFS mount.
     pub nfs: bool,
+    /// What names begin with that the export gives to files which were removed while open: the mount does not show them.
+    pub set_aside: Option<&'static str>,
     /// A miss and an open ask the server for the folder first.
     pub revalidate: bool,
     /// The daemon runs as root and acts as its callers.
@@ -189,9 +191,10 @@ impl Fs {
         if number < self.options.files { Ok(()) } else { Err(Errno::MFILE) }
     }
 
-    /// Names that the mount does not show: the reserved folder, and what an NFS client makes of removed open files.
+    /// Names that the mount does not show: the reserved folder, and what the export makes of removed open files.
     fn is_hidden(&self, parent: u64, name: &OsStr) -> bool {
-        (parent == ROOT_ID && name == RESERVED) || (self.options.nfs && name.as_bytes().starts_with(b".nfs"))
+        (parent == ROOT_ID && name == RESERVED)
+            || self.options.set_aside.is_some_and(|prefix| name.as_bytes().starts_with(prefix.as_bytes()))
     }
 
     /// Refuses to create, move or remove a name that the mount does not show.

@@ -3,7 +3,8 @@
 //! The NFS client of Linux renames in two steps over a name through which it has something open: first it moves the old
 //! file out of the way, so that for a moment no host finds the name. A version that somebody reads is therefore opened
 //! again through its name in the trash folder before the rename, each descriptor of it is exchanged for that one, and
-//! calls that are under way on the old ones are waited for.
+//! calls that are under way on the old ones are waited for. Servers made with libfuse do the same, name by name, until they
+//! have been told of a close.
 
 use std::fs::File;
 use std::ops::Deref;
@@ -21,7 +22,7 @@ use crate::sys::{Result, at};
 /// Calls under way take about as long as the server's answer. A rename does not wait longer for them.
 const LIMIT: Duration = Duration::from_millis(100);
 
-/// An open file, and on NFS the note that its inode is in use. Read at given offsets only and never locked: both belong
+/// An open file, and on NFS and FUSE the note that its inode is in use. Read at given offsets only and never locked: both belong
 /// to the description, which may be exchanged.
 #[derive(Debug)]
 pub struct Content {
@@ -70,7 +71,7 @@ pub(super) enum Name {
     Busy,
 }
 
-/// Who uses the versions of an export on NFS.
+/// Who uses the versions of an export on NFS or FUSE.
 #[derive(Debug)]
 pub(super) struct Users {
     of: DashMap<Key, Vec<User>>,

@@ -34,6 +34,7 @@ pub struct NodeTable {
     handles: bool,
     /// A further call on a name costs little: the export is not on a network.
     local: bool,
+    nfs: bool,
     /// Who uses versions, where a name that is in use is replaced in two steps.
     users: Option<Arc<Users>>,
     /// The most nodes since memory was given back last.
@@ -45,7 +46,7 @@ impl NodeTable {
     pub fn new(root: OwnedFd, fd_budget: i64) -> Result<Self> {
         let stat = stat::fstat(&root)?;
         let handles = Handle::of(&root).and_then(|h| h.open(&root, OFlags::PATH)).is_ok();
-        let nfs = mount::is_nfs(&root)?;
+        let (nfs, set_aside) = (mount::is_nfs(&root)?, mount::sets_aside(&root)?);
         let root = Arc::new(Node {
             id: ROOT_ID,
             key: Key::of(&stat),
@@ -68,7 +69,8 @@ impl NodeTable {
             in_place: DashMap::new(),
             handles,
             local: handles && !nfs,
-            users: nfs.then(Arc::default),
+            nfs,
+            users: set_aside.map(|_| Arc::default()),
             peak: AtomicUsize::new(0),
         };
         table.by_key.insert(root.key, root.clone());
@@ -174,7 +176,7 @@ impl NodeTable {
 
     /// The export is an NFS mount.
     pub fn is_nfs(&self) -> bool {
-        self.users.is_some()
+        self.nfs
     }
 
     /// To be held during a call on a node's inode that asks the server.

@@ -17,7 +17,7 @@ use super::Reaper;
 use super::sweeper::{SweepError, Swept};
 use crate::journal::Entry;
 use crate::sys::at::{self, RenameFlags};
-use crate::sys::{Errno, Kind, Result, stat};
+use crate::sys::{Errno, Kind, Result, mount, stat};
 
 /// No lease is longer: two paths and three short words.
 const LEASE_BYTES: usize = 16 << 10;
@@ -151,7 +151,7 @@ impl Reaper {
         let (mut entries, mut seen) = (Vec::new(), 0);
         for entry in at::entries(at::open_dir(from, OsStr::new(".")).map_err(failed)?).map_err(failed)? {
             let entry = entry.map_err(failed)?;
-            if entry.name.to_string_lossy().starts_with(".nfs") {
+            if mount::is_set_aside(&entry.name.to_string_lossy()) {
                 continue;
             }
             seen += 1;

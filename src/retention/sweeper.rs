@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use super::Reaper;
 use crate::commit::STAGED_MARKER;
 use crate::journal::{Entry, JournalError, OutboxId, OutboxKind, SetAside};
-use crate::sys::{Errno, Kind, Stat, at, clock, stat};
+use crate::sys::{Errno, Kind, Stat, at, clock, mount, stat};
 
 /// Names and rows per page.
 const PAGE: usize = 1000;
@@ -79,7 +79,7 @@ impl Reaper {
         let mut page = Vec::with_capacity(PAGE);
         for entry in at::entries(folder).map_err(failed)? {
             let name = entry.map_err(failed)?.name.to_string_lossy().into_owned();
-            if !name.starts_with(".nfs") {
+            if !mount::is_set_aside(&name) {
                 page.push(name);
             }
             if page.len() == PAGE {
@@ -189,8 +189,8 @@ impl Reaper {
         let mut page = Vec::with_capacity(PAGE);
         for entry in at::entries(folder).map_err(failed)? {
             let name = entry.map_err(failed)?.name.to_string_lossy().into_owned();
-            // Markers on their way have no row, and what an NFS client makes of open files goes by itself.
-            if !name.ends_with(&own) && !name.starts_with(STAGED_MARKER) && !name.starts_with(".nfs") {
+            // Markers on their way have no row, and what the export makes of open files goes by itself.
+            if !name.ends_with(&own) && !name.starts_with(STAGED_MARKER) && !mount::is_set_aside(&name) {
                 page.push(name);
             }
             if page.len() == PAGE {

@@ -20,6 +20,26 @@ pub fn is_nfs(fd: impl AsFd) -> Result<bool> {
     Ok(rustix::fs::fstatfs(fd)?.f_type as u64 == NFS_SUPER_MAGIC)
 }
 
+/// `f_type` of FUSE.
+const FUSE_SUPER_MAGIC: u64 = 0x6573_5546;
+/// What the NFS client of Linux, and servers made with libfuse, call files that lose their name while they are open.
+const SET_ASIDE: [&str; 2] = [".nfs", ".fuse_hidden"];
+
+/// What such names begin with on the file system of `fd`, if it makes any. It also replaces a name through which somebody has
+/// a file open in two steps, so that it is absent for a moment.
+pub fn sets_aside(fd: impl AsFd) -> Result<Option<&'static str>> {
+    Ok(match rustix::fs::fstatfs(fd)?.f_type as u64 {
+        NFS_SUPER_MAGIC => Some(SET_ASIDE[0]),
+        FUSE_SUPER_MAGIC => Some(SET_ASIDE[1]),
+        _ => None,
+    })
+}
+
+/// Whether something in the staging or the trash folder is such a file: it goes by itself.
+pub fn is_set_aside(name: &str) -> bool {
+    SET_ASIDE.iter().any(|prefix| name.starts_with(prefix))
+}
+
 /// Mounts a new FUSE connection as root and returns its device. `options` are the file system's own, after the
 /// obligatory ones.
 pub fn mount_fuse(source: &Path, mountpoint: &Path, flags: MountFlags, options: &str) -> Result<OwnedFd> {
