@@ -412,12 +412,13 @@ fn recover_in_background(
     before: Before,
 ) -> std::io::Result<()> {
     std::thread::Builder::new().name("recovery".to_owned()).spawn(move || {
-        let (done, published) = fs.committer().recover(left_over, &markers, before, |path| fs.wants_marker(path));
+        let (done, published, kept) = fs.committer().recover(left_over, &markers, before, |path| fs.wants_marker(path));
         if done != crate::commit::Recovered::default() {
             tracing::warn!(?done, "recovered what an earlier daemon left");
         }
         fs.recovered();
         fs.announce_recovered(&published);
+        fs.committer().keep_all(kept);
         // What was staged or taken out by a daemon that could not write it down has no row yet.
         match fs.reaper().sweep(true) {
             Ok(swept) if swept.is_clean() => {}

@@ -17,6 +17,9 @@ mod faultfs;
 #[path = "faults/journal.rs"]
 mod journal;
 #[cfg(feature = "failpoints")]
+#[path = "faults/keeping.rs"]
+mod keeping;
+#[cfg(feature = "failpoints")]
 #[path = "faults/power.rs"]
 mod power;
 #[cfg(feature = "failpoints")]

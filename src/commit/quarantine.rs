@@ -8,12 +8,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::{Committer, Sealed, Staged, Target};
-use crate::failpoint;
 use crate::inode::{Content, Node, display_path};
 use crate::journal::{DraftId, DraftRow, DraftState, Entry, Owner};
 use crate::metrics;
 use crate::sys::procfs::Exit;
 use crate::sys::{Errno, Kind, Result, Stat, at, mount, stat};
+use crate::{failpoint, unless_skipped};
 
 /// Why a draft was not published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,6 +123,29 @@ impl Committer {
         failpoint!("quarantine_after_row");
         if full {
             self.remove_after(row, &staged.name, id);
+        }
+    }
+
+    /// Makes the content of a draft in quarantine, and its staged name, durable: what is kept must not go with the power
+    /// hours later. Nobody waits for it, and a draft whose content cannot be synced is kept as it is.
+    pub fn keep(&self, staged: &Staged) {
+        let synced = unless_skipped!("quarantine", at::fsync(&staged.file)).and_then(|()| self.staging.sync());
+        if let Err(errno) = synced {
+            tracing::debug!(stage = staged.name, %errno, "content in quarantine may not be durable");
+        }
+    }
+
+    /// As [`Committer::keep`], by the name in the staging folder.
+    pub fn keep_all(&self, names: Vec<String>) {
+        for name in names {
+            match self.staging.read(&name) {
+                Ok(file) => {
+                    let file = Content::new(file);
+                    self.keep(&Staged { file, name, ino: 0 });
+                }
+                // Decided upon meanwhile.
+                Err(errno) => tracing::debug!(stage = name, %errno, "content in quarantine cannot be opened"),
+            }
         }
     }
 

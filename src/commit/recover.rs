@@ -41,7 +41,8 @@ impl Committer {
     }
 
     /// Resolves the drafts in `rows`, then removes `markers`, which were not finished. Returns the targets that were
-    /// published, so that the kernel can be told. `wants_marker` is what the rules say of a path. Staged files without a row are left to
+    /// published, so that the kernel can be told, and the staged names of what went to quarantine, to be made durable when
+    /// no name waits any more. `wants_marker` is what the rules say of a path. Staged files without a row are left to
     /// the sweeper.
     pub fn recover(
         &self,
@@ -49,13 +50,14 @@ impl Committer {
         markers: &[String],
         before: Before,
         wants_marker: impl Fn(&[u8]) -> bool,
-    ) -> (Recovered, Vec<Target>) {
+    ) -> (Recovered, Vec<Target>, Vec<String>) {
         let mut done = Recovered::default();
-        let mut published = Vec::new();
+        let (mut published, mut kept) = (Vec::new(), Vec::new());
         let mut resolve = |row: DraftRow, overtaken| {
             failpoint!("recover_before_resolve");
             let (id, path, promised) = (row.id, row.path.clone(), row.state == DraftState::Sealed);
             let marked = wants_marker(&path);
+            let (stage, quarantined) = (row.stage.clone(), done.quarantined);
             match self.resolve(row, overtaken, marked, before, &mut done) {
                 Ok(target) => published.extend(target),
                 // The row keeps its state: it is tried again if it was promised, and by the next mount.
@@ -65,6 +67,9 @@ impl Committer {
                         self.postpone_again(id);
                     }
                 }
+            }
+            if done.quarantined > quarantined {
+                kept.push(stage);
             }
             if marked {
                 self.complete_marker(id, &path);
@@ -82,7 +87,7 @@ impl Committer {
                 tracing::error!(stage = name, %errno, "cannot remove a marker that was not finished");
             }
         }
-        (done, published)
+        (done, published, kept)
     }
 
     /// The staged markers there are. To be read before the first new draft begins.
@@ -170,8 +175,16 @@ impl Committer {
         })
     }
 
+    /// The inode of a draft in quarantine if its name holds it: its rename was made, and the export failed before anybody
+    /// could see that. Not if something happened to the name since: then it may be another inode with the same number.
+    pub fn renamed_after_all(&self, row: &DraftRow) -> Option<Stat> {
+        let there = self.published(&row.path, row.ino).filter(|_| !self.is_overtaken(row))?;
+        tracing::warn!(draft = row.id, path = display_path(&row.path), "in quarantine, and published after all");
+        Some(there)
+    }
+
     /// Size and time are the inode's own where it still has its name, else the last ones reported.
-    pub(super) fn record_published(&self, row: &DraftRow, there: Option<Stat>) {
+    pub fn record_published(&self, row: &DraftRow, there: Option<Stat>) {
         self.journal.submit(Entry::Committed(Commit {
             id: row.id,
             path: row.path.clone(),

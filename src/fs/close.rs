@@ -165,8 +165,9 @@ impl Fs {
                         }
                         let reason = Reason::Failed { step, errno };
                         self.committer.quarantine(id, &staged, reason, &path_of(target.as_ref()), &draft.owner);
-                        settled.now(Phase::Ended(Some(staged.file)));
-                        return done(Err(errno));
+                        settled.now(Phase::Ended(Some(staged.file.clone())));
+                        done(Err(errno));
+                        return self.committer.keep(&staged);
                     }
                 };
                 let replaced = draft.replaces();
@@ -193,9 +194,10 @@ impl Fs {
             }
             Ending::Refused { id, staged, reason } => {
                 self.committer.quarantine(id, &staged, reason, &path_of(target.as_ref()), &draft.owner);
-                settled.now(Phase::Ended(Some(staged.file)));
+                settled.now(Phase::Ended(Some(staged.file.clone())));
                 // Not the close of a process on its way out.
                 done(if matches!(reason, Reason::Exit(_)) { Ok(()) } else { Err(reason.errno()) });
+                self.committer.keep(&staged);
             }
             Ending::Postponed { id, staged, failed } => {
                 self.committer.postpone(id, failed, target.as_ref(), draft.base_key());

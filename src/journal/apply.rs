@@ -130,6 +130,14 @@ pub(super) fn apply(conn: &Connection, entry: &Entry, now: i64) -> rusqlite::Res
             .execute([outbox::list(ids)])?;
             Ok(true)
         }
+        Entry::Measured { sizes } => {
+            let sql = "UPDATE drafts SET bytes = ?2 WHERE id = ?1 AND state = 'quarantined' AND kept";
+            let mut update = conn.prepare_cached(sql)?;
+            for (id, bytes) in sizes {
+                update.execute(params![id, schema::size(*bytes)])?;
+            }
+            Ok(true)
+        }
         Entry::Together(entries) => {
             for entry in entries {
                 if !apply(conn, entry, now)? {
@@ -384,6 +392,7 @@ pub(super) fn draft_of(entry: &Entry) -> Option<DraftId> {
         | Entry::Recount { .. }
         | Entry::Fold { .. }
         | Entry::ContentLost { .. }
+        | Entry::Measured { .. }
         | Entry::Prune { .. }
         | Entry::Meta { .. } => None,
     }
@@ -406,6 +415,7 @@ pub(super) fn name(entry: &Entry) -> String {
         Entry::Dropped { id } => return of("drop", *id),
         Entry::Restored { id, .. } => return of("restore", *id),
         Entry::ContentLost { ids } => return format!("lost content of {} drafts", ids.len()),
+        Entry::Measured { sizes } => return format!("sizes of {} drafts", sizes.len()),
         Entry::Unlinked { .. } => return "unlink".to_owned(),
         Entry::Reaped { ids } => return format!("end of {} outbox rows", ids.len()),
         Entry::Retry { ids } => return format!("retry of {} outbox rows", ids.len()),

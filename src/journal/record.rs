@@ -245,6 +245,11 @@ pub enum Entry {
         /// Which drafts.
         ids: Vec<DraftId>,
     },
+    /// The sizes that content in quarantine has, where they are not what its rows say. No event.
+    Measured {
+        /// Which drafts, and how many bytes each has.
+        sizes: Vec<(DraftId, u64)>,
+    },
     /// Several entries in one transaction, all or none.
     Together(Vec<Entry>),
     /// An inode was taken out of the name space. Event `unlinked` or `removed`; a replacement's is `committed`.

@@ -27,7 +27,7 @@ pub struct Swept {
     pub rows_without_trash: u64,
     /// Staged files without a row: to quarantine.
     pub staged_without_row: u64,
-    /// Drafts in quarantine whose content is not there: noted.
+    /// Drafts in quarantine whose content is not there: noted; committed, if it is found under their name.
     pub drafts_without_content: u64,
     /// Staging and trash folders of dead instances: adopted.
     pub dead_instances: u64,
@@ -232,15 +232,26 @@ impl Reaper {
             let rows = self.by.journal.read(|reader| reader.kept(after, PAGE))?;
             let Some(last) = rows.last() else { return Ok(()) };
             after = last.id;
-            let mut lost = Vec::new();
+            let (mut lost, mut sizes, mut renamed) = (Vec::new(), Vec::new(), Vec::new());
             for row in &rows {
                 match self.by.staging.stat(&row.stage) {
-                    Err(Errno::NOENT) => lost.push(row.id),
+                    Err(Errno::NOENT) => match self.by.renamed_after_all(row) {
+                        Some(there) => renamed.push((row, there)),
+                        None => lost.push(row.id),
+                    },
+                    // The export could not be asked when the row was written, or the power was cut soon after.
+                    Ok(found) if found.ino == row.ino && found.size != row.bytes => sizes.push((row.id, found.size)),
                     Ok(_) => {}
                     Err(errno) => return Err(SweepError::Export { what: "content in quarantine", errno }),
                 }
             }
-            swept.drafts_without_content += lost.len() as u64;
+            swept.drafts_without_content += (lost.len() + renamed.len()) as u64;
+            if repair {
+                renamed.into_iter().for_each(|(row, there)| self.by.record_published(row, Some(there)));
+            }
+            if repair && !sizes.is_empty() {
+                self.by.journal.wait(self.by.journal.submit(Entry::Measured { sizes }))?;
+            }
             if repair && !lost.is_empty() {
                 self.by.journal.wait(self.by.journal.submit(Entry::ContentLost { ids: lost }))?;
             }

@@ -111,6 +111,12 @@ impl FaultFs {
         });
     }
 
+    /// As [`FaultFs::arm`], and whatever is asked after that call fails too, until [`FaultFs::allow`].
+    pub fn arm_to_die(&self, fault: Fault) {
+        self.arm(fault);
+        self.with(|state| state.plan.dies = true);
+    }
+
     /// Nothing fails any more; the call that did, if one did.
     pub fn disarm(&self) -> Option<Call> {
         self.with(|state| {
@@ -125,7 +131,10 @@ impl FaultFs {
     }
 
     pub fn allow(&self) {
-        self.with(|state| state.plan.refused = None);
+        self.with(|state| {
+            state.plan.refused = None;
+            state.plan.dies = false;
+        });
     }
 
     /// The next such call waits until the value is dropped.
@@ -159,6 +168,12 @@ impl FaultFs {
     /// Everything that was written reaches the disk.
     pub fn rest(&self) {
         self.with(|state| state.disk.sync_all());
+    }
+
+    /// What an inode would hold if the power were cut now; nothing if no name of it would be left.
+    pub fn on_disk(&self, ino: u64) -> Option<Vec<u8>> {
+        let left = self.with(|state| state.disk.cut(Cut::All, Cut::All));
+        left.inode(ino).ok().map(|inode| inode.content.read(0, inode.content.len()))
     }
 
     /// Puts another disk in. With no daemon up.

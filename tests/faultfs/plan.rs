@@ -123,6 +123,8 @@ pub struct Moment {
 #[derive(Default)]
 pub struct Plan {
     pub fault: Option<Fault>,
+    /// With that call everything fails, until allowed again.
+    pub dies: bool,
     /// The call that was failed.
     pub hit: Option<Call>,
     /// Every such call fails until allowed again.
@@ -160,6 +162,9 @@ impl Plan {
         let verdict = (fault.when, fault.errno);
         self.fault = None;
         self.hit = Some(call());
+        if self.dies {
+            self.refused = Some(Refusal { realm, which: |_| true, errno: verdict.1 });
+        }
         Some(verdict)
     }
 }
