@@ -152,7 +152,7 @@ impl Digester {
 
 fn digest_of(wanted: &Wanted, journal: &Journal) {
     let id = wanted.id;
-    match wanted.content.file().and_then(|file| digest::of(&*file)) {
+    match wanted.content.file().and_then(|file| digest::of_held(&*file, || file.using())) {
         Ok(digest) => {
             journal.submit(Entry::Digested { id, digest });
         }

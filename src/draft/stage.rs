@@ -267,9 +267,10 @@ impl Draft {
             if kept == 0 {
                 return Ok(staged);
             }
-            let filled = base
-                .readable(by, self.creds.as_ref())
-                .and_then(|below| copy::copy_content(&*below, &*staged.file, kept));
+            let filled = base.readable(by, self.creds.as_ref()).and_then(|below| {
+                let _using = below.using();
+                copy::copy_content(&*below, &*staged.file, kept)
+            });
             match filled {
                 Ok(()) => Ok(staged),
                 Err(errno) => {

@@ -264,7 +264,9 @@ impl Fs {
         let len = len.min(1 << 30);
         let (fs, stripper) = (self.clone(), self.clone());
         let call = move |file: &std::fs::File| {
+            let using = source.using();
             let copied = copy::copy_range(&*source, src, file, dst, len)?;
+            drop(using);
             stripper.strip_set_ids(caller, file).map(|()| copied as u32)
         };
         self.slow.run(move || match &*target {
