@@ -199,11 +199,11 @@ pub fn counters(file: RawFd) -> Result<&'static [AtomicU64; 8]> {
 /// Sends one descriptor over a unix socket.
 pub fn send_fd(socket: RawFd, number: RawFd) -> Result<()> {
     with_fd_message(|message, control| {
-        control.cmsg_level = libc::SOL_SOCKET;
-        control.cmsg_type = libc::SCM_RIGHTS;
         // SAFETY: the buffer behind `control` has room for one descriptor; `message` points to live buffers.
         unsafe {
-            control.cmsg_len = libc::CMSG_LEN(4) as _;
+            (*control).cmsg_level = libc::SOL_SOCKET;
+            (*control).cmsg_type = libc::SCM_RIGHTS;
+            (*control).cmsg_len = libc::CMSG_LEN(4) as _;
             libc::CMSG_DATA(control).cast::<RawFd>().write_unaligned(number);
             check(libc::sendmsg(socket, message, 0) as i32).map(drop)
         }
@@ -216,7 +216,7 @@ pub fn receive_fd(socket: RawFd) -> Result<RawFd> {
         // SAFETY: `message` points to live buffers; a control message was received before its data is read.
         unsafe {
             check(libc::recvmsg(socket, message, 0) as i32)?;
-            if message.msg_controllen == 0 || control.cmsg_type != libc::SCM_RIGHTS {
+            if message.msg_controllen == 0 || (*control).cmsg_type != libc::SCM_RIGHTS {
                 return Err(Error::from_raw_os_error(libc::ENOMSG));
             }
             Ok(libc::CMSG_DATA(control).cast::<RawFd>().read_unaligned())
@@ -224,8 +224,9 @@ pub fn receive_fd(socket: RawFd) -> Result<RawFd> {
     })
 }
 
-/// Builds a one-byte message with room for one descriptor.
-fn with_fd_message<T>(f: impl FnOnce(&mut libc::msghdr, &mut libc::cmsghdr) -> Result<T>) -> Result<T> {
+/// Builds a one-byte message with room for one descriptor. Not a reference to the header: the kernel reads it, and the
+/// descriptor behind it, through the message.
+fn with_fd_message<T>(f: impl FnOnce(&mut libc::msghdr, *mut libc::cmsghdr) -> Result<T>) -> Result<T> {
     let mut byte = [b'.'];
     let mut room = [0_u64; 4];
     let mut part = libc::iovec { iov_base: byte.as_mut_ptr().cast(), iov_len: 1 };
@@ -237,7 +238,7 @@ fn with_fd_message<T>(f: impl FnOnce(&mut libc::msghdr, &mut libc::cmsghdr) -> R
         message.msg_control = room.as_mut_ptr().cast();
         message.msg_controllen = libc::CMSG_SPACE(4) as _;
         let control = libc::CMSG_FIRSTHDR(&raw const message);
-        f(&mut message, &mut *control)
+        f(&mut message, control)
     }
 }
 
