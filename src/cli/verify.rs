@@ -38,12 +38,13 @@ pub(super) fn verify(
         export.ok_or_else(|| CliError::Failure("the journal does not say of which export it is".to_owned()))?;
     let root = File::open(&export).map_err(|error| CliError::Failure(format!("{}: {error}", export.display())))?;
     let commits = chosen(&reader, since, glob)?;
-    drop(reader);
-
     let bar = bar(commits.iter().map(|commit| commit.size).sum());
     let mut found = Found::default();
     for commit in &commits {
-        let verdict = look(&root, commit, &bar);
+        let mut verdict = look(&root, commit, &bar);
+        if matches!(verdict, Verdict::Different(_)) && reader.is_reused(commit)? {
+            verdict = Verdict::Gone;
+        }
         let shown = rows::path(&commit.path);
         match &verdict {
             Verdict::Same => found.bytes += commit.size,
@@ -56,6 +57,7 @@ pub(super) fn verify(
         }
         found.add(commit, &verdict);
     }
+    drop(reader);
     bar.finish_and_clear();
     found.tell(json)
 }

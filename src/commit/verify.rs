@@ -81,9 +81,20 @@ impl Committer {
             direct::open(&dir, name.as_ref())
         });
         match opened {
-            Ok(file) => compare(&file, commit, &mut |_| true).unwrap_or(Verdict::Same),
+            Ok(file) => match compare(&file, commit, &mut |_| true).unwrap_or(Verdict::Same) {
+                Verdict::Different(_) if self.is_reused(commit) => Verdict::Gone,
+                verdict => verdict,
+            },
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::ISDIR) => Verdict::Gone,
             Err(errno) => Verdict::Unreadable(errno),
         }
+    }
+
+    /// Whether the name has an inode of a later version with the same number.
+    fn is_reused(&self, commit: &Commit) -> bool {
+        self.journal.read(|reader| reader.is_reused(commit)).unwrap_or_else(|error| {
+            tracing::error!(draft = commit.id, %error, "cannot tell whether its inode was published again");
+            false
+        })
     }
 }

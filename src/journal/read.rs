@@ -185,6 +185,17 @@ impl Reader {
         })
     }
 
+    /// Whether an inode was published again since this commit: then it is another one with the same number.
+    pub fn is_reused(&self, commit: &Commit) -> Result<bool, JournalError> {
+        self.read(|conn| {
+            conn.prepare_cached(
+                "SELECT EXISTS (SELECT 1 FROM commits c JOIN drafts d USING (id)
+                 WHERE c.ino = ?2 AND d.event > (SELECT event FROM drafts WHERE id = ?1))",
+            )?
+            .query_row([commit.id, commit.ino.cast_signed()], |row| row.get(0))
+        })
+    }
+
     /// One draft's row.
     pub fn row(&self, id: DraftId) -> Result<Option<DraftRow>, JournalError> {
         self.read(|conn| conn.prepare_cached(&format!("{DRAFT} WHERE id = ?1"))?.query_row([id], draft).optional())

@@ -157,6 +157,23 @@ fn verify_reads_again_what_was_published() {
 }
 
 #[test]
+fn verify_takes_an_inode_that_was_used_again_for_another_one() {
+    let m = Setup::default().options("retain=0").mount();
+    let w = m.agent("W");
+    w.put("f", "first").unwrap();
+    let ino = w.stat("f").unwrap().ino;
+    w.unlink("f").unwrap();
+    // Where numbers are given out again, the next one has it at once.
+    w.put("f.tmp", "another").unwrap();
+    let again = w.stat("f.tmp").unwrap().ino == ino;
+    eprintln!("the same number: {again}");
+    w.rename("f.tmp", "f").unwrap();
+    m.recorded();
+    let found = m.json(&["verify", "--path", "f"]);
+    assert_eq!((&found["gone"], &found["wrong"]), (&1.into(), &serde_json::json!([])), "{found}");
+}
+
+#[test]
 fn verify_shows_how_far_it_is() {
     let m = Mount::new();
     m.agent("W").put("f", &*"content ".repeat(1 << 19)).unwrap();
