@@ -283,6 +283,27 @@ impl Node {
         self.seen.lock().ident = Ident::of(stat);
     }
 
+    /// What is known of an inode that cannot be reached any more.
+    pub fn remains(&self) -> Stat {
+        let Ident { size, mtime } = self.seen.lock().ident;
+        Stat {
+            dev: self.key.dev,
+            ino: self.key.ino,
+            kind: self.kind,
+            perm: 0,
+            nlink: 0,
+            uid: 0,
+            gid: 0,
+            rdev: 0,
+            size,
+            blocks: 0,
+            blksize: 0,
+            atime: mtime,
+            mtime,
+            ctime: mtime,
+        }
+    }
+
     /// True if this is the modification time that the node was told or seen with.
     pub fn has_mtime(&self, time: Time) -> bool {
         self.seen.lock().ident.mtime == time

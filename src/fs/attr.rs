@@ -282,11 +282,16 @@ impl Fs {
                 None => return Err(Errno::TXTBSY),
             }
         }
-        let fd = self.nodes().fd(&node)?;
+        let told = changes.is_mtime_alone()
+            && changes.mtime.and_then(SetTime::exact).is_some_and(|time| node.has_mtime(time));
+        let fd = match self.nodes().fd(&node) {
+            // The kernel writes back the times of a file whose last name was taken away. It would keep an error for whoever
+            // calls syncfs next.
+            Err(Errno::STALE | Errno::NOENT) if told => return Ok(Attr { stat: node.remains(), ttl: Duration::ZERO }),
+            other => other?,
+        };
         node.telling();
-        if let (true, Some(SetTime::At(time))) = (changes.is_mtime_alone(), changes.mtime)
-            && node.has_mtime(Time::from_system(time))
-        {
+        if told {
             let stat = stat::fstat(&fd)?;
             if !node.is_as(&stat) {
                 // The kernel writes back what it has kept of an older version of the file.

@@ -4,6 +4,20 @@ use crate::common::mount::show;
 use crate::common::{Mount, checker, eventually};
 
 #[test]
+fn s47_a_file_that_is_gone_is_no_failure_of_syncfs() {
+    for options in ["retain=0", "rw"] {
+        let m = Mount::setup().options(options).mount();
+        let w = m.agent("W");
+        for name in ["f", "g"] {
+            w.put(name, "content").unwrap();
+            // The kernel changes the time of a file that it unlinks, and writes that back afterwards.
+            w.stat(name).unwrap();
+            w.sh(&format!("rm {name}; sync -f ."));
+        }
+    }
+}
+
+#[test]
 fn s58_what_is_unlinked_or_replaced_is_kept_for_a_while() {
     let m = Mount::setup().config("[[rule]]\nglob = 'never'\nretain = 0\n").mount();
     let (w, r) = m.pair();
