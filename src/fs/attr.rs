@@ -282,8 +282,8 @@ impl Fs {
                 None => return Err(Errno::TXTBSY),
             }
         }
-        let told = changes.is_mtime_alone()
-            && changes.mtime.and_then(SetTime::exact).is_some_and(|time| node.has_mtime(time));
+        let told =
+            changes.is_mtime_alone() && changes.mtime.and_then(SetTime::exact).is_some_and(|time| node.has_mtime(time));
         let fd = match self.nodes().fd(&node) {
             // The kernel writes back the times of a file whose last name was taken away. It would keep an error for whoever
             // calls syncfs next.
