@@ -12,6 +12,7 @@ enum Op {
     Mkdir(String),
     Rename(String, String),
     Exchange(String, String),
+    Link(String, String),
     Unlink(String),
     Rmdir(String),
     RemoveTree(String),
@@ -20,24 +21,34 @@ enum Op {
     Refresh(String),
 }
 
-fn path() -> impl Strategy<Value = String> {
-    prop::collection::vec(prop::sample::select(vec!["a", "b", "c.log"]), 1..4).prop_map(|names| names.join("/"))
+fn path(names: [&'static str; 3]) -> impl Strategy<Value = String> {
+    prop::collection::vec(prop::sample::select(names.to_vec()), 1..4).prop_map(|names| names.join("/"))
 }
 
-/// No hard links: a write in place under one name is counted there alone until the folders of the others are counted again.
-fn op() -> impl Strategy<Value = Op> {
+fn op(names: [&'static str; 3], links: bool) -> impl Strategy<Value = Op> {
+    let path = move || path(names);
     prop_oneof![
         12 => (path(), 0..5000usize).prop_map(|(path, bytes)| Op::Put(path, bytes)),
         4 => (path(), 0..5000usize).prop_map(|(path, bytes)| Op::Append(path, bytes)),
         12 => path().prop_map(Op::Mkdir),
         6 => (path(), path()).prop_map(|(from, to)| Op::Rename(from, to)),
         2 => (path(), path()).prop_map(|(from, to)| Op::Exchange(from, to)),
+        2 => (path(), path()).prop_map(move |(from, to)| if links { Op::Link(from, to) } else { Op::Rename(from, to) }),
         4 => path().prop_map(Op::Unlink),
         2 => path().prop_map(Op::Rmdir),
         1 => path().prop_map(Op::RemoveTree),
         1 => Just(Op::RestoreLast),
         1 => Just(Op::Crash),
         1 => path().prop_map(Op::Refresh),
+    ]
+}
+
+/// Files written in place, or hard links: what is written in place under one of several links is counted there alone until
+/// the folders of the others are counted again.
+fn ops() -> impl Strategy<Value = Vec<Op>> {
+    prop_oneof![
+        prop::collection::vec(op(["a", "b", "c.log"], false), 60..160),
+        prop::collection::vec(op(["a", "b", "c"], true), 60..160),
     ]
 }
 
@@ -49,6 +60,7 @@ fn apply(m: &mut Mount, agent: &mut Agent, op: &Op) -> bool {
         Op::Mkdir(path) => agent.mkdir(path).is_ok(),
         Op::Rename(from, to) => agent.rename(from, to).is_ok(),
         Op::Exchange(from, to) => agent.rename_with(from, to, "exchange").is_ok(),
+        Op::Link(from, to) => agent.link(from, to).is_ok(),
         Op::Unlink(path) => agent.unlink(path).is_ok(),
         Op::Rmdir(path) => agent.rmdir(path).is_ok(),
         Op::RemoveTree(path) => m.cli(&["rm", "-r", path]).status.success(),
@@ -78,7 +90,7 @@ fn du_equals_a_walk_after_anything() {
     let config = Config { cases, max_shrink_iters: 0, failure_persistence: None, ..Config::default() };
     let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
     let done = std::cell::Cell::new(0u32);
-    let outcome = runner.run(&prop::collection::vec(op(), 60..160), |ops| {
+    let outcome = runner.run(&ops(), |ops| {
         let mut m = Mount::new();
         let mut agent = m.agent("A");
         for op in &ops {
