@@ -59,6 +59,8 @@ enum Found {
     Nothing,
     /// A node of whatever kind that can be opened as it is.
     Node,
+    /// A version under a name whose files are written in place.
+    InPlace(u64),
     /// A version, held open so that the open succeeds even if the version is replaced in between; for a writer, that below
     /// its draft, because the kernel looks twice and drops what it found first.
     Version(u64, Arc<Content>),
@@ -109,12 +111,26 @@ impl Switches {
 
     /// The repeated open has looked the name up, and found this version.
     pub fn looked_up(&self, tid: u32, version: Option<(u64, Arc<Content>)>) {
+        self.find(tid, version.map_or(Found::Node, |(node, file)| Found::Version(node, file)));
+    }
+
+    /// The repeated open has looked the name up, and found that this node is written in place under it.
+    pub fn looked_up_in_place(&self, tid: u32, node: u64) {
+        self.find(tid, Found::InPlace(node));
+    }
+
+    fn find(&self, tid: u32, found: Found) {
         if !self.0.is_empty()
             && let Some(mut switch) = self.0.get_mut(&tid)
         {
-            switch.found = version.map_or(Found::Node, |(node, file)| Found::Version(node, file));
+            switch.found = found;
             switch.since = Instant::now();
         }
+    }
+
+    /// True if the thread's repeated open has found that it writes `node` in place.
+    pub fn is_in_place(&self, tid: u32, node: u64) -> bool {
+        matches!(self.get(tid, |_| false), Some(Switch { found: Found::InPlace(found), .. }) if found == node)
     }
 
     /// True if the thread has come round, with a look-up.

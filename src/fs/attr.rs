@@ -269,7 +269,8 @@ impl Fs {
                 }
                 Some(_) => return Err(Errno::BADF),
                 None if node.kind == Kind::Dir => return Err(Errno::ISDIR),
-                None if self.is_direct(&node.path()) => {
+                None if self.writes_in_place(caller, &node, Wants::to(true, size == 0))? => {
+                    self.drafts.switches.end(caller.tid);
                     let file = self.nodes().open(&node, rustix::fs::OFlags::RDWR)?;
                     self.committer.resize(&node, || at::truncate(&file, size))?;
                     self.strip_set_ids(caller, &file)?;

@@ -102,6 +102,10 @@ impl Fs {
         node: &Arc<Node>,
         stat: &Stat,
     ) -> Result<Seen> {
+        if wants.writes() && self.is_direct(&folder.path_of(name)) {
+            self.drafts.switches.looked_up_in_place(caller.tid, node.id);
+            return Ok(Seen::Entry(self.version_entry(node, *stat, Duration::ZERO)));
+        }
         let file = match self.drafts.switches.version(caller.tid, node.id) {
             Some(file) => Ok(file),
             None if wants == Wants::EmptyDraft => self.refer_to_version(node),
@@ -210,6 +214,25 @@ impl Fs {
     /// True if files under this path are written in place.
     pub(super) fn is_direct(&self, path: &[u8]) -> bool {
         self.rules.decide(path).mode == Mode::Direct
+    }
+
+    /// True if `caller`, who comes with a node, writes it in place. The name tells, and of a file with several names only
+    /// a look-up knows which one it is: `ESTALE` makes the kernel look again. One that comes back without a look-up has no
+    /// name; then the last one seen counts.
+    pub(super) fn writes_in_place(&self, caller: Caller, node: &Node, wants: Wants) -> Result<bool> {
+        if self.drafts.switches.is_in_place(caller.tid, node.id) {
+            return Ok(true);
+        }
+        let link = node.link();
+        let Some(parent) = link.parent.filter(|parent| self.is_direct(&parent.path_of(&link.name))) else {
+            return Ok(false);
+        };
+        drop(parent);
+        let has_others = stat::fstat(self.nodes().fd(node)?)?.nlink > 1;
+        if has_others && self.drafts.switches.begin(caller.tid, node.id, &link.name, wants) {
+            return Err(Errno::STALE);
+        }
+        Ok(true)
     }
 
     /// The kernel forgets `count` look-ups of a node.

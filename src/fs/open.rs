@@ -100,7 +100,8 @@ impl Fs {
             return Err(Errno::INVAL);
         }
         let writes = flags & OFlags::ACCMODE != OFlags::RDONLY || flags.contains(OFlags::TRUNC);
-        let direct = self.is_direct(&node.path());
+        let wants = Wants::to(writes, flags.contains(OFlags::TRUNC));
+        let direct = if writes { self.writes_in_place(caller, &node, wants)? } else { self.is_direct(&node.path()) };
         if flags & OFlags::ACCMODE == OFlags::RDONLY
             && flags.contains(OFlags::TRUNC)
             && node.executed.load(Ordering::Acquire) > 0
@@ -113,14 +114,11 @@ impl Fs {
             self.refuse_other_file_system(node.key)?;
             // The kernel repeats the open with a fresh look-up, which is answered with a draft's node. A thread that
             // comes again without a look-up opened through a descriptor: a version has no name to be replaced under.
-            return Err(if round(Wants::to(true, flags.contains(OFlags::TRUNC))) {
-                Errno::STALE
-            } else {
-                Errno::TXTBSY
-            });
+            return Err(if round(wants) { Errno::STALE } else { Errno::TXTBSY });
         }
         let found = self.drafts.switches.version(caller.tid, id);
-        if found.is_none() && !self.is_current(&node) && round(Wants::Version) {
+        let fresh = found.is_some() || self.drafts.switches.is_in_place(caller.tid, id);
+        if !fresh && !self.is_current(&node) && round(Wants::Version) {
             // Replaced or changed since the kernel looked: it shall look again. Without a name to look up, it comes
             // right back and gets what it has.
             return Err(Errno::STALE);

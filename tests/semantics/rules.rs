@@ -30,6 +30,57 @@ fn s45_direct_files_are_written_in_place() {
 }
 
 #[test]
+fn s45_of_a_file_with_two_names_each_follows_its_own_rule() {
+    let m = Mount::new();
+    let (w, r) = m.pair();
+    // The one that the kernel looked up last is the one that is not written, and the other way round.
+    for (whole, in_place, written_last) in [("a", "a.log", false), ("b", "b.log", true)] {
+        w.put(whole, "old").unwrap();
+        w.link(whole, in_place).unwrap();
+        let look = |name| r.cat(name).unwrap();
+        let looked_up = if written_last { whole } else { in_place };
+        look(looked_up);
+        let fd = w.open(whole, "w|trunc").unwrap();
+        w.write(fd, "new").unwrap();
+        assert_eq!((look(whole), look(in_place)), (b"old".to_vec(), b"old".to_vec()), "{whole} is a draft");
+        w.close(fd).unwrap();
+        assert_eq!((look(whole), look(in_place)), (b"new".to_vec(), b"old".to_vec()), "{whole} is published");
+        w.unlink(whole).unwrap();
+        w.link(in_place, whole).unwrap();
+        look(looked_up);
+        let fd = w.open(in_place, "w|trunc").unwrap();
+        w.write(fd, "here").unwrap();
+        assert_eq!(
+            (look(whole), look(in_place)),
+            (b"here".to_vec(), b"here".to_vec()),
+            "{in_place} is written in place"
+        );
+        w.close(fd).unwrap();
+        look(looked_up);
+        w.truncate(in_place, 2).unwrap();
+        assert_eq!((look(whole), look(in_place)), (b"he".to_vec(), b"he".to_vec()), "{in_place} is cut in place");
+        look(looked_up);
+        w.truncate(whole, 1).unwrap();
+        assert_eq!((look(whole), look(in_place)), (b"h".to_vec(), b"he".to_vec()), "{whole} has a version of its own");
+    }
+}
+
+#[test]
+fn s45_a_name_from_before_its_second_one_follows_its_own_rule() {
+    let m = Mount::new();
+    let (w, r) = m.pair();
+    w.put("a", "old").unwrap();
+    // The kernel may remember the name as it was before.
+    w.stat("a").unwrap();
+    w.link("a", "a.log").unwrap();
+    let fd = w.open("a", "w|trunc").unwrap();
+    w.write(fd, "new").unwrap();
+    assert_eq!(r.cat("a.log").unwrap(), b"old");
+    w.close(fd).unwrap();
+    assert_eq!((r.cat("a").unwrap(), r.cat("a.log").unwrap()), (b"new".to_vec(), b"old".to_vec()));
+}
+
+#[test]
 fn s45_direct_files_may_be_changed_from_elsewhere() {
     let m = Mount::new();
     let (w, r) = m.pair();
