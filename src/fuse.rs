@@ -60,12 +60,14 @@ const MAX_BACKGROUND: u16 = 64;
 pub struct Adapter {
     fs: Arc<Fs>,
     wishes: Wishes,
+    /// How the kernel treats descriptors of drafts.
+    drafts: FopenFlags,
 }
 
 impl Adapter {
     /// An adapter for a file system.
     pub fn new(fs: Arc<Fs>, wishes: Wishes) -> Self {
-        Adapter { fs, wishes }
+        Adapter { fs, wishes, drafts: FopenFlags::FOPEN_KEEP_CACHE }
     }
 }
 
@@ -106,6 +108,10 @@ impl Filesystem for Adapter {
         let wanted = wanted & config.capabilities();
         if config.add_capabilities(wanted).is_err() {
             return Err(std::io::Error::other("the kernel takes a capability back that it offered"));
+        }
+        if !wanted.contains(InitFlags::FUSE_WRITEBACK_CACHE) && wanted.contains(InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP) {
+            // The kernel has no use for a copy of what it does not gather: each write goes to the daemon, as large as it is.
+            self.drafts = FopenFlags::FOPEN_DIRECT_IO;
         }
         let depth = u32::from(wanted.contains(InitFlags::FUSE_PASSTHROUGH));
         let out_of_range = |nearest| std::io::Error::other(format!("the kernel takes at most {nearest}"));
@@ -225,7 +231,7 @@ impl Filesystem for Adapter {
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         metrics::request(Op::Open);
-        let fs = self.fs.clone();
+        let (fs, drafts) = (self.fs.clone(), self.drafts);
         self.fs.open(caller(req), ino.0, OFlags::from_bits_retain(flags.0 as u32), move |opened| {
             let opened = match opened {
                 Ok(opened) => opened,
@@ -233,7 +239,7 @@ impl Filesystem for Adapter {
             };
             let fh = FileHandle(opened.fh);
             let (file, node, fallback) = match opened.mode {
-                OpenMode::Draft => return reply.opened(fh, FopenFlags::FOPEN_KEEP_CACHE),
+                OpenMode::Draft => return reply.opened(fh, drafts),
                 OpenMode::Version(file, node) | OpenMode::Bulk(file, node) => {
                     (file, node, FopenFlags::FOPEN_KEEP_CACHE)
                 }
@@ -258,7 +264,7 @@ impl Filesystem for Adapter {
     ) {
         metrics::request(Op::Create);
         let flags = OFlags::from_bits_retain(flags as u32);
-        let fs = self.fs.clone();
+        let (fs, drafts) = (self.fs.clone(), self.drafts);
         self.fs.create(caller(req), parent.0, name, mode, umask, flags, move |created| {
             let created = match created {
                 Ok(created) => created,
@@ -267,7 +273,7 @@ impl Filesystem for Adapter {
             let attr = file_attr(created.entry.node, &created.entry.stat);
             let (ttl, generation, fh) = (Duration::ZERO, Generation(0), FileHandle(created.opened.fh));
             let (file, node, fallback) = match created.opened.mode {
-                OpenMode::Draft => return reply.created(&ttl, &attr, generation, fh, FopenFlags::empty()),
+                OpenMode::Draft => return reply.created(&ttl, &attr, generation, fh, drafts),
                 OpenMode::Version(file, node) | OpenMode::Bulk(file, node) => {
                     (file, node, FopenFlags::FOPEN_KEEP_CACHE)
                 }

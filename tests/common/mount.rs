@@ -307,7 +307,9 @@ impl Mount {
         if self.setup.config.is_some() {
             args.extend(["--config".into(), self.home.join("config.toml").into()]);
         }
-        if let Some(options) = &self.setup.options {
+        // What a test asks for by itself comes last, and counts.
+        let from_outside = std::env::var("COMMITFS_TEST_OPTIONS").ok();
+        for options in from_outside.iter().chain(&self.setup.options) {
             args.extend(["-o".into(), options.into()]);
         }
         args.extend([self.export.clone().into(), self.mnt.clone().into()]);

@@ -9,8 +9,8 @@ const RULE: &str = "[[rule]]\nglob = '*.bin'\ncommit = 'release'\n";
 
 /// Through the page cache, and passed through.
 fn ways() -> [(&'static str, Setup); 2] {
-    [("gathered", Setup::default()), ("passed through", Setup::default().options("writeback=off"))]
-        .map(|(way, setup)| (way, setup.config(RULE)))
+    [("gathered", "writeback=on"), ("passed through", "writeback=off")]
+        .map(|(way, options)| (way, Setup::default().options(options).config(RULE)))
 }
 
 /// After a close, whoever looks waits for the commit behind it.
