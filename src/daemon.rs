@@ -33,7 +33,7 @@ use crate::fuse::{Adapter, Wishes};
 use crate::inode::{NodeTable, display_path};
 use crate::journal::{DraftId, Entry, Journal, JournalError};
 use crate::retention::Reaper;
-use crate::sys::procfs::MountId;
+use crate::sys::procfs::{MountId, Shows};
 use crate::sys::{self, Errno, at, mount};
 
 /// Why the daemon could not serve.
@@ -52,6 +52,12 @@ pub enum ServeError {
         /// What the system said.
         errno: Errno,
     },
+    /// Callers come with numbers that nothing can be found by.
+    #[error(
+        "/proc does not show the processes of this pid name space: mount it there (mount -t proc proc /proc), or run in that \
+         of the host (--pid=host of a container)"
+    )]
+    Proc,
     /// The mount.
     #[error("mounting {}: {source}{}", path.display(), remedy(source))]
     Mount {
@@ -112,6 +118,9 @@ enum End {
 
 /// Mounts and serves until the mount goes away or a signal comes.
 pub fn serve(config: Config, ready: ReadySignal) -> Result<(), ServeError> {
+    if sys::procfs::shows() == Shows::Others {
+        return Err(ServeError::Proc);
+    }
     let guard = Guard::start();
     sys::memory::share_arenas();
     let source = config.source.clone();

@@ -42,6 +42,8 @@ mod readers;
 mod removal;
 #[path = "semantics/rules.rs"]
 mod rules;
+#[path = "semantics/unseen.rs"]
+mod unseen;
 #[path = "semantics/visibility.rs"]
 mod visibility;
 #[path = "semantics/watching.rs"]

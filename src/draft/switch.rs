@@ -82,8 +82,12 @@ pub struct Switches(DashMap<u32, Switch>);
 
 impl Switches {
     /// Sends the open of `tid` on `node`, last known as `name`, round. False if the thread was sent round for the same
-    /// node before and did not look the name up: its open has no name.
+    /// node before and did not look the name up: its open has no name. False as well for threads without a number, whose
+    /// look-ups cannot be told from one another's.
     pub fn begin(&self, tid: u32, node: u64, name: &OsStr, wants: Wants) -> bool {
+        if tid == 0 {
+            return false;
+        }
         let before = self.get(tid, |switch| switch.node == node);
         if before.is_some_and(|switch| switch.node == node && matches!(switch.found, Found::Nothing)) {
             self.0.remove(&tid);

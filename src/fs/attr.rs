@@ -167,6 +167,11 @@ impl Fs {
         done: impl Done<Attr>,
     ) {
         self.drafts.switches.end(caller.tid);
+        if !draft.has_writers()
+            && let Err(errno) = self.refuse_unseen(caller)
+        {
+            return done(Err(errno));
+        }
         let fs = self.clone();
         let resized = draft.clone();
         // Held like an open descriptor, so that the draft stays while it is worked on.
@@ -275,12 +280,14 @@ impl Fs {
                     self.committer.resize(&node, || at::truncate(&file, size))?;
                     self.strip_set_ids(caller, &file)?;
                 }
-                None if self.refuse_other_file_system(node.key).is_err() => return Err(Errno::XDEV),
-                // The kernel repeats the call with a fresh look-up, which is answered with a draft's node.
-                None if self.drafts.switches.begin(caller.tid, id, &node.link().name, Wants::to(true, size == 0)) => {
-                    return Err(Errno::STALE);
+                None => {
+                    self.refuse_unseen(caller)?;
+                    self.refuse_other_file_system(node.key)?;
+                    let round =
+                        self.drafts.switches.begin(caller.tid, id, &node.link().name, Wants::to(true, size == 0));
+                    // The kernel repeats the call with a fresh look-up, which is answered with a draft's node.
+                    return Err(if round { Errno::STALE } else { Errno::TXTBSY });
                 }
-                None => return Err(Errno::TXTBSY),
             }
         }
         let told =

@@ -1,6 +1,7 @@
 //! Whose request it is: credentials to act under, and who stands in the journal as the owner of a draft.
 
 use std::collections::HashMap;
+use std::sync::Once;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -10,7 +11,7 @@ use crate::draft::Caller;
 use crate::journal::Owner;
 use crate::sys::cred::Creds;
 use crate::sys::process::{self, Identity, Process};
-use crate::sys::procfs;
+use crate::sys::{Errno, Result, procfs};
 
 /// Supplementary groups of threads, which cost more to read than anything else about a caller.
 ///
@@ -57,6 +58,23 @@ impl Groups {
 }
 
 impl Fs {
+    /// `EPERM` for a writer with no id in the daemon's pid name space. Nothing tells one such caller from the next, nor
+    /// that one was killed: what it writes could be seen before it is complete.
+    pub(super) fn refuse_unseen(&self, caller: Caller) -> Result<()> {
+        static SAID: Once = Once::new();
+        if caller.tid != 0 {
+            return Ok(());
+        }
+        SAID.call_once(|| {
+            tracing::error!(
+                uid = caller.uid,
+                "refused to let somebody write who is in no process of this daemon's pid name space: run the daemon in that \
+                 of the host (--pid=host of a container), or the applications in the daemon's"
+            );
+        });
+        Err(Errno::PERM)
+    }
+
     /// Credentials to act under; `None` for the daemon's own.
     pub(super) fn creds(&self, caller: Caller) -> Option<Creds> {
         if !self.options.act_as_caller || (caller.uid == 0 && caller.gid == 0) {

@@ -82,6 +82,9 @@ impl Fs {
         if flags.contains(OFlags::EXCL) {
             return done(Err(Errno::EXIST));
         }
+        if let Err(errno) = self.refuse_unseen(caller) {
+            return done(Err(errno));
+        }
         // The kernel has pages and a size of its own for the draft, which only an open resets: it shall look again, and
         // open. One that comes back here without having looked joins as it is.
         if self.send_round(caller, &draft) {
@@ -114,6 +117,7 @@ impl Fs {
         if direct || reads_only {
             return self.create_at_once(caller, folder, name, mode, flags, direct);
         }
+        self.refuse_unseen(caller)?;
         self.refuse_other_file_system(folder.key)?;
         let process = process::of(caller.tid);
         let draft = Draft::new(NewDraft {

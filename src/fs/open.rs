@@ -111,6 +111,7 @@ impl Fs {
         }
         let round = |wants| self.drafts.switches.begin(caller.tid, id, &node.link().name, wants);
         if writes && !direct {
+            self.refuse_unseen(caller)?;
             self.refuse_other_file_system(node.key)?;
             // The kernel repeats the open with a fresh look-up, which is answered with a draft's node. A thread that
             // comes again without a look-up opened through a descriptor: a version has no name to be replaced under.
@@ -235,7 +236,8 @@ impl Fs {
             });
         }
         let writes = flags & OFlags::ACCMODE != OFlags::RDONLY || flags.contains(OFlags::TRUNC);
-        if writes && let Err(errno) = draft.refuse_foreign(&self.committer) {
+        let refused = || self.refuse_unseen(caller).and_then(|()| draft.refuse_foreign(&self.committer));
+        if writes && let Err(errno) = refused() {
             self.drafts.switches.end(caller.tid);
             return done(Err(errno));
         }

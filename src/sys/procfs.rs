@@ -10,6 +10,7 @@ mod calls;
 mod tables;
 
 use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt as _;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -180,6 +181,30 @@ pub fn pid_max() -> u32 {
     *PID_MAX.get_or_init(|| {
         fs::read_to_string("/proc/sys/kernel/pid_max").ok().and_then(|max| max.trim().parse().ok()).unwrap_or(0)
     })
+}
+
+/// Whose processes `/proc` shows here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shows {
+    /// All of the machine.
+    All,
+    /// Those of a pid name space other than the first, this process's own: the others have no number here.
+    Own,
+    /// Those of another pid name space, or none: a number in a request is somebody else's there.
+    Others,
+}
+
+/// Whose processes `/proc` shows.
+pub fn shows() -> Shows {
+    /// Inode number of the first pid name space (`PROC_PID_INIT_INO`).
+    const FIRST: u64 = 0xefff_fffc;
+    let own = fs::read_link("/proc/self").is_ok_and(|own| own.as_os_str() == std::process::id().to_string().as_str());
+    let first = || fs::metadata("/proc/self/ns/pid").is_ok_and(|space| space.ino() == FIRST);
+    match (own, own && first()) {
+        (true, true) => Shows::All,
+        (true, false) => Shows::Own,
+        (false, _) => Shows::Others,
+    }
 }
 
 /// How many threads this process has.

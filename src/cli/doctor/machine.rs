@@ -9,6 +9,7 @@ use crate::cli::rows::size;
 use crate::fuse::{self, Offer};
 use crate::journal;
 use crate::sys::mount;
+use crate::sys::procfs::{self, Shows};
 
 /// Oldest kernel that can serve a mount, and the oldest that reads versions at its own speed.
 const NEEDED: (u32, u32) = (4, 20);
@@ -26,6 +27,7 @@ pub(super) fn examine() -> Vec<Finding> {
         findings.push(connection(tried(), root));
     }
     findings.push(user(root));
+    findings.push(processes());
     findings.push(descriptors());
     findings
 }
@@ -54,6 +56,28 @@ fn kernel() -> Finding {
         );
     }
     Finding::good("kernel", release)
+}
+
+fn processes() -> Finding {
+    const WHAT: &str = "processes";
+    const REMEDY: &str = "Run it in the pid name space of the host (--pid=host of a container).";
+    match procfs::shows() {
+        Shows::All => Finding::good(WHAT, "those of the whole machine"),
+        Shows::Own => Finding::of(
+            WHAT,
+            Verdict::Warning,
+            "those of one pid name space",
+            "Applications outside of it can read and not write, for nothing can be known of them (S47).",
+            REMEDY,
+        ),
+        Shows::Others => Finding::of(
+            WHAT,
+            Verdict::Blocker,
+            "/proc shows those of another pid name space, or none",
+            "Who writes, and whether a close was the last, is looked up there.",
+            REMEDY,
+        ),
+    }
 }
 
 fn device(root: bool) -> Finding {
