@@ -61,6 +61,11 @@ pub fn identity(pid: u32) -> Option<Identity> {
     inode(&process).map(Identity::Inode).or_else(|| procfs::start_ticks(pid).map(Identity::Start))
 }
 
+/// Gives this thread the lowest priority: it works while nobody else wants the processor.
+pub fn yield_to_others() -> Result<()> {
+    rustix::process::nice(19).map(drop)
+}
+
 fn by_descriptor(tid: u32) -> Result<Process> {
     /// `PIDFD_THREAD` (Linux 6.9): of a thread that need not be its process's first.
     const THREAD: PidfdFlags = PidfdFlags::from_bits_retain(rustix::fs::OFlags::EXCL.bits());
