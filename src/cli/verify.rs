@@ -19,7 +19,7 @@ use crate::commit::{Verdict, compare};
 use crate::journal::pages::Wanted;
 use crate::journal::read::Reader;
 use crate::journal::{Commit, Entry, Journal};
-use crate::rules;
+use crate::rules::{self, Mode, Rules};
 use crate::sys::{Errno, direct};
 
 /// Commits read from the journal at once.
@@ -33,7 +33,9 @@ pub(super) fn verify(
 ) -> Result<(), CliError> {
     let state_dir = target::find(place)?;
     let reader = Reader::open(&state_dir)?;
-    let export = reader.meta()?.remove("export").map(PathBuf::from);
+    let mut meta = reader.meta()?;
+    let rules = meta.remove("rules").map(|text| Rules::from_toml(&text)).transpose()?.unwrap_or_default();
+    let export = meta.remove("export").map(PathBuf::from);
     let export =
         export.ok_or_else(|| CliError::Failure("the journal does not say of which export it is".to_owned()))?;
     let root = File::open(&export).map_err(|error| CliError::Failure(format!("{}: {error}", export.display())))?;
@@ -42,7 +44,8 @@ pub(super) fn verify(
     let mut found = Found::default();
     for commit in &commits {
         let mut verdict = look(&root, commit, &bar);
-        if matches!(verdict, Verdict::Different(_)) && reader.is_reused(commit)? {
+        let in_place = rules.decide(&commit.path).mode == Mode::Direct;
+        if matches!(verdict, Verdict::Different(_)) && (in_place || reader.is_reused(commit)?) {
             verdict = Verdict::Gone;
         }
         let shown = rows::path(&commit.path);

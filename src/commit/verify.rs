@@ -6,6 +6,7 @@ use std::fs::File;
 
 use super::Committer;
 use crate::journal::Commit;
+use crate::rules::Mode;
 use crate::sys::{Errno, direct, stat};
 
 /// What was found under a commit's name.
@@ -13,7 +14,8 @@ use crate::sys::{Errno, direct, stat};
 pub enum Verdict {
     /// What was published.
     Same,
-    /// Another inode, or none: it was replaced, renamed or removed since.
+    /// Another inode, or none: it was replaced, renamed or removed since. Or other content under a name whose files are
+    /// written in place.
     Gone,
     /// The inode that was published, with other content.
     Different(String),
@@ -82,12 +84,16 @@ impl Committer {
         });
         match opened {
             Ok(file) => match compare(&file, commit, &mut |_| true).unwrap_or(Verdict::Same) {
-                Verdict::Different(_) if self.is_reused(commit) => Verdict::Gone,
+                Verdict::Different(_) if self.is_in_place(commit) || self.is_reused(commit) => Verdict::Gone,
                 verdict => verdict,
             },
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::ISDIR) => Verdict::Gone,
             Err(errno) => Verdict::Unreadable(errno),
         }
+    }
+
+    fn is_in_place(&self, commit: &Commit) -> bool {
+        self.rules.decide(&commit.path).mode == Mode::Direct
     }
 
     /// Whether the name has an inode of a later version with the same number.

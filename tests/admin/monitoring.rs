@@ -10,7 +10,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::common::mount::show;
-use crate::common::{Mount, Setup, SmallFs, eventually};
+use crate::common::{Agent, Mount, Setup, SmallFs, eventually};
 
 /// `NAME` or `NAME{labels}` and its value.
 fn value(text: &str, series: &str) -> Option<f64> {
@@ -173,6 +173,27 @@ fn verify_takes_an_inode_that_was_used_again_for_another_one() {
     assert_eq!((&found["gone"], &found["wrong"]), (&1.into(), &serde_json::json!([])), "{found}");
 }
 
+/// A draft that was renamed to a name whose files are written in place, and published there.
+fn published_in_place(w: &Agent) {
+    let fd = w.open("f", "w|creat").unwrap();
+    w.write(fd, "published ").unwrap();
+    w.rename("f", "f.log").unwrap();
+    w.close(fd).unwrap();
+}
+
+#[test]
+fn verify_takes_what_was_written_in_place_since_for_no_damage() {
+    let m = Mount::new();
+    let w = m.agent("W");
+    published_in_place(&w);
+    m.recorded();
+    assert_eq!(m.json(&["verify", "--path", "f.log"])["same"], 1);
+    w.append("f.log", "and gone on with").unwrap();
+    let found = m.json(&["verify", "--path", "f.log"]);
+    assert_eq!((&found["same"], &found["gone"]), (&0.into(), &1.into()), "{found}");
+    assert_eq!(m.cli_ok(&["events", "--kind", "mismatch"]), "");
+}
+
 #[test]
 fn verify_shows_how_far_it_is() {
     let m = Mount::new();
@@ -199,6 +220,8 @@ fn verify_shows_how_far_it_is() {
 fn settled_commits_are_verified_by_the_daemon() {
     let m = Setup::default().config("settle = '2s'\n").mount();
     let w = m.agent("W");
+    published_in_place(&w);
+    w.append("f.log", "and gone on with").unwrap();
     w.put("good", "content").unwrap();
     w.put("bad", "content").unwrap();
     eventually("it is on the export", || m.raw_content("bad").is_some());
@@ -206,7 +229,7 @@ fn settled_commits_are_verified_by_the_daemon() {
     eventually("both were looked at", || {
         let text = m.http().get("/metrics").text();
         let seen = |outcome: &str| value(&text, &format!("commitfs_verified_total{{outcome=\"{outcome}\"}}"));
-        seen("same") >= Some(1.0) && seen("different") == Some(1.0)
+        seen("same") >= Some(1.0) && seen("gone") == Some(1.0) && seen("different") == Some(1.0)
     });
     eventually("an event tells of it", || m.cli_ok(&["events", "--kind", "mismatch"]).contains("bad"));
     let event: Value = serde_json::from_str(&m.cli_ok(&["events", "--kind", "mismatch", "--json"])).unwrap();
