@@ -60,7 +60,7 @@ fn next_data(file: BorrowedFd<'_>, offset: u64) -> Result<Range<u64>> {
 }
 
 fn feed_zeros(hasher: &mut Xxh3, mut count: u64) {
-    const ZEROS: [u8; 1 << 16] = [0; 1 << 16];
+    static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
     while count > 0 {
         let some = count.min(ZEROS.len() as u64);
         hasher.update(&ZEROS[..some as usize]);

@@ -6,7 +6,7 @@ use rustix::process::Signal;
 
 use crate::common::wait::{LIMIT, poll};
 use crate::common::{Agent, Mount};
-use crate::reference::{Handle, Model, NAMES, Op, PROCESSES, Said, offset};
+use crate::reference::{Handle, Id, Model, NAMES, Op, PROCESSES, Said, offset};
 
 /// What a run has exercised.
 #[derive(Debug, Default)]
@@ -25,7 +25,7 @@ struct World<'a> {
     /// Descriptors, in the order of the model's handles.
     fds: Vec<i32>,
     /// Versions that somebody reads: process, descriptor, content.
-    held: Vec<(usize, i32, Vec<u8>)>,
+    held: Vec<(usize, i32, Id, Vec<u8>)>,
 }
 
 /// One sequence in a folder of its own.
@@ -42,6 +42,10 @@ pub fn run(m: &Mount, folder: &str, ops: &[Op], done: &mut Done) -> Result<(), S
     }
     for p in 0..PROCESSES {
         world.step(&Op::Exit { p }).and_then(|_| world.compare(false, done)).map_err(|e| format!("at the end: {e}"))?;
+    }
+    // The journal does not tell of what was written in place.
+    for name in (0..NAMES.len()).filter(|name| world.model.is_changed(*name)) {
+        r.unlink(&format!("{folder}/{}", NAMES[name])).unwrap();
     }
     done.commits += world.model.commits;
     Ok(())
@@ -73,7 +77,10 @@ impl World<'_> {
             _ => None,
         };
         let over_a_draft = matches!(*op, Op::Rename { to, .. } if self.model.hides(to));
-        let keeps = matches!(*op, Op::Hold { p, name } if self.model.reads_a_version(p, name));
+        let keeps = match *op {
+            Op::Hold { p, name } => self.model.reads_a_version(p, name),
+            _ => None,
+        };
         let expected = self.model.apply(op);
         if expected == Said::Open {
             return Ok(true);
@@ -106,13 +113,15 @@ impl World<'_> {
             }
             Op::Unlink { p, name } => self.agents[p].unlink(NAMES[name]),
             Op::Rename { p, from, to } => self.agents[p].rename(NAMES[from], NAMES[to]),
+            Op::Exchange { p, one, other } => self.agents[p].rename_with(NAMES[one], NAMES[other], "exchange"),
+            Op::Link { p, from, to } => self.agents[p].link(NAMES[from], NAMES[to]),
             Op::Truncate { p, name, len } => self.agents[p].truncate(NAMES[name], u64::from(len)),
             Op::Hold { p, name } => {
                 let opened = self.agents[p].open(NAMES[name], "r");
-                match (&opened, seen) {
+                match (&opened, seen, keeps) {
                     // A draft goes on changing under its family's descriptors; a version does not.
-                    (Ok(fd), Some(content)) if keeps => self.held.push((p, *fd, content)),
-                    (Ok(fd), _) => self.agents[p].close(*fd).unwrap(),
+                    (Ok(fd), Some(content), Some(version)) => self.held.push((p, *fd, version, content)),
+                    (Ok(fd), ..) => self.agents[p].close(*fd).unwrap(),
                     _ => {}
                 }
                 opened.map(drop)
@@ -147,7 +156,7 @@ impl World<'_> {
         poll(limit, || self.views(done).map_err(|why| last = why).ok()).ok_or_else(|| last.clone())?;
         // The export may be a moment behind what lookups on the mount wait for.
         poll(LIMIT, || self.export().map_err(|why| last = why).ok()).ok_or_else(|| last.clone())?;
-        for (p, fd, content) in &self.held {
+        for (p, fd, _, content) in self.held.iter().filter(|(_, _, version, _)| !self.model.was_changed(*version)) {
             let found = self.agents[*p].pread(*fd, 0, 1 << 20).unwrap();
             if found != *content {
                 return Err(format!(
