@@ -6,14 +6,16 @@
 #![allow(missing_docs)]
 
 mod common;
+#[path = "model/ops.rs"]
+mod ops;
 #[path = "model/reference.rs"]
 mod reference;
 #[path = "model/run.rs"]
 mod run;
 
 use common::Mount;
+use ops::Op;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
-use reference::Op;
 
 #[test]
 fn random_operations_agree_with_the_one_rule() {
@@ -31,7 +33,7 @@ fn random_operations_agree_with_the_one_rule() {
     let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
     let done_cell = std::cell::RefCell::new(&mut done);
     let folder_cell = std::cell::RefCell::new(&mut folder);
-    let outcome = runner.run(&reference::sequence(), |ops: Vec<Op>| {
+    let outcome = runner.run(&ops::sequence(), |ops: Vec<Op>| {
         let n = {
             let mut folder = folder_cell.borrow_mut();
             **folder += 1;

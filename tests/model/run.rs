@@ -6,7 +6,8 @@ use rustix::process::Signal;
 
 use crate::common::wait::{LIMIT, poll};
 use crate::common::{Agent, Mount};
-use crate::reference::{Handle, Id, Model, NAMES, Op, PROCESSES, Said, offset};
+use crate::ops::{NAMES, Op, PROCESSES, offset};
+use crate::reference::{Handle, Id, Model, Said};
 
 /// What a run has exercised.
 #[derive(Debug, Default)]
