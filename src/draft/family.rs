@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::OFlags;
 
 use super::Draft;
+use crate::inode::Key;
 use crate::rules::{Decision, OnFailureExit, OnKill};
 use crate::sys::process::{self, Identity, Process};
 use crate::sys::procfs::{self, Exit, OpenFile};
@@ -140,8 +141,8 @@ impl Draft {
     }
 
     /// True if the caller is a writer's process, one of its descendants, or holds the draft open although its
-    /// ancestors are gone.
-    pub fn is_family(&self, caller: Caller) -> bool {
+    /// ancestors are gone. `is_in_place` tells whether a version is being written in place.
+    pub fn is_family(&self, caller: Caller, is_in_place: impl FnOnce(Key) -> bool) -> bool {
         let openers = self.writers.lock().openers.clone();
         let mut line = process::ancestry(caller.tid).peekable();
         let Some(own) = line.peek().map(|process| process.tgid) else { return false };
@@ -149,11 +150,16 @@ impl Draft {
             return true;
         }
         let orphaned = openers.iter().any(|&(tgid, identity)| process::identity(tgid) != identity);
+        if !orphaned {
+            return false;
+        }
         // An outsider may read the version below, whose number the kernel may show for the draft: only who writes by
-        // that number writes the draft.
+        // that number writes the draft. Unless the version is written itself, under another name.
         let [node, content, before] = self.inos();
-        let shared = self.base_key().is_some_and(|base| base.ino == content);
-        orphaned && procfs::has_open(own, &[node, if shared { node } else { content }], before)
+        let base = self.base_key();
+        let shared = base.is_some_and(|base| base.ino == content);
+        let before = if base.is_some_and(is_in_place) { node } else { before };
+        procfs::has_open(own, &[node, if shared { node } else { content }], before)
     }
 
     /// The draft as one of its writers' processes has it open.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::Fs;
-use crate::draft::Caller;
+use crate::draft::{Caller, Draft};
 use crate::journal::Owner;
 use crate::sys::cred::Creds;
 use crate::sys::process::{self, Identity, Process};
@@ -73,6 +73,11 @@ impl Fs {
             );
         });
         Err(Errno::PERM)
+    }
+
+    /// True if the caller sees a draft under its name.
+    pub(super) fn is_family(&self, draft: &Draft, caller: Caller) -> bool {
+        draft.is_family(caller, |base| self.nodes().counted(base).is_some())
     }
 
     /// Credentials to act under; `None` for the daemon's own.

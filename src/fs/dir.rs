@@ -139,9 +139,9 @@ impl Fs {
         let mut waits = Vec::new();
         for (_, draft) in self.drafts.in_folder(folder.key) {
             let held = draft.held_until().is_some();
-            if draft.is_awaited() || draft.is_sealing() && draft.is_family(caller) {
+            if draft.is_awaited() || draft.is_sealing() && self.is_family(&draft, caller) {
                 waits.push(Until::Settled(draft));
-            } else if held && !draft.is_family(caller) {
+            } else if held && !self.is_family(&draft, caller) {
                 waits.push(Until::Released(draft));
             }
         }
@@ -272,7 +272,7 @@ impl Fs {
         }
         let mut private = false;
         for (name, draft) in self.drafts.in_folder(node.key) {
-            if !draft.is_family(caller) {
+            if !self.is_family(&draft, caller) {
                 continue;
             }
             private = true;

@@ -154,10 +154,10 @@ impl Fs {
         let switching = self.drafts.switches.looking_up(caller.tid, name);
         let writes = switching.is_some_and(Wants::writes);
         let held = draft.held_until().is_some();
-        if patient && (draft.is_awaited() || draft.is_sealing() && (writes || draft.is_family(caller))) {
+        if patient && (draft.is_awaited() || draft.is_sealing() && (writes || self.is_family(&draft, caller))) {
             return Ok(Seen::Wait(Until::Settled(draft)));
         }
-        if writes || draft.is_family(caller) {
+        if writes || self.is_family(&draft, caller) {
             self.drafts.switches.looked_up(caller.tid, None);
             return self.draft_entry(&draft).map(Seen::Entry);
         }

@@ -23,7 +23,7 @@ impl Fs {
         let Some(draft) = self.drafts.at(folder.key, &name) else {
             return done(self.unlink_version(caller, &folder, &name));
         };
-        if !draft.is_sealing() && !draft.is_family(caller) {
+        if !draft.is_sealing() && !self.is_family(&draft, caller) {
             return done(self.unlink_version(caller, &folder, &name));
         }
         // False while a commit is in flight: after it, the name is a version's.

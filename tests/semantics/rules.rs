@@ -81,6 +81,29 @@ fn s45_a_name_from_before_its_second_one_follows_its_own_rule() {
 }
 
 #[test]
+fn s45_who_writes_one_name_in_place_is_an_outsider_of_the_others_draft() {
+    let m = Mount::new();
+    let (w, r) = m.pair();
+    let (second, in_place) = (m.agent("S"), m.agent("I"));
+    w.put("a", "old").unwrap();
+    w.link("a", "a.log").unwrap();
+    let held = in_place.open("a.log", "w").unwrap();
+    let (one, other) = (w.open("a", "w|trunc").unwrap(), second.open("a", "w|append").unwrap());
+    w.write(one, "unfinished").unwrap();
+    // Whoever opened the draft first is gone: its family is known by what it has open.
+    w.exit(0);
+    second.write(other, " business").unwrap();
+    for outsider in [&in_place, &r] {
+        assert_eq!(outsider.cat("a").unwrap(), b"old");
+    }
+    in_place.pwrite(held, 0, "OLD").unwrap();
+    assert_eq!((in_place.cat("a").unwrap(), r.cat("a").unwrap()), (b"OLD".to_vec(), b"OLD".to_vec()));
+    second.close(other).unwrap();
+    assert_eq!(r.cat("a").unwrap(), b"unfinished business");
+    assert_eq!(r.cat("a.log").unwrap(), b"OLD");
+}
+
+#[test]
 fn s45_direct_files_may_be_changed_from_elsewhere() {
     let m = Mount::new();
     let (w, r) = m.pair();
