@@ -120,8 +120,8 @@ impl Fs {
         if flags.contains(RenameFlags::NOREPLACE) && pending_at(&to) {
             return Err(Errno::EXIST);
         }
-        let own = from.draft.clone().filter(|draft| self.is_family(&draft, caller));
-        let replaces_own = to.draft.as_ref().is_some_and(|draft| self.is_family(&draft, caller));
+        let own = from.draft.clone().filter(|draft| self.is_family(draft, caller));
+        let replaces_own = to.draft.as_ref().is_some_and(|draft| self.is_family(draft, caller));
         match own {
             None => self.rename_versions(caller, &from, &to, flags)?,
             Some(draft) => {
