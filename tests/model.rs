@@ -27,7 +27,13 @@ fn random_operations_agree_with_the_one_rule() {
     let m = Mount::new();
     let mut folder = 0;
     let mut done = run::Done::default();
-    let config = Config { cases, max_shrink_iters: 0, failure_persistence: None, ..Config::default() };
+    let config = Config {
+        cases,
+        max_shrink_iters: 400,
+        max_shrink_time: 60_000,
+        failure_persistence: None,
+        ..Config::default()
+    };
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
     let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
