@@ -216,23 +216,22 @@ impl Fs {
         self.rules.decide(path).mode == Mode::Direct
     }
 
-    /// True if `caller`, who comes with a node, writes it in place. The name tells, and of a file with several names only
-    /// a look-up knows which one it is: `ESTALE` makes the kernel look again. One that comes back without a look-up has no
-    /// name; then the last one seen counts.
+    /// True if `caller`, who comes with a node, writes it in place. The name tells, and where the file has several, or is no
+    /// longer under the one that was seen last, only a look-up knows which one it is: `ESTALE` makes the kernel look again.
+    /// One that comes back without a look-up has no name (`ETXTBSY`).
     pub(super) fn writes_in_place(&self, caller: Caller, node: &Node, wants: Wants) -> Result<bool> {
         if self.drafts.switches.is_in_place(caller.tid, node.id) {
             return Ok(true);
         }
         let link = node.link();
-        let Some(parent) = link.parent.filter(|parent| self.is_direct(&parent.path_of(&link.name))) else {
+        if !link.parent.is_some_and(|parent| self.is_direct(&parent.path_of(&link.name))) {
             return Ok(false);
-        };
-        drop(parent);
-        let has_others = stat::fstat(self.nodes().fd(node)?)?.nlink > 1;
-        if has_others && self.drafts.switches.begin(caller.tid, node.id, &link.name, wants) {
-            return Err(Errno::STALE);
         }
-        Ok(true)
+        if self.is_current(node) && stat::fstat(self.nodes().fd(node)?)?.nlink == 1 {
+            return Ok(true);
+        }
+        let round = self.drafts.switches.begin(caller.tid, node.id, &link.name, wants);
+        Err(if round { Errno::STALE } else { Errno::TXTBSY })
     }
 
     /// The kernel forgets `count` look-ups of a node.

@@ -118,8 +118,7 @@ impl Fs {
             return Err(if round(wants) { Errno::STALE } else { Errno::TXTBSY });
         }
         let found = self.drafts.switches.version(caller.tid, id);
-        let fresh = found.is_some() || self.drafts.switches.is_in_place(caller.tid, id);
-        if !fresh && !self.is_current(&node) && round(Wants::Version) {
+        if !writes && found.is_none() && !self.is_current(&node) && round(Wants::Version) {
             // Replaced or changed since the kernel looked: it shall look again. Without a name to look up, it comes
             // right back and gets what it has.
             return Err(Errno::STALE);
@@ -179,7 +178,7 @@ impl Fs {
     }
 
     /// True if the name under which the node was last seen still shows it, unchanged.
-    fn is_current(&self, node: &Node) -> bool {
+    pub(super) fn is_current(&self, node: &Node) -> bool {
         let link = node.link();
         let Some(parent) = link.parent else { return true };
         let look = || {

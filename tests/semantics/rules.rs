@@ -81,6 +81,27 @@ fn s45_a_name_from_before_its_second_one_follows_its_own_rule() {
 }
 
 #[test]
+fn s45_a_name_follows_its_own_rule_after_its_second_one_is_gone() {
+    let m = Mount::new();
+    let (w, r) = m.pair();
+    for how in ["w|trunc", "w|creat|trunc", "rw"] {
+        w.put("a", "old").unwrap();
+        let reader = r.open("a", "r").unwrap();
+        w.link("a", "a.log").unwrap();
+        r.stat("a.log").unwrap();
+        w.unlink("a.log").unwrap();
+        let nameless = r.open(&format!("/proc/self/fd/{reader}"), "w");
+        assert_eq!(nameless.map_err(|errno| errno.0), Err("ETXTBSY".to_owned()));
+        let fd = w.open("a", how).unwrap();
+        w.pwrite(fd, 0, "new").unwrap();
+        assert_eq!(r.cat("a").unwrap(), b"old", "{how}");
+        w.close(fd).unwrap();
+        assert_eq!((r.cat("a").unwrap(), r.pread(reader, 0, 9).unwrap()), (b"new".to_vec(), b"old".to_vec()), "{how}");
+        r.close(reader).unwrap();
+    }
+}
+
+#[test]
 fn s45_who_writes_one_name_in_place_is_an_outsider_of_the_others_draft() {
     let m = Mount::new();
     let (w, r) = m.pair();
