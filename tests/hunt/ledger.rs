@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// At most.
 pub const WRITERS: usize = 64;
 /// Names that each writer rewrites in its several ways.
-pub const NAMES: usize = 6;
+pub const NAMES: usize = 7;
 
 /// One writer's promises.
 #[repr(C)]

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::ledger::{Ledger, NAMES, mapped};
-use crate::writer::{name, new_name};
+use crate::writer::{WAYS, link_name, name, new_name};
 use crate::{Dice, Task, content};
 
 /// close(2), with its error.
@@ -82,6 +82,11 @@ impl Reader<'_> {
         let Some(found) = self.task.in_one_life(|| read(&path, way)) else { return };
         self.ledger.reads.fetch_add(1, Ordering::SeqCst);
         self.judge(&name, closed, found);
+        if WAYS[slot] == "links" {
+            let path = self.task.dir.join(link_name(&name));
+            let Some(found) = self.task.in_one_life(|| read(&path, way)) else { return };
+            self.judge(&name, 0, found);
+        }
     }
 
     /// Names that were made once and must be there from then on.

@@ -1,9 +1,10 @@
 //! A writer of the hunt: publishes its names by every ordinary way of writing, in several system calls each.
 
 use std::fs::{File, OpenOptions};
-use std::io::{Result, Seek, SeekFrom, Write};
+use std::io::{ErrorKind, Result, Seek, SeekFrom, Write};
 use std::os::fd::{AsRawFd, IntoRawFd};
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -13,11 +14,16 @@ use crate::ledger::{Ledger, NAMES, Promises};
 use crate::{Dice, Task};
 
 /// How a name is written: fixed per name, so that a reader knows what to expect of it.
-pub const WAYS: [&str; NAMES] = ["rewrite", "append", "patch", "shrink", "rename", "twice"];
+pub const WAYS: [&str; NAMES] = ["rewrite", "append", "patch", "shrink", "rename", "twice", "links"];
 
 /// The name of a writer's file.
 pub fn name(writer: u64, slot: usize) -> String {
     format!("w{writer}-{}", WAYS[slot])
+}
+
+/// A second name that a version has for a while. Files under such a name are written in place, and this one never is.
+pub fn link_name(name: &str) -> String {
+    format!("{name}.log")
 }
 
 /// The name of a writer's new file.
@@ -131,6 +137,16 @@ fn write(task: &Task, name: &str, way: &str, (generation, cut): (u64, bool), dic
             // Nothing else makes a rename last, should there be a power cut.
             if outages { File::open(dir)?.sync_all() } else { Ok(()) }
         }
+        "links" => {
+            let second = dir.join(link_name(name));
+            if dice.roll(2) == 0 {
+                link(&path, &second)?;
+            }
+            if dice.roll(2) == 0 {
+                unlink(&second)?;
+            }
+            write(task, name, "rewrite", (generation, cut), dice)
+        }
         // As shells do: the descriptor is duplicated and closed twice.
         "twice" => {
             let file = File::create(path)?;
@@ -154,6 +170,23 @@ fn write(task: &Task, name: &str, way: &str, (generation, cut): (u64, bool), dic
     }
 }
 
+/// Gives a file a second name, if it has its first one yet.
+fn link(path: &Path, second: &Path) -> Result<()> {
+    unlink(second)?;
+    match std::fs::hard_link(path, second) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// Takes a name away, if it is there.
+fn unlink(path: &Path) -> Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
 /// A name that never was; old ones are removed from the other end.
 fn new_file(task: &Task, mine: &Promises, dice: &mut Dice) -> Result<()> {
     let n = mine.created.load(Ordering::SeqCst);
@@ -165,7 +198,7 @@ fn new_file(task: &Task, mine: &Promises, dice: &mut Dice) -> Result<()> {
         mine.unlinking.store(oldest + 1, Ordering::SeqCst);
         match std::fs::remove_file(task.dir.join(new_name(task.number, oldest))) {
             // The daemon was killed before it could say that it was done.
-            Err(error) if task.outages.is_some() && error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) if task.outages.is_some() && error.kind() == ErrorKind::NotFound => {}
             other => other?,
         }
     }
