@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use fuser::INodeNo;
 use rustix::fs::Timespec;
 
+use super::close::Answer;
 use super::handle::{Handle, NO_DESCRIPTOR};
 use super::{Attr, Done, Fs};
 use crate::draft::{Caller, Draft, Keep, Wants};
@@ -147,10 +148,10 @@ impl Fs {
                     }
                     let was_clean = !draft.is_pending();
                     let answer = changed.and_then(|()| draft_attr(&draft, fh.is_some()));
-                    match answer {
-                        Ok(attr) if was_clean => self.announce_attributes(Key::of(&attr.stat), move || done(answer)),
-                        _ => done(answer),
+                    if let (Ok(attr), true) = (&answer, was_clean) {
+                        self.announce_attributes(Key::of(&attr.stat));
                     }
+                    done(answer);
                 }
             };
         }
@@ -197,7 +198,7 @@ impl Fs {
             }
             let by = fs.clone();
             fs.commits.run(move || match resized.seal() {
-                Some(ending) => by.end(&resized, ending, finish),
+                Some(ending) => by.end(&resized, ending, Answer::AtOnce, finish),
                 None => finish(Ok(())),
             });
         });
@@ -249,19 +250,16 @@ impl Fs {
         Ok(())
     }
 
-    /// Tells the kernel that what it remembers of a version's owner and mode is old; then goes on with `then`.
-    fn announce_attributes(self: &Arc<Self>, key: Key, then: impl FnOnce() + Send + 'static) {
-        let Some(node) = self.nodes().of(key) else { return then() };
-        let fs = self.clone();
-        self.notices.run(move || {
-            // A negative offset: the attributes alone.
-            if let Some(kernel) = fs.kernel.get()
-                && let Err(error) = kernel.inval_inode(INodeNo(node.id), -1, 0)
-            {
-                tracing::trace!(%error, "the kernel did not take the news of a version");
-            }
-            then();
-        });
+    /// Tells the kernel that what it remembers of a version's owner and mode is old. It takes no lock for that, so the
+    /// request that holds the file's need not be answered first.
+    fn announce_attributes(&self, key: Key) {
+        // A negative offset: the attributes alone.
+        if let Some(node) = self.nodes().of(key)
+            && let Some(kernel) = self.kernel.get()
+            && let Err(error) = kernel.inval_inode(INodeNo(node.id), -1, 0)
+        {
+            tracing::trace!(%error, "the kernel did not take the news of a version");
+        }
     }
 
     fn change_node(&self, caller: Caller, id: u64, handle: Option<&Handle>, changes: Changes) -> Result<Attr> {

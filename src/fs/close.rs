@@ -60,7 +60,7 @@ impl Fs {
         metrics::close_proof(proof.word());
         match proof {
             Proof::LastClose => match draft.seal_after(fh) {
-                Some(ending) => self.end(draft, ending, done),
+                Some(ending) => self.end(draft, ending, Answer::WhenTold, done),
                 None => {
                     self.drafts.give_back(draft, fh);
                     done(draft.check());
@@ -109,7 +109,7 @@ impl Fs {
                         let (fs, draft) = (self.clone(), draft.clone());
                         self.commits.run(move || {
                             let (after, closed) = (fs.clone(), draft.clone());
-                            fs.end(&draft, ending, move |ended| {
+                            fs.end(&draft, ending, Answer::WhenTold, move |ended| {
                                 // Its error has nobody to go to; the journal has it.
                                 if let Err(errno) = ended {
                                     tracing::error!(node = closed.node, %errno, "commit after the last release failed");
@@ -135,8 +135,8 @@ impl Fs {
         Ok(())
     }
 
-    /// Carries an ending out, and answers when the kernel knows of it too. Runs on a commit thread; no lock is held.
-    pub(super) fn end(self: &Arc<Self>, draft: &Arc<Draft>, ending: Ending, done: impl Done<()>) {
+    /// Carries an ending out, and answers. Runs on a commit thread; no lock is held.
+    pub(super) fn end(self: &Arc<Self>, draft: &Arc<Draft>, ending: Ending, answer: Answer, done: impl Done<()>) {
         let target = draft.target();
         let settle = |phase| {
             if let Some(target) = &target {
@@ -186,11 +186,19 @@ impl Fs {
                 if !digested {
                     self.digester.take(id, target.path(), staged.file, &self.committer.nodes);
                 }
+                let done = match answer {
+                    Answer::WhenTold => Some(done),
+                    Answer::AtOnce => {
+                        done(recorded);
+                        None
+                    }
+                };
+                let told = move || done.map_or((), |done| done(recorded));
                 if !marked {
-                    return self.announce(target, replaced, move || done(recorded));
+                    return self.announce(target, replaced, told);
                 }
                 let (fs, marker) = (self.clone(), target.marker());
-                self.announce(target, replaced, move || fs.announce(marker, true, move || done(recorded)));
+                self.announce(target, replaced, move || fs.announce(marker, true, told));
             }
             Ending::Refused { id, staged, reason } => {
                 self.committer.quarantine(id, &staged, reason, &path_of(target.as_ref()), &draft.owner);
@@ -227,6 +235,16 @@ impl Fs {
     pub fn commits_done(&self) -> u64 {
         self.commits_done.load(Ordering::Relaxed)
     }
+}
+
+/// When whoever asked for an ending is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// When the kernel knows of it too: nobody finds the version before any more.
+    WhenTold,
+    /// As soon as it is recorded. For a request during which the kernel holds the file's lock: whoever renames or removes the
+    /// file waits for that one and holds the folder's, for which the notice waits.
+    AtOnce,
 }
 
 /// Remembers how a writer's process ends, if this is its last act.

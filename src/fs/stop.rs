@@ -6,6 +6,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::Fs;
+use super::close::Answer;
 use crate::commit::{Target, VerbError};
 use crate::draft::Ending;
 use crate::journal::{DraftId, Entry};
@@ -28,7 +29,7 @@ impl Fs {
                 let told = matches!(ending, Ending::Refused { .. });
                 self.commits.run(move || {
                     let node = draft.node;
-                    fs.end(&draft, ending, move |ended| {
+                    fs.end(&draft, ending, Answer::WhenTold, move |ended| {
                         if let Err(errno) = ended
                             && !told
                         {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Fs;
+use super::close::Answer;
 use crate::commit::{Target, VerbError};
 use crate::inode::{Node, display_path};
 use crate::journal::OutboxId;
@@ -66,7 +67,7 @@ impl Fs {
         for draft in pending {
             if let Some(ending) = draft.remove() {
                 let node = draft.node;
-                self.end(&draft, ending, move |ended| {
+                self.end(&draft, ending, Answer::WhenTold, move |ended| {
                     if let Err(errno) = ended {
                         tracing::debug!(node, %errno, "a draft ended with its folder");
                     }

@@ -1,9 +1,12 @@
 //! What a mount must not be confused by.
 
+use std::process::{Child, Command};
+
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
-use crate::common::Mount;
 use crate::common::mount::bare;
+use crate::common::wait::LIMIT;
+use crate::common::{Mount, checker, poll};
 
 #[test]
 fn s47_a_version_is_not_opened_for_writing_without_a_name() {
@@ -144,4 +147,40 @@ fn s20_nothing_is_reached_by_climbing_or_by_swapping_links() {
     w.answer().unwrap();
     assert_eq!(w.cat("a/f").unwrap(), b"inside");
     assert_eq!(std::fs::read(outside.join("f")).unwrap(), b"outside");
+}
+
+/// Truncates, renames and stores the same two names as fast as it can.
+const HAMMER: &str = r#"
+import os, random, sys
+dice = random.Random(int(sys.argv[1]))
+for n in range(1500):
+    one, other = dice.sample(["a", "b"], 2)
+    try:
+        what = dice.randrange(4)
+        if what == 0:
+            os.rename(one, other)
+        elif what == 1:
+            os.close(os.open(one, os.O_WRONLY | os.O_CREAT | os.O_TRUNC))
+        else:
+            os.truncate(one, n)
+    except OSError:
+        pass
+"#;
+
+/// The kernel holds a file's lock for as long as it waits for a truncation, and a folder's for a rename that waits for the
+/// file's; news of the folder wait for that.
+#[test]
+fn s10_truncations_and_renames_of_the_same_names_do_not_wait_for_each_other_for_ever() {
+    let m = Mount::new();
+    let hammer = |n: u32| {
+        let mut python = Command::new("python3");
+        python.args(["-c", HAMMER, &n.to_string()]).current_dir(m.mnt()).spawn().unwrap()
+    };
+    let mut running: Vec<Child> = (0..6).map(hammer).collect();
+    let ended = poll(LIMIT, || {
+        running.retain_mut(|child| child.try_wait().unwrap().is_none());
+        running.is_empty().then_some(())
+    });
+    assert!(ended.is_some(), "{} of 6 wait for ever", running.len());
+    checker::check(&m);
 }
