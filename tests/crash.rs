@@ -21,7 +21,9 @@ mod points {
     use std::path::Path;
 
     use crate::common::checker::{self, Promise};
-    use crate::common::{Mount, content, eventually};
+    use rustix::process::Signal;
+
+    use crate::common::{Mount, Setup, content, eventually};
     use crate::workload::Workload;
 
     /// Every point of the protocol, and at which passes to stop there.
@@ -211,6 +213,27 @@ mod points {
             found.insert(name.to_str().unwrap().to_owned(), Promise { closed: newest, tried: newest });
         });
         found
+    }
+
+    #[test]
+    fn a_writer_that_is_killed_is_promised_nothing() {
+        let mut m = Setup::default().unmounted();
+        m.set_env("COMMITFS_FAILPOINT", "commit_after_seal:1");
+        m.remount();
+        let w = m.agent("W");
+        w.put("other", "").unwrap();
+        let fd = w.open("f", "w|creat").unwrap();
+        w.write(fd, "half").unwrap();
+        // A child with so many descriptors that nothing proves that it has none of this file.
+        let child = w.fork("C");
+        child.close(fd).unwrap();
+        for _ in 0..600 {
+            child.open("other", "r").unwrap();
+        }
+        w.kill(Signal::KILL);
+        eventually("it is in quarantine", || m.quarantine().iter().any(|row| row.path == "f"));
+        assert!(!m.daemon_is_dead(), "a promise was written for it, and a crash would publish it");
+        assert_eq!(m.raw_content("f"), None);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use xxhash_rust::xxh3::Xxh3;
 use super::Kept;
 use crate::inode::{Content, NodeTable};
 use crate::journal::{DraftId, Entry, Journal};
-use crate::sys::{Errno, digest, process, stat};
+use crate::sys::{Errno, digest, stat};
 
 /// A digest in the making: valid as long as every write continued where the last one ended.
 #[derive(Default)]
@@ -112,9 +112,6 @@ impl Digester {
         let (queue, jobs) = bounded(Self::WAITING);
         std::thread::Builder::new().name("digest".to_owned()).spawn(move || {
             let mut waiting = Waiting::default();
-            if let Err(errno) = process::yield_to_others() {
-                tracing::debug!(%errno, "digests are taken at the priority of everything else");
-            }
             loop {
                 let job = match waiting.next() {
                     Some(due) => jobs.recv_deadline(due),

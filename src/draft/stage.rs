@@ -160,6 +160,10 @@ impl Draft {
         let body = self.body.read();
         // Given up, or another close has sealed it.
         let Phase::Open(work) = &body.phase else { return self.check() };
+        // Nobody waits for this close, and its release will publish nothing.
+        if self.writers.lock().failed_exit(&self.decision).is_some() {
+            return Ok(());
+        }
         // Its staged name too: without it a power cut would leave a promise of nothing.
         let synced = unless_skipped!("data", at::fsync(&work.staged.file)).and_then(|()| by.staging.sync());
         if let Err(errno) = synced {

@@ -39,7 +39,7 @@ pub fn of(tid: u32) -> Option<Process> {
     }
     match by_descriptor(tid) {
         Ok(process) => Some(process),
-        Err(Errno::SRCH) => None,
+        // An older kernel; or the process is gone, or has a parent outside of the pid name space: `/proc` tells.
         Err(_) => {
             let task = procfs::task(tid)?;
             Some(Process { tgid: task.tgid, ppid: task.ppid, identity: identity(task.tgid), thread: None })
@@ -59,11 +59,6 @@ pub fn ancestry(tid: u32) -> impl Iterator<Item = Process> {
 pub fn identity(pid: u32) -> Option<Identity> {
     let process = open(pid, PidfdFlags::empty()).ok()?;
     inode(&process).map(Identity::Inode).or_else(|| procfs::start_ticks(pid).map(Identity::Start))
-}
-
-/// Gives this thread the lowest priority: it works while nobody else wants the processor.
-pub fn yield_to_others() -> Result<()> {
-    rustix::process::nice(19).map(drop)
 }
 
 fn by_descriptor(tid: u32) -> Result<Process> {
