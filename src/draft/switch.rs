@@ -150,6 +150,12 @@ impl Switches {
         }
     }
 
+    /// The same for an open that reads. What was found for a writer who needs nothing of it may not be readable.
+    pub fn readable_version(&self, tid: u32, node: u64) -> Option<Arc<Content>> {
+        let wants = self.get(tid, |_| false)?.wants;
+        if wants == Wants::EmptyDraft { None } else { self.version(tid, node) }
+    }
+
     /// The thread's open has reached its node, or went elsewhere.
     pub fn end(&self, tid: u32) {
         if !self.0.is_empty() {
@@ -196,6 +202,17 @@ mod tests {
         switches.0.get_mut(&7).unwrap().began -= FRESH;
         switches.looked_up(7, None);
         assert!(!switches.is_fresh(7, OsStr::new("a")), "an open that the kernel gave up, however often it looks");
+    }
+
+    #[test]
+    fn what_an_open_that_truncates_has_found_is_not_read() {
+        for (wants, readable) in [(Wants::EmptyDraft, false), (Wants::Draft, true), (Wants::Version, true)] {
+            let switches = Switches::default();
+            assert!(switches.begin(7, 1, OsStr::new("a"), wants));
+            switches.looked_up(7, Some((2, Content::new(tempfile::tempfile().unwrap()))));
+            assert!(switches.version(7, 2).is_some() && switches.version(7, 1).is_none());
+            assert_eq!(switches.readable_version(7, 2).is_some(), readable, "{wants:?}");
+        }
     }
 
     #[test]

@@ -117,7 +117,7 @@ impl Fs {
             // comes again without a look-up opened through a descriptor: a version has no name to be replaced under.
             return Err(if round(wants) { Errno::STALE } else { Errno::TXTBSY });
         }
-        let found = self.drafts.switches.version(caller.tid, id);
+        let found = self.drafts.switches.readable_version(caller.tid, id);
         if !writes && found.is_none() && !self.is_current(&node) && round(Wants::Version) {
             // Replaced or changed since the kernel looked: it shall look again. Without a name to look up, it comes
             // right back and gets what it has.
