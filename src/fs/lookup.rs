@@ -218,7 +218,7 @@ impl Fs {
 
     /// True if `caller`, who comes with a node, writes it in place. The name tells, and where the file has several, or is no
     /// longer under the one that was seen last, only a look-up knows which one it is: `ESTALE` makes the kernel look again.
-    /// One that comes back without a look-up has no name (`ETXTBSY`).
+    /// One that comes back without a look-up has no name: then it must be the only one (`ETXTBSY`).
     pub(super) fn writes_in_place(&self, caller: Caller, node: &Node, wants: Wants) -> Result<bool> {
         if self.drafts.switches.is_in_place(caller.tid, node.id) {
             return Ok(true);
@@ -227,11 +227,14 @@ impl Fs {
         if !link.parent.is_some_and(|parent| self.is_direct(&parent.path_of(&link.name))) {
             return Ok(false);
         }
-        if self.is_current(node) && stat::fstat(self.nodes().fd(node)?)?.nlink == 1 {
+        let only = self.under_its_name(node).ok().filter(|there| Key::of(there) == node.key && there.nlink == 1);
+        if only.is_some_and(|there| node.is_as(&there)) {
             return Ok(true);
         }
-        let round = self.drafts.switches.begin(caller.tid, node.id, &link.name, wants);
-        Err(if round { Errno::STALE } else { Errno::TXTBSY })
+        if self.drafts.switches.begin(caller.tid, node.id, &link.name, wants) {
+            return Err(Errno::STALE);
+        }
+        if only.is_some() { Ok(true) } else { Err(Errno::TXTBSY) }
     }
 
     /// The kernel forgets `count` look-ups of a node.

@@ -118,7 +118,8 @@ impl Fs {
             return Err(if round(wants) { Errno::STALE } else { Errno::TXTBSY });
         }
         let found = self.drafts.switches.readable_version(caller.tid, id);
-        if !writes && found.is_none() && !self.is_current(&node) && round(Wants::Version) {
+        let is_current = || self.under_its_name(&node).is_ok_and(|there| node.is_as(&there));
+        if !writes && found.is_none() && !is_current() && round(Wants::Version) {
             // Replaced or changed since the kernel looked: it shall look again. Without a name to look up, it comes
             // right back and gets what it has.
             return Err(Errno::STALE);
@@ -177,19 +178,16 @@ impl Fs {
         }
     }
 
-    /// True if the name under which the node was last seen still shows it, unchanged.
-    pub(super) fn is_current(&self, node: &Node) -> bool {
+    /// What there is now under the name with which the node was last seen.
+    pub(super) fn under_its_name(&self, node: &Node) -> Result<Stat> {
         let link = node.link();
-        let Some(parent) = link.parent else { return true };
-        let look = || {
-            let _answering = parent.as_folder()?.answers.read();
-            let dir = self.nodes().fd(&parent)?;
-            if self.options.revalidate {
-                stat::revalidate(&dir)?;
-            }
-            stat::stat_at(dir, &link.name)
-        };
-        look().is_ok_and(|there| node.is_as(&there))
+        let parent = link.parent.ok_or(Errno::NOENT)?;
+        let _answering = parent.as_folder()?.answers.read();
+        let dir = self.nodes().fd(&parent)?;
+        if self.options.revalidate {
+            stat::revalidate(&dir)?;
+        }
+        stat::stat_at(dir, &link.name)
     }
 
     fn open_in_place(&self, caller: Caller, node: Arc<Node>, flags: OFlags, writes: bool) -> Result<Opened> {

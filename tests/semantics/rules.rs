@@ -136,6 +136,11 @@ fn s45_direct_files_may_be_changed_from_elsewhere() {
     assert_eq!(r.fstat(fd).unwrap().size, 11);
     w.append("app.log", "and here\n").unwrap();
     assert_eq!(m.raw_content("app.log").unwrap(), b"here\nthere\nand here\n");
+    // Also by a descriptor, as `/dev/stdout` is opened: it is the file's only name.
+    std::fs::write(m.raw("app.log"), "anew\n").unwrap();
+    let again = r.open(&format!("/proc/self/fd/{fd}"), "w|append").unwrap();
+    r.write(again, "and here\n").unwrap();
+    assert_eq!(m.raw_content("app.log").unwrap(), b"anew\nand here\n");
 }
 
 #[test]
