@@ -14,7 +14,7 @@ use fuser::{
     ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek, ReplyOpen,
     ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
-use rustix::fs::OFlags;
+use rustix::fs::{Access, OFlags};
 
 use crate::draft::Caller;
 use crate::fs::{Changes, Entry, Found, Fs, Listed, Listings, LockRequest, OpenMode, SetTime, Written};
@@ -458,7 +458,7 @@ impl Filesystem for Adapter {
 
     fn access(&self, req: &Request, ino: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
         metrics::request(Op::Access);
-        reply_empty(Op::Access, reply, self.fs.access(caller(req), ino.0, mask.bits() as u32));
+        reply_empty(Op::Access, reply, self.fs.access(caller(req), ino.0, Access::from_bits_truncate(mask.bits())));
     }
 
     fn getlk(

@@ -48,7 +48,7 @@ pub enum Phase {
     Open(Work),
     /// No writer is left; a commit is on its way.
     Sealing(Arc<Content>),
-    /// Published. A write that still arrives gets a fresh staged file.
+    /// Published, or without a name there was nothing to publish. A write that still arrives gets a fresh staged file.
     Published(Kept),
     /// Quarantined or dropped: nothing more will come of it.
     Ended(Option<Arc<Content>>),

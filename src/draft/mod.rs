@@ -163,6 +163,11 @@ impl Draft {
         self.touched.store(true, Ordering::Release);
     }
 
+    /// True if nothing more will come of it: a quarantined draft takes no further writes.
+    pub fn is_over(&self) -> bool {
+        matches!(self.body.read().phase, Phase::Ended(_))
+    }
+
     /// True while nothing was changed and there is a version below.
     pub fn is_clean(&self) -> bool {
         matches!(self.body.read().phase, Phase::Clean)

@@ -57,6 +57,8 @@ impl Wants {
 enum Found {
     /// It did not come yet.
     Nothing,
+    /// It came, and there was no such name: the open has failed, or goes on as a creation.
+    NoName,
     /// A node of whatever kind that can be opened as it is.
     Node,
     /// A version under a name whose files are written in place.
@@ -123,6 +125,11 @@ impl Switches {
         self.find(tid, Found::InPlace(node));
     }
 
+    /// A look-up of the thread has failed.
+    pub fn looked_up_in_vain(&self, tid: u32) {
+        self.find(tid, Found::NoName);
+    }
+
     fn find(&self, tid: u32, found: Found) {
         if !self.0.is_empty()
             && let Some(mut switch) = self.0.get_mut(&tid)
@@ -137,9 +144,14 @@ impl Switches {
         matches!(self.get(tid, |_| false), Some(Switch { found: Found::InPlace(found), .. }) if found == node)
     }
 
-    /// True if the thread has come round, with a look-up.
+    /// True if the thread has come round, with a look-up that found something.
     pub fn is_round(&self, tid: u32) -> bool {
-        self.get(tid, |_| false).is_some_and(|switch| !matches!(switch.found, Found::Nothing))
+        self.get(tid, |_| false).is_some_and(|switch| !matches!(switch.found, Found::Nothing | Found::NoName))
+    }
+
+    /// True if the thread has come round, and the name was gone.
+    pub fn is_in_vain(&self, tid: u32) -> bool {
+        matches!(self.get(tid, |_| false), Some(Switch { found: Found::NoName, .. }))
     }
 
     /// The version that the thread's repeated open has found, if that is `node`.

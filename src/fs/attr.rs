@@ -134,7 +134,7 @@ impl Fs {
         };
         if let Some(draft) = draft {
             return match changes.size {
-                Some(size) => self.resize_draft(caller, draft, size, changes, done),
+                Some(size) => self.resize_draft(caller, draft, fh, size, changes, done),
                 // Of gathered writes that have not arrived yet: it comes once more after them.
                 None if fh.is_some() && changes.is_mtime_alone() && !draft.is_pending() => {
                     done(draft_attr(&draft, true))
@@ -163,10 +163,16 @@ impl Fs {
         self: &Arc<Self>,
         caller: Caller,
         draft: Arc<Draft>,
+        fh: Option<u64>,
         size: u64,
         changes: Changes,
         done: impl Done<Attr>,
     ) {
+        // By path, and it has come to its end since the kernel looked.
+        let over = fh.is_none() && draft.is_over();
+        if over && !self.drafts.switches.is_round(caller.tid) && self.send_round(caller, &draft) {
+            return done(Err(Errno::STALE));
+        }
         self.drafts.switches.end(caller.tid);
         if !draft.has_writers()
             && let Err(errno) = self.refuse_unseen(caller)

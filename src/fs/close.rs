@@ -219,7 +219,7 @@ impl Fs {
             }
             Ending::Unnamed { id, staged } => {
                 self.committer.discard(id, &staged, "unlinked by its writer");
-                settled.now(Phase::Ended(Some(staged.file)));
+                settled.now(Phase::Published(Kept::Open(staged.file)));
                 done(Ok(()));
             }
         }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use rustix::fs::OFlags;
 
 use super::handle::Handle;
+use super::lookup::Seen;
 use super::wait::Until;
 use super::{Done, Entry, Fs, OpenMode, Opened};
 use crate::commit::Target;
@@ -21,6 +22,18 @@ pub struct Created {
     pub entry: Entry,
     /// Its descriptor.
     pub opened: Opened,
+}
+
+/// What is asked for.
+#[derive(Clone, Debug)]
+struct Creation {
+    caller: Caller,
+    parent: u64,
+    name: OsString,
+    mode: Mode,
+    flags: OFlags,
+    /// The kernel was sent round for it already, and found no such name: told `ESTALE` once more, it would tell its caller.
+    again: bool,
 }
 
 /// Mode bits of a creation.
@@ -44,67 +57,95 @@ impl Fs {
         done: impl Done<Created>,
     ) {
         let mode = Mode { asked: mode & 0o7777, masked: mode & 0o7777 & !umask };
-        self.create_patiently(caller, parent, name.to_owned(), mode, flags, done);
+        let again = self.drafts.switches.is_in_vain(caller.tid);
+        self.create_patiently(Creation { caller, parent, name: name.to_owned(), mode, flags, again }, done);
     }
 
-    fn create_patiently(
-        self: &Arc<Self>,
-        caller: Caller,
-        parent: u64,
-        name: OsString,
-        mode: Mode,
-        flags: OFlags,
-        done: impl Done<Created>,
-    ) {
-        let folder = match self.refuse_hidden(parent, &name).and_then(|()| self.folder(parent)) {
+    fn create_patiently(self: &Arc<Self>, new: Creation, done: impl Done<Created>) {
+        let folder = match self.refuse_hidden(new.parent, &new.name).and_then(|()| self.folder(new.parent)) {
             Ok(folder) => folder,
             Err(errno) => return done(Err(errno)),
         };
-        if let Some(draft) = self.drafts.at(folder.key, &name) {
+        if let Some(draft) = self.drafts.at(folder.key, &new.name) {
             if draft.is_sealing() {
-                let fs = self.clone();
-                return self.park(Until::Settled(draft), move |settled| {
-                    if settled {
-                        fs.create_patiently(caller, parent, name, mode, flags, done);
-                    } else {
-                        done(Err(Errno::AGAIN));
-                    }
-                });
+                return self.create_later(Until::Settled(draft), new, done);
             }
-            return self.join(caller, draft, flags, done);
+            return self.join(new, &folder, draft, done);
         }
-        self.drafts.switches.end(caller.tid);
-        done(self.create_now(caller, &folder, &name, mode, flags));
+        self.drafts.switches.end(new.caller.tid);
+        match self.create_now(&new, &folder) {
+            Err(Errno::STALE) if new.again => self.open_existing(new, &folder, done),
+            created => done(created),
+        }
+    }
+
+    fn create_later(self: &Arc<Self>, until: Until, new: Creation, done: impl Done<Created>) {
+        let fs = self.clone();
+        self.park(until, move |held| if held { fs.create_patiently(new, done) } else { done(Err(Errno::AGAIN)) });
     }
 
     /// A name that somebody is writing already.
-    fn join(self: &Arc<Self>, caller: Caller, draft: Arc<Draft>, flags: OFlags, done: impl Done<Created>) {
-        if flags.contains(OFlags::EXCL) {
+    fn join(self: &Arc<Self>, new: Creation, folder: &Arc<Node>, draft: Arc<Draft>, done: impl Done<Created>) {
+        if new.flags.contains(OFlags::EXCL) {
             return done(Err(Errno::EXIST));
         }
-        if let Err(errno) = self.refuse_unseen(caller) {
+        if let Err(errno) = self.refuse_unseen(new.caller) {
             return done(Err(errno));
         }
         // The kernel has pages and a size of its own for the draft, which only an open resets: it shall look again, and
         // open. One that comes back here without having looked joins as it is.
-        if self.send_round(caller, &draft) {
+        let round = self.send_round(new.caller, &draft);
+        if round && new.again {
+            return self.open_existing(new, folder, done);
+        }
+        if round {
             return done(Err(Errno::STALE));
         }
         let fs = self.clone();
         let joined = draft.clone();
-        self.open_draft(caller, draft, flags, move |opened| {
+        self.open_draft(new.caller, draft, new.flags, move |opened| {
             done(opened.and_then(|opened| Ok(Created { entry: fs.draft_entry(&joined)?, opened })));
         });
     }
 
-    fn create_now(
-        &self,
-        caller: Caller,
-        folder: &Arc<Node>,
-        name: &OsStr,
-        mode: Mode,
-        flags: OFlags,
-    ) -> Result<Created> {
+    /// A name that was there, gone when the kernel looked, and is there again: what the kernel would do is done here. The
+    /// thread's open is on its way round.
+    fn open_existing(self: &Arc<Self>, new: Creation, folder: &Arc<Node>, done: impl Done<Created>) {
+        let Ok(state) = folder.as_folder() else { return done(Err(Errno::NOTDIR)) };
+        let answering = state.answers.read();
+        let entry = match self.see(new.caller, folder, &new.name, true) {
+            Ok(Seen::Entry(entry)) => entry,
+            Ok(Seen::Wait(until)) => {
+                drop(answering);
+                return self.create_later(until, new, done);
+            }
+            // Gone once more.
+            Err(Errno::NOENT) => return done(Err(Errno::STALE)),
+            Err(errno) => return done(Err(errno)),
+        };
+        drop(answering);
+        let fs = self.clone();
+        let done = move |opened: Result<Opened>| {
+            done(opened.inspect_err(|_| fs.forget(entry.node, 1)).map(|opened| {
+                // It may have been truncated.
+                let stat = fs.getattr(entry.node, Some(opened.fh)).map_or(entry.stat, |attr| attr.stat);
+                Created { entry: Entry { stat, ..entry }, opened }
+            }));
+        };
+        // For a creation the kernel asks nobody whether the file may be opened. What is no file has to be followed.
+        let allowed = if entry.stat.kind == Kind::File {
+            self.may_open(new.caller, entry.node, new.flags)
+        } else {
+            Err(Errno::STALE)
+        };
+        match allowed {
+            Ok(()) => self.open(new.caller, entry.node, new.flags, done),
+            Err(errno) => done(Err(errno)),
+        }
+    }
+
+    fn create_now(&self, new: &Creation, folder: &Arc<Node>) -> Result<Created> {
+        let &Creation { caller, ref name, mode, flags, .. } = new;
         let reads_only = flags & OFlags::ACCMODE == OFlags::RDONLY && !flags.contains(OFlags::TRUNC);
         let decision = self.rules.decide(&folder.path_of(name));
         let direct = decision.mode == crate::rules::Mode::Direct;

@@ -62,6 +62,7 @@ impl Fs {
             }
             Err(errno) => {
                 drop(answering);
+                self.drafts.switches.looked_up_in_vain(caller.tid);
                 done(Err(errno));
             }
         }
@@ -158,8 +159,16 @@ impl Fs {
             return Ok(Seen::Wait(Until::Settled(draft)));
         }
         if writes || self.is_family(&draft, caller) {
+            let entry = match self.draft_entry(&draft) {
+                // Published long since, and its version is gone.
+                Err(Errno::STALE) => {
+                    self.drafts.unlist(folder.key, name, &draft);
+                    return self.see(caller, folder, name, patient);
+                }
+                other => other?,
+            };
             self.drafts.switches.looked_up(caller.tid, None);
-            return self.draft_entry(&draft).map(Seen::Entry);
+            return Ok(Seen::Entry(entry));
         }
         if patient && held {
             return Ok(Seen::Wait(Until::Released(draft)));

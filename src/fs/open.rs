@@ -330,7 +330,9 @@ impl Fs {
         // another draft has the name by now, the kernel shall look again; where it has done so already, this one is
         // written without the name, and whoever commits last wins.
         let claim = || !draft.wants_name() || self.drafts.claim(draft);
-        if writes && !claim() && !self.drafts.switches.is_round(caller.tid) && self.send_round(caller, draft) {
+        // Likewise if the draft has come to its end since the kernel looked: whoever begins now is not told of that.
+        let elsewhere = writes && (draft.is_over() || !claim());
+        if elsewhere && !self.drafts.switches.is_round(caller.tid) && self.send_round(caller, draft) {
             return Err(Errno::STALE);
         }
         let fh = self.handles.number();

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, Gid, Mode, OFlags, Timespec, UTIME_OMIT, Uid};
+use rustix::fs::{Access, AtFlags, Gid, Mode, OFlags, Timespec, UTIME_OMIT, Uid};
 pub use rustix::fs::{FallocateFlags, RenameFlags, StatVfs, Timestamps};
 use rustix::io::retry_on_intr;
 
@@ -187,9 +187,8 @@ pub fn seek_hole_data(fd: impl AsFd, offset: u64, hole: bool) -> Result<u64> {
 }
 
 /// Checks rights on an open inode for the thread's ids.
-pub fn access(fd: impl AsFd, mask: u32) -> Result<()> {
-    let access = rustix::fs::Access::from_bits_truncate(mask.cast_signed());
-    rustix::fs::accessat(rustix::fs::CWD, proc_path(fd.as_fd()), access, AtFlags::EACCESS)
+pub fn access(fd: impl AsFd, mask: Access) -> Result<()> {
+    rustix::fs::accessat(rustix::fs::CWD, proc_path(fd.as_fd()), mask, AtFlags::EACCESS)
 }
 
 /// Space and limits of the file system.

@@ -13,6 +13,9 @@ use super::{Errno, Result};
 
 const MAX_HANDLE: usize = 128;
 
+/// How often an inode is asked for that the kernel cannot tell yet.
+const MAX_TRIES: u32 = 100;
+
 #[repr(C)]
 struct RawHandle {
     bytes: u32,
@@ -62,11 +65,13 @@ impl Handle {
         Ok(Handle { kind: raw.kind, data: SmallVec::from_slice(data) })
     }
 
-    /// Opens the inode; `mount` is any descriptor on its file system. `ESTALE` when the inode is gone.
+    /// Opens the inode; `mount` is any descriptor on its file system. `ESTALE` when the inode is gone. While its number is
+    /// just being given to a new file, the kernel says `ENOMEM`.
     pub fn open(&self, mount: impl AsFd, flags: OFlags) -> Result<OwnedFd> {
         let mut raw = RawHandle { bytes: self.data.len() as u32, kind: self.kind, data: [0; MAX_HANDLE] };
         raw.data[..self.data.len()].copy_from_slice(&self.data);
         let flags = flags | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
+        let mut tries = 0;
         loop {
             // SAFETY: `raw` has the layout of struct file_handle and holds `bytes` valid bytes; a non-negative result
             // is a new descriptor that nobody else owns.
@@ -82,6 +87,10 @@ impl Handle {
                 Some(fd) => return Ok(fd),
                 None => match super::errno_of(&std::io::Error::last_os_error()) {
                     Errno::INTR => {}
+                    Errno::NOMEM if tries < MAX_TRIES => {
+                        tries += 1;
+                        std::thread::yield_now();
+                    }
                     errno => return Err(errno),
                 },
             }

@@ -3,6 +3,7 @@
 //! `agent SOCKET` connects to an abstract unix socket and serves it; without an argument it serves stdin and stdout,
 //! which is handy by hand: `echo 'put f hello' | agent`. Forked children and threads serve sockets of their own.
 
+mod jumble;
 mod ops;
 mod rounds;
 mod sys;

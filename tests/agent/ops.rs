@@ -14,7 +14,7 @@ use rustix::fs::{
     Uid, XattrFlags,
 };
 
-use crate::{Args, Outcome, rounds, serve_socket, sys, wire};
+use crate::{Args, Outcome, jumble, rounds, serve_socket, sys, wire};
 
 /// Runs one command.
 pub fn run(verb: &str, args: &mut Args) -> Outcome {
@@ -28,6 +28,7 @@ pub fn run(verb: &str, args: &mut Args) -> Outcome {
         | "wait" => process(verb, args),
         "listen" | "connect" | "accept" | "sendfd" | "recvfd" => socket(verb, args),
         "rounds" => rounds::run(args),
+        "jumble" => jumble::run(args),
         _ => by_path(verb, args),
     }
 }

@@ -93,15 +93,18 @@ fn s12_a_version_and_the_next_draft_of_the_same_name_do_not_mix() {
     }
 }
 
+/// On one processor nothing happens at once, and each change of turns takes a slice.
+fn is_alone() -> bool {
+    std::thread::available_parallelism().is_ok_and(|n| n.get() == 1)
+}
+
 /// Two processes that open, write and close one name again and again: a commit begins at any moment of an open.
 fn beside(how: &str) {
     let m = Mount::new();
     let (w, v) = (m.agent("W"), m.agent("V"));
     let counters = m.home().join("counters");
     std::fs::write(&counters, [0; 4096]).unwrap();
-    // On one processor nothing happens at once, and each change of turns takes a slice.
-    let alone = std::thread::available_parallelism().is_ok_and(|n| n.get() == 1);
-    let count = if alone { "150" } else { "3000" };
+    let count = if is_alone() { "150" } else { "3000" };
     for agent in [&w, &v] {
         agent.patience(std::time::Duration::from_secs(300));
         agent.send(&["rounds", "beside", counters.to_str().unwrap(), "f", count, how]);
@@ -121,4 +124,52 @@ fn s12_writers_that_come_and_go_are_never_refused() {
 #[test]
 fn s16_a_draft_that_is_published_while_its_family_renames_it_goes_along() {
     beside("rename");
+}
+
+#[test]
+fn s12_six_processes_with_all_calls_on_the_same_names_are_told_what_the_bare_folder_would_tell_them() {
+    let m = Mount::new();
+    std::fs::create_dir(m.mnt().join("d")).unwrap();
+    let agents: Vec<_> = ["A", "B", "C", "D", "E", "F"].into_iter().map(|name| m.agent(name)).collect();
+    let calls = if is_alone() { 500 } else { 5000 };
+    let seed = std::env::var("COMMITFS_TEST_SEED").ok().and_then(|v| v.parse().ok()).unwrap_or(1);
+    for (number, agent) in agents.iter().enumerate() {
+        agent.patience(std::time::Duration::from_secs(300));
+        agent.send(&["jumble", &calls.to_string(), &(10 * seed + number).to_string()]);
+    }
+    let failed: Vec<String> =
+        agents.iter().flat_map(|agent| agent.answer().unwrap()).map(|said| String::from_utf8(said).unwrap()).collect();
+    // A name may be replaced a second time within one open.
+    let (stale, other): (Vec<_>, Vec<_>) = failed.iter().partition(|said| said.ends_with(" ESTALE"));
+    let stale: u64 = stale.iter().map(|said| said.split(' ').next().unwrap().parse::<u64>().unwrap()).sum();
+    assert!(other.is_empty() && stale <= 1 + calls / 500, "COMMITFS_TEST_SEED={seed}: {failed:?}");
+    if crate::common::mount::bare() {
+        return;
+    }
+    m.settled();
+    m.nothing_quarantined();
+    let disagree = || crate::common::checker::disagreements(&m);
+    crate::common::eventually("journal and file system agree, but for what was written in place", || {
+        disagree().iter().all(|complaint| complaint.contains("bytes, commit") || complaint.contains("not the content"))
+    });
+}
+
+#[test]
+fn s15_a_draft_without_a_name_can_be_opened_and_written_after_its_last_close() {
+    let m = Mount::new();
+    let (w, r) = m.pair();
+    let fd = w.open("f", "w|creat").unwrap();
+    w.write(fd, "one").unwrap();
+    let held = w.open("f", "r").unwrap();
+    w.unlink("f").unwrap();
+    w.close(fd).unwrap();
+    let again = w.open(&format!("/proc/self/fd/{held}"), "rw").unwrap();
+    w.pwrite(again, 3, " two").unwrap();
+    w.fsync(again).unwrap();
+    assert_eq!(w.pread(held, 0, 100).unwrap(), b"one two");
+    w.close(again).unwrap();
+    w.close(held).unwrap();
+    r.sees_nothing("f");
+    m.nothing_quarantined();
+    crate::common::checker::check(&m);
 }
