@@ -6,6 +6,8 @@ mod common;
 
 #[path = "retention/crashes.rs"]
 mod crashes;
+#[path = "retention/pieces.rs"]
+mod pieces;
 #[path = "retention/reaping.rs"]
 mod reaping;
 #[path = "retention/restoring.rs"]

@@ -105,6 +105,20 @@ fuse_mounts_below() {
 unmount_below() {
   local mounted
   fuse_mounts_below "$1" | while read -r mounted; do
-    fusermount3 -u "$mounted" 2>/dev/null || as_root umount -l "$mounted" || true
+    end_mount "$mounted"
   done
+}
+
+# Ends what tests have left mounted: they work in target/tmp/mPID-N, and those whose process lives have not left it.
+unmount_left_by_tests() {
+  local folder mounted pid
+  folder=$(target_dir)/tmp
+  fuse_mounts_below "$folder" | while read -r mounted; do
+    pid=${mounted#"$folder"/m}
+    [ -d "/proc/${pid%%-*}" ] || end_mount "$mounted"
+  done
+}
+
+end_mount() {
+  fusermount3 -u "$1" 2>/dev/null || as_root umount -l "$1" || true
 }

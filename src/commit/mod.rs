@@ -163,6 +163,7 @@ impl Durable {
             let removed = by.remove_marker(parent, name, sealed.writer.as_ref());
             removed.map_err(|errno| Failed { step: "marker", errno })?;
         }
+        by.staging.trim(&sealed.staged, &stat);
         failpoint!("commit_before_rename");
         let began = Instant::now();
         let placed = by.place(&sealed).map_err(|errno| Failed { step: "rename", errno })?;

@@ -51,6 +51,8 @@ pub struct Staging {
     /// On NFS a file that nobody else may have made costs a request more than one that may be there: so staged names
     /// there are such that nobody can have guessed them.
     unguessable: Option<RandomState>,
+    /// XFS: a file that grows has more space than it needs until a descriptor for writing is closed.
+    allocates_ahead: bool,
     /// The NFS 4 access lists that new files have here, by mode, owner and group.
     lists: Mutex<HashMap<(u32, u32, u32), Vec<u8>>>,
 }
@@ -84,6 +86,7 @@ impl Staging {
             privileged,
             started,
             unguessable,
+            allocates_ahead: mount::is_xfs(root.as_fd())?,
             lists: Mutex::default(),
         };
         if privileged {
@@ -135,6 +138,15 @@ impl Staging {
     /// The folder itself.
     pub fn dir(&self) -> BorrowedFd<'_> {
         self.dir.as_fd()
+    }
+
+    /// Gives back what the file system has allocated beyond the end of a staged file that stays open after its commit: what
+    /// is appended to that version next could not lie behind it, and each append would be one more piece.
+    pub fn trim(&self, staged: &Staged, stat: &Stat) {
+        if self.allocates_ahead && stat.blocks * 512 > stat.size.next_multiple_of(4096) {
+            // The close does it. Where it cannot be opened, the space stays until the last close.
+            drop(at::reopen(&*staged.file, OFlags::WRONLY));
+        }
     }
 
     /// Makes staged names durable.

@@ -112,7 +112,9 @@ impl Switches {
     /// True if the thread's look-up of `name` belongs to an open that has looked the name up, freshly, before it was sent
     /// round: what was committed elsewhere since is not older than the open.
     pub fn is_fresh(&self, tid: u32, name: &OsStr) -> bool {
-        self.get(tid, |_| false).is_some_and(|switch| switch.name == name && switch.began.elapsed() < FRESH)
+        self.get(tid, |_| false).is_some_and(|switch| {
+            switch.name == name && switch.began.elapsed() < FRESH && !matches!(switch.found, Found::NoName)
+        })
     }
 
     /// The repeated open has looked the name up, and found this version.
@@ -214,6 +216,15 @@ mod tests {
         switches.0.get_mut(&7).unwrap().began -= FRESH;
         switches.looked_up(7, None);
         assert!(!switches.is_fresh(7, OsStr::new("a")), "an open that the kernel gave up, however often it looks");
+    }
+
+    #[test]
+    fn an_open_ends_with_a_look_up_in_vain() {
+        let switches = aged(Duration::ZERO);
+        switches.looked_up_in_vain(7);
+        assert!(switches.is_in_vain(7) && !switches.is_round(7) && !switches.is_fresh(7, OsStr::new("a")));
+        assert!(switches.begin(7, 1, OsStr::new("a"), Wants::Draft), "the next open of that node");
+        assert!(!switches.is_in_vain(7) && !switches.is_in_vain(8));
     }
 
     #[test]

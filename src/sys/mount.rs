@@ -20,6 +20,12 @@ pub fn is_nfs(fd: impl AsFd) -> Result<bool> {
     Ok(rustix::fs::fstatfs(fd)?.f_type as u64 == NFS_SUPER_MAGIC)
 }
 
+/// True on XFS.
+pub fn is_xfs(fd: impl AsFd) -> Result<bool> {
+    const XFS_SUPER_MAGIC: u64 = 0x5846_5342;
+    Ok(rustix::fs::fstatfs(fd)?.f_type as u64 == XFS_SUPER_MAGIC)
+}
+
 /// `f_type` of FUSE.
 const FUSE_SUPER_MAGIC: u64 = 0x6573_5546;
 /// What the NFS client of Linux, and servers made with libfuse, call files that lose their name while they are open.
