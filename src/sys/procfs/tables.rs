@@ -1,8 +1,7 @@
 //! Whether a process has a file open or mapped.
 
-use std::ffi::{CStr, OsString};
+use std::ffi::OsString;
 use std::mem::MaybeUninit;
-use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
@@ -140,7 +139,6 @@ fn find_descriptor(
 ) -> Result<(Holds, Option<u32>)> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let table = rustix::fs::open(format!("/proc/{pid}/fdinfo"), flags | OFlags::DIRECTORY, Mode::empty())?;
-    let links = rustix::fs::open(format!("/proc/{pid}/fd"), flags | OFlags::DIRECTORY, Mode::empty()).ok();
     let mut names = [MaybeUninit::uninit(); 4096];
     let mut names = RawDir::new(&table, &mut names);
     let mut held = Holds::No;
@@ -153,9 +151,6 @@ fn find_descriptor(
         seen += 1;
         if seen > LARGE {
             return Ok((Holds::Unknown, None));
-        }
-        if links.as_ref().is_some_and(|links| is_nameless(links, entry.file_name())) {
-            continue;
         }
         // The number comes in the first lines; what follows differs from kind to kind and may be long.
         let mut info = [0; 512];
@@ -178,16 +173,6 @@ fn find_descriptor(
         }
     }
     Ok((held, None))
-}
-
-/// True for a descriptor of a socket, a pipe or the like, which is no file of any mount: servers have hundreds of them,
-/// and this asks once where the rest takes three calls. What has a path shows it from the root of some mount.
-fn is_nameless(links: impl AsFd, number: &CStr) -> bool {
-    let mut link = [MaybeUninit::uninit(); 64];
-    match rustix::fs::readlinkat_raw(links, number, &mut link) {
-        Ok((link, _)) => [&b"socket:["[..], b"pipe:[", b"anon_inode:"].iter().any(|kind| link.starts_with(kind)),
-        Err(_) => false,
-    }
 }
 
 fn holds_mapping(pid: u32, mount: Option<MountId>, inos: &[u64]) -> Holds {
@@ -227,8 +212,6 @@ fn unreadable(errno: Errno) -> Holds {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::ffi::CString;
-    use std::os::fd::AsRawFd;
     use std::os::unix::fs::MetadataExt;
 
     #[test]
@@ -240,25 +223,6 @@ mod tests {
         assert_eq!(holds(me, Some(MountId { id: 0, dev: (0, 0) }), &[ino], true), Holds::Perhaps);
         drop(file);
         assert_eq!(holds(me, None, &[ino, 0x3fff_ffff_ffff_ffff], true), Holds::No);
-    }
-
-    #[test]
-    fn only_what_has_no_path_is_passed_over() {
-        let (socket, _other) = std::os::unix::net::UnixStream::pair().unwrap();
-        let (pipe, _end) = std::io::pipe().unwrap();
-        let process =
-            rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty()).unwrap();
-        let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
-        let file = std::fs::File::create(dir.path().join("socket:[1]")).unwrap();
-        let memory = rustix::fs::memfd_create("pipe:[1]", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
-        let removed = tempfile::tempfile_in(dir.path()).unwrap();
-        let links = std::fs::File::open("/proc/self/fd").unwrap();
-        let nameless = |fd: std::os::fd::BorrowedFd<'_>| {
-            let number = CString::new(fd.as_raw_fd().to_string()).unwrap();
-            is_nameless(&links, &number)
-        };
-        assert!(nameless(socket.as_fd()) && nameless(pipe.as_fd()) && nameless(process.as_fd()));
-        assert!(!nameless(file.as_fd()) && !nameless(memory.as_fd()) && !nameless(removed.as_fd()));
     }
 
     #[test]
