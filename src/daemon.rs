@@ -2,6 +2,7 @@
 
 mod away;
 mod chore;
+mod company;
 mod guard;
 mod history;
 mod keeping;
@@ -195,6 +196,9 @@ pub fn serve(config: Config, ready: ReadySignal) -> Result<(), ServeError> {
         passthrough: config.passthrough && is_root,
         acl: config.default_permissions,
     };
+    if !nfs && config.freshness == Freshness::Open {
+        company::watch(&fs).map_err(start("thread that looks for other instances"))?;
+    }
     let session = mounting::session(Adapter::new(fs.clone(), wishes), &config)
         .map_err(|source| ServeError::Mount { path: config.mountpoint.clone(), source })?;
     let unserved = Unserved::at(&config.mountpoint);

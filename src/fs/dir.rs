@@ -91,8 +91,9 @@ impl Fs {
     /// Opens a folder; returns the descriptor's number, and what the kernel may do with its listings.
     pub fn open_folder(&self, node: u64) -> Result<(u64, Listings)> {
         let node = self.folder(node)?;
-        // With a draft in the folder the answer depends on who asks; on NFS, on what other hosts do.
-        let shared = !self.options.nfs && !self.drafts.any_in_folder(node.key);
+        // With a draft in the folder the answer depends on who asks; on NFS and in company, on what others do.
+        let alone = !self.options.nfs && !self.is_shared();
+        let shared = alone && !self.drafts.any_in_folder(node.key);
         let mut listings = if shared { Listings::Fresh } else { Listings::NotKept };
         let mut listing = None;
         if shared && let Some(recent) = self.recent.of(&node, &stat::fstat(self.nodes().fd(&node)?)?, self.options.ttl)

@@ -187,7 +187,7 @@ impl Fs {
         let attr_ttl = if node.id == stat.ino { self.options.ttl } else { Duration::ZERO };
         // Times set through a draft of one name make a new node, which the other names must find at once.
         let shared = node.kind == Kind::File && stat.nlink > 1;
-        let entry_ttl = if self.options.revalidate || shared { Duration::ZERO } else { ttl };
+        let entry_ttl = if self.is_shared() || shared { Duration::ZERO } else { ttl };
         Entry { node: node.id, stat, entry_ttl, attr_ttl }
     }
 

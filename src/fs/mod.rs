@@ -33,7 +33,7 @@ mod xattr;
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -114,6 +114,7 @@ pub struct Fs {
     mount: OnceLock<MountId>,
     stopping: AtomicBool,
     commits_done: AtomicU64,
+    company: Arc<AtomicBool>,
 }
 
 impl Fs {
@@ -140,6 +141,7 @@ impl Fs {
             mount: OnceLock::new(),
             stopping: AtomicBool::new(false),
             commits_done: AtomicU64::new(0),
+            company: Arc::default(),
         });
         wait::start(&fs)?;
         lock::start(&fs)?;
@@ -164,6 +166,16 @@ impl Fs {
     /// Who removes what was taken out of the name space.
     pub fn reaper(&self) -> &Arc<Reaper> {
         &self.reaper
+    }
+
+    /// True while others may publish in the export too. Set by whoever looks for them.
+    pub fn company(&self) -> &Arc<AtomicBool> {
+        &self.company
+    }
+
+    /// True if names change without the kernel being told: it is to ask each time.
+    fn is_shared(&self) -> bool {
+        self.options.revalidate || self.company.load(Ordering::Acquire)
     }
 
     /// The path rules.
