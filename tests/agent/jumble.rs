@@ -63,7 +63,11 @@ fn one(dice: &mut Dice) -> Result<(), Failure> {
             sys::truncate(&path, size.cast_signed()).map_err(|error| ("truncate", errno_of(&error)))
         }
         8 => fs::link(name, other).map_err(said("link")),
-        9 => fs::renameat_with(CWD, name, CWD, other, RenameFlags::EXCHANGE).map_err(said("exchange")),
+        9 => match fs::renameat_with(CWD, name, CWD, other, RenameFlags::EXCHANGE) {
+            // NFS cannot.
+            Err(Errno::INVAL) => Ok(()),
+            exchanged => exchanged.map_err(said("exchange")),
+        },
         10 => fs::unlink(name).map_err(said("unlink")),
         11 => fs::rename(name, other).map_err(said("rename")),
         12 => change(name, OFlags::RDONLY, |fd| {
