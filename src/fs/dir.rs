@@ -92,7 +92,7 @@ impl Fs {
     pub fn open_folder(&self, node: u64) -> Result<(u64, Listings)> {
         let node = self.folder(node)?;
         // With a draft in the folder the answer depends on who asks; on NFS and in company, on what others do.
-        let alone = !self.options.nfs && !self.is_shared();
+        let alone = !self.options.nfs && !self.changes_unseen();
         let shared = alone && !self.drafts.any_in_folder(node.key);
         let mut listings = if shared { Listings::Fresh } else { Listings::NotKept };
         let mut listing = None;

@@ -160,8 +160,8 @@ impl Fs {
         }
         if writes || self.is_family(&draft, caller) {
             let entry = match self.draft_entry(&draft) {
-                // Published long since, and its version is gone.
-                Err(Errno::STALE) => {
+                // Published long since, and its version is gone. Not one that somebody writes, whose export is in trouble.
+                Err(Errno::STALE) if !draft.is_pending() && !draft.has_writers() => {
                     self.drafts.unlist(folder.key, name, &draft);
                     return self.see(caller, folder, name, patient);
                 }
@@ -187,7 +187,7 @@ impl Fs {
         let attr_ttl = if node.id == stat.ino { self.options.ttl } else { Duration::ZERO };
         // Times set through a draft of one name make a new node, which the other names must find at once.
         let shared = node.kind == Kind::File && stat.nlink > 1;
-        let entry_ttl = if self.is_shared() || shared { Duration::ZERO } else { ttl };
+        let entry_ttl = if self.changes_unseen() || shared { Duration::ZERO } else { ttl };
         Entry { node: node.id, stat, entry_ttl, attr_ttl }
     }
 

@@ -174,7 +174,7 @@ impl Fs {
     }
 
     /// True if names change without the kernel being told: it is to ask each time.
-    fn is_shared(&self) -> bool {
+    fn changes_unseen(&self) -> bool {
         self.options.revalidate || self.company.load(Ordering::Acquire)
     }
 
