@@ -191,6 +191,21 @@ struct Seen {
     parent: Option<Arc<Node>>,
     name: SmallVec<[u8; 24]>,
     ident: Ident,
+    rights: Rights,
+}
+
+/// Who may do what.
+#[derive(Clone, Copy, Debug)]
+struct Rights {
+    perm: u32,
+    uid: u32,
+    gid: u32,
+}
+
+impl Rights {
+    fn of(stat: &Stat) -> Self {
+        Rights { perm: stat.perm, uid: stat.uid, gid: stat.gid }
+    }
 }
 
 impl Node {
@@ -200,9 +215,10 @@ impl Node {
         Link { parent: seen.parent.clone(), name: OsStr::from_bytes(&seen.name).to_owned() }
     }
 
-    /// Records that the node now has this name.
-    pub fn set_link(&self, parent: &Arc<Node>, name: &OsStr) {
+    /// Records that the node now has this name, and what it looked like there.
+    pub fn set_link(&self, parent: &Arc<Node>, name: &OsStr, stat: &Stat) {
         let mut seen = self.seen.lock();
+        seen.rights = Rights::of(stat);
         let same_folder = seen.parent.as_ref().is_some_and(|p| Arc::ptr_eq(p, parent));
         if let Some(folder) = &self.folder
             && !(same_folder && seen.name[..] == *name.as_bytes())
@@ -283,20 +299,25 @@ impl Node {
         self.seen.lock().ident = Ident::of(stat);
     }
 
+    /// Records who may do what.
+    pub fn note_rights(&self, stat: &Stat) {
+        self.seen.lock().rights = Rights::of(stat);
+    }
+
     /// What is known of an inode that cannot be reached any more.
     pub fn remains(&self) -> Stat {
-        let Ident { size, mtime } = self.seen.lock().ident;
+        let Seen { ident: Ident { size, mtime }, rights: Rights { perm, uid, gid }, .. } = *self.seen.lock();
         Stat {
             dev: self.key.dev,
             ino: self.key.ino,
             kind: self.kind,
-            perm: 0,
+            perm,
             nlink: 0,
-            uid: 0,
-            gid: 0,
+            uid,
+            gid,
             rdev: 0,
             size,
-            blocks: 0,
+            blocks: size.div_ceil(512),
             blksize: 0,
             atime: mtime,
             mtime,

@@ -115,7 +115,18 @@ impl Fs {
 
     fn node_attr(&self, node: &Node) -> Result<Attr> {
         node.telling();
-        self.version_attr(node.without_hidden(stat::fstat(self.nodes().fd(node)?)?))
+        match self.nodes().fd(node).and_then(stat::fstat) {
+            // Replaced since the kernel looked, and gone. ESTALE would use up the one repetition of an open, which needs it
+            // to get at a draft; and a version's attributes are those of its content for ever.
+            Err(Errno::STALE) if node.kind == Kind::File && !self.is_direct(&node.path()) => {
+                Ok(Attr { stat: node.remains(), ttl: Duration::ZERO })
+            }
+            stat => {
+                let stat = stat?;
+                node.note_rights(&stat);
+                self.version_attr(node.without_hidden(stat))
+            }
+        }
     }
 
     /// Changes attributes.
@@ -315,6 +326,7 @@ impl Fs {
         if node.kind == Kind::File && (changes.size.is_some() || changes.mtime.is_some()) {
             node.note(&stat);
         }
+        node.note_rights(&stat);
         self.version_attr(node.without_hidden(stat))
     }
 }

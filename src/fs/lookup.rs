@@ -175,7 +175,15 @@ impl Fs {
         }
         let (node, stat) = self.nodes().lookup(folder, name)?;
         if switching.is_some() && node.kind == Kind::File {
-            let file = self.open_version(caller, &node).ok();
+            let file = match self.open_version(caller, &node) {
+                // Replaced since it was looked up, and gone.
+                Err(Errno::STALE | Errno::NOENT) => {
+                    self.nodes().forget(node.id, 1);
+                    return self.see(caller, folder, name, true);
+                }
+                // The open will say so.
+                other => other.ok(),
+            };
             self.drafts.switches.looked_up(caller.tid, file.map(|file| (node.id, file)));
         }
         Ok(Seen::Entry(self.version_entry(&node, stat, Duration::ZERO)))

@@ -14,7 +14,7 @@ use rustix::fs::OFlags;
 use smallvec::SmallVec;
 
 use super::readers::{Content, Name, Users, Using};
-use super::{Anchor, FIRST_SYNTHETIC, Ident, Key, Node, NodeFd, ROOT_ID, Seen};
+use super::{Anchor, FIRST_SYNTHETIC, Ident, Key, Node, NodeFd, ROOT_ID, Rights, Seen};
 use crate::sys::handle::Handle;
 use crate::sys::{Errno, Kind, Result, Stat, at, memory, mount, stat};
 
@@ -53,7 +53,12 @@ impl NodeTable {
             kind: Kind::Dir,
             folder: Some(Box::default()),
             anchor: Anchor::Fd(root),
-            seen: Mutex::new(Seen { parent: None, name: SmallVec::new(), ident: Ident::of(&stat) }),
+            seen: Mutex::new(Seen {
+                parent: None,
+                name: SmallVec::new(),
+                ident: Ident::of(&stat),
+                rights: Rights::of(&stat),
+            }),
             nlookup: AtomicU64::new(1),
             writers_in_place: AtomicU32::new(0),
             executed: AtomicU32::new(0),
@@ -246,7 +251,7 @@ impl NodeTable {
         if !counted {
             return Ok(None);
         }
-        node.set_link(parent, name);
+        node.set_link(parent, name, &stat);
         if node.writers_in_place.load(Ordering::Acquire) > 0 {
             node.note(&stat);
         }
@@ -261,7 +266,7 @@ impl NodeTable {
     /// Records that an inode now has this name; returns its node if it has one.
     pub fn moved(&self, stat: &Stat, parent: &Arc<Node>, name: &OsStr) -> Option<Arc<Node>> {
         let node = self.of(Key::of(stat))?;
-        node.set_link(parent, name);
+        node.set_link(parent, name, stat);
         Some(node)
     }
 
@@ -382,7 +387,7 @@ impl NodeTable {
             }
         };
         if node.id != ROOT_ID {
-            node.set_link(parent, name);
+            node.set_link(parent, name, stat);
         }
         if node.writers_in_place.load(Ordering::Acquire) > 0 {
             node.note(stat);
@@ -416,6 +421,7 @@ impl NodeTable {
                     parent: Some(parent.clone()),
                     name: SmallVec::from_slice(name.as_bytes()),
                     ident: Ident::of(stat),
+                    rights: Rights::of(stat),
                 }),
                 nlookup: AtomicU64::new(1),
                 writers_in_place: AtomicU32::new(0),

@@ -1,5 +1,7 @@
 //! Several hosts: two mounts of one export, each with a journal of its own, and changes made without commitfs.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use crate::common::content::{newest, verify, version};
 use crate::common::mount::peer_base;
 use crate::common::{Agent, Mount, Setup, eventually};
@@ -307,4 +309,36 @@ fn s53_a_change_made_without_commitfs_is_seen_by_the_next_open() {
     eventually("its removal is seen", || r.stat("f").is_err());
     std::fs::create_dir(m.raw("f")).unwrap();
     eventually("the folder is seen", || r.stat("f").is_ok_and(|stat| stat.is_dir()));
+}
+
+#[test]
+fn s53_a_name_that_is_replaced_elsewhere_all_the_time_can_be_looked_at_read_and_stored() {
+    // On NFS the server removes what a client without commitfs replaces, whoever is about to open it.
+    if peer_base().is_some() {
+        return;
+    }
+    let m = Mount::setup().options("ttl=0s").mount();
+    let (here, there) = (m.mnt().join("f"), m.raw("f"));
+    std::fs::write(&there, version("f", 0, 1, 100)).unwrap();
+    let done = AtomicBool::new(false);
+    let replace = |number: u64| {
+        let aside = m.raw(&format!("aside{number}"));
+        let mut generation = number;
+        while !done.load(Ordering::Relaxed) {
+            std::fs::write(&aside, version("f", generation, 1, 100)).unwrap();
+            std::fs::rename(&aside, &there).unwrap();
+            generation += 2;
+        }
+    };
+    std::thread::scope(|scope| {
+        let replacing = [1, 2].map(|number| scope.spawn(move || replace(number)));
+        let counted = (0..2000).try_for_each(|generation| {
+            verify(&std::fs::read(&here)?).map_err(std::io::Error::other)?;
+            std::fs::metadata(&here)?;
+            if generation % 10 == 0 { std::fs::write(&here, version("f", generation, 1, 100)) } else { Ok(()) }
+        });
+        done.store(true, Ordering::Relaxed);
+        counted.unwrap();
+        replacing.into_iter().for_each(|thread| thread.join().unwrap());
+    });
 }
