@@ -136,7 +136,7 @@ impl Filesystem for Adapter {
 
     fn getattr(&self, _req: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
         metrics::request(Op::Getattr);
-        reply_attr(Op::Getattr, reply, self.fs.getattr(ino.0, fh.map(|fh| fh.0)));
+        self.fs.getattr(ino.0, fh.map(|fh| fh.0), |attr| reply_attr(Op::Getattr, reply, attr));
     }
 
     fn setattr(

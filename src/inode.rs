@@ -299,6 +299,23 @@ impl Node {
         self.seen.lock().ident = Ident::of(stat);
     }
 
+    /// Records a write in place that ended at `end`. The size stays what the kernel believes, which adds up its own writes
+    /// and takes nobody's word for others': what somebody else has added is for [`Node::has_grown`] to find.
+    pub fn note_written(&self, stat: &Stat, end: u64) {
+        let mut seen = self.seen.lock();
+        seen.ident = Ident { size: seen.ident.size.max(end), mtime: stat.mtime };
+    }
+
+    /// True if the file is larger than the kernel may believe.
+    pub fn has_grown(&self, stat: &Stat) -> bool {
+        self.kind == Kind::File && stat.size > self.seen.lock().ident.size
+    }
+
+    /// True if the file is smaller than the kernel believes.
+    pub fn has_shrunk(&self, stat: &Stat) -> bool {
+        self.kind == Kind::File && stat.size < self.seen.lock().ident.size
+    }
+
     /// Records who may do what.
     pub fn note_rights(&self, stat: &Stat) {
         self.seen.lock().rights = Rights::of(stat);

@@ -90,7 +90,25 @@ impl Changes {
 
 impl Fs {
     /// Attributes of a node, through an open descriptor if there is one.
-    pub fn getattr(&self, node: u64, fh: Option<u64>) -> Result<Attr> {
+    pub fn getattr(self: &Arc<Self>, node: u64, fh: Option<u64>, done: impl Done<Attr>) {
+        let attr = self.attributes(node, fh);
+        match &attr {
+            Ok(Attr { stat, .. }) if stat.kind == Kind::File => match self.nodes().get(node) {
+                Ok(node) if node.has_grown(stat) && self.is_direct(&node.path()) => {
+                    let (fs, size) = (self.clone(), stat.size);
+                    self.slow.run(move || {
+                        fs.tell_growth(&node, size);
+                        done(attr);
+                    });
+                }
+                _ => done(attr),
+            },
+            _ => done(attr),
+        }
+    }
+
+    /// The attributes, as the export has them.
+    pub(super) fn attributes(&self, node: u64, fh: Option<u64>) -> Result<Attr> {
         if let Some(fh) = fh
             && let Ok(handle) = self.handles.get(fh)
         {
@@ -323,8 +341,12 @@ impl Fs {
         }
         self.change_as(caller, &fd, changes)?;
         let stat = stat::fstat(&fd)?;
-        if node.kind == Kind::File && (changes.size.is_some() || changes.mtime.is_some()) {
-            node.note(&stat);
+        if node.kind == Kind::File {
+            match (changes.size, changes.mtime) {
+                (Some(_), _) => node.note(&stat),
+                (None, Some(_)) => node.note_written(&stat, 0),
+                (None, None) => {}
+            }
         }
         node.note_rights(&stat);
         self.version_attr(node.without_hidden(stat))

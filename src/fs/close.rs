@@ -88,9 +88,7 @@ impl Fs {
             Handle::Direct { file, node, writes } => {
                 self.backings.close(node.id);
                 if *writes {
-                    let noted = crate::sys::stat::fstat(&**file).map(|stat| node.note(&stat));
-                    self.committer.written_in_place(node);
-                    noted?;
+                    self.release_in_place(file, node);
                 }
             }
             Handle::Draft { draft, writes, counted } => {

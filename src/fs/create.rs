@@ -128,7 +128,7 @@ impl Fs {
         let done = move |opened: Result<Opened>| {
             done(opened.inspect_err(|_| fs.forget(entry.node, 1)).map(|opened| {
                 // It may have been truncated.
-                let stat = fs.getattr(entry.node, Some(opened.fh)).map_or(entry.stat, |attr| attr.stat);
+                let stat = fs.attributes(entry.node, Some(opened.fh)).map_or(entry.stat, |attr| attr.stat);
                 Created { entry: Entry { stat, ..entry }, opened }
             }));
         };

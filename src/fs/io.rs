@@ -142,7 +142,7 @@ impl Fs {
                 if strip {
                     self.strip_set_ids(caller, &**file)?;
                 }
-                node.note(&stat::fstat(&**file)?);
+                node.note_written(&stat::fstat(&**file)?, offset + u64::from(len));
                 Ok(len)
             })),
             Handle::Folder(_) => done(Err(Errno::ISDIR)),

@@ -2,13 +2,13 @@
 
 use std::ffi::{OsStr, OsString};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::wait::Until;
 use super::{Done, Fs};
 use crate::draft::{Caller, Draft, NewDraft, Wants};
 use crate::inode::{Key, Node};
-use crate::rules::Mode;
 use crate::sys::{Errno, Kind, Result, Stat, process, stat};
 use crate::{commit, draft};
 
@@ -21,8 +21,8 @@ pub struct Entry {
     pub stat: Stat,
     /// How long the name may be remembered.
     pub entry_ttl: Duration,
-    /// How long the attributes may be remembered. Zero where `st_ino` is not the node id, because the protocol library
-    /// sends one number for both and the next `getattr` corrects it.
+    /// How long the attributes may be remembered. Zero where the next `getattr` corrects them: `st_ino` that is not the node
+    /// id, because the protocol library sends one number for both, and the size of what is written in place.
     pub attr_ttl: Duration,
 }
 
@@ -192,7 +192,9 @@ impl Fs {
     /// The entry of a version, folder or special file, whose look-up was counted already.
     pub(super) fn version_entry(&self, node: &Node, stat: Stat, ttl: Duration) -> Entry {
         node.telling();
-        let attr_ttl = if node.id == stat.ino { self.options.ttl } else { Duration::ZERO };
+        // Of a file that is written in place the kernel has to ask: see `Fs::getattr`.
+        let asks = node.id != stat.ino || node.writers_in_place.load(Ordering::Acquire) > 0;
+        let attr_ttl = if asks { Duration::ZERO } else { self.options.ttl };
         // Times set through a draft of one name make a new node, which the other names must find at once.
         let shared = node.kind == Kind::File && stat.nlink > 1;
         let entry_ttl = if self.changes_unseen() || shared { Duration::ZERO } else { ttl };
@@ -226,32 +228,6 @@ impl Fs {
     /// `EXDEV` where no rename from the staging folder could publish.
     pub(super) fn refuse_other_file_system(&self, key: Key) -> Result<()> {
         if key.dev == self.nodes().root().key.dev { Ok(()) } else { Err(Errno::XDEV) }
-    }
-
-    /// True if files under this path are written in place.
-    pub(super) fn is_direct(&self, path: &[u8]) -> bool {
-        self.rules.decide(path).mode == Mode::Direct
-    }
-
-    /// True if `caller`, who comes with a node, writes it in place. The name tells, and where the file has several, or is no
-    /// longer under the one that was seen last, only a look-up knows which one it is: `ESTALE` makes the kernel look again.
-    /// One that comes back without a look-up has no name: then it must be the only one (`ETXTBSY`).
-    pub(super) fn writes_in_place(&self, caller: Caller, node: &Node, wants: Wants) -> Result<bool> {
-        if self.drafts.switches.is_in_place(caller.tid, node.id) {
-            return Ok(true);
-        }
-        let link = node.link();
-        if !link.parent.is_some_and(|parent| self.is_direct(&parent.path_of(&link.name))) {
-            return Ok(false);
-        }
-        let only = self.under_its_name(node).ok().filter(|there| Key::of(there) == node.key && there.nlink == 1);
-        if only.is_some_and(|there| node.is_as(&there)) {
-            return Ok(true);
-        }
-        if self.drafts.switches.begin(caller.tid, node.id, &link.name, wants) {
-            return Err(Errno::STALE);
-        }
-        if only.is_some() { Ok(true) } else { Err(Errno::TXTBSY) }
     }
 
     /// The kernel forgets `count` look-ups of a node.

@@ -15,6 +15,7 @@ mod close;
 mod create;
 mod dir;
 mod handle;
+mod in_place;
 mod io;
 mod link;
 mod lock;

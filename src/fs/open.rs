@@ -190,33 +190,6 @@ impl Fs {
         stat::stat_at(dir, &link.name)
     }
 
-    fn open_in_place(&self, caller: Caller, node: Arc<Node>, flags: OFlags, writes: bool) -> Result<Opened> {
-        let access = if flags & OFlags::ACCMODE == OFlags::RDONLY { OFlags::RDONLY } else { OFlags::RDWR };
-        let file = Content::new(self.open_for(caller, &node, access | (flags & (OFlags::APPEND | OFlags::SYNC)))?);
-        self.leave_some(&*file)?;
-        if writes {
-            self.nodes().begin_in_place(&node, stat::fstat(&*file)?.size);
-        }
-        if flags.contains(OFlags::TRUNC) {
-            let writable = if access == OFlags::RDWR {
-                file.clone()
-            } else {
-                Content::new(self.open_for(caller, &node, OFlags::RDWR)?)
-            };
-            at::truncate(&*writable, 0)?;
-            self.strip_set_ids(caller, &*writable)?;
-            node.note(&stat::fstat(&*writable)?);
-        }
-        Ok(self.opened_in_place(file, node, writes))
-    }
-
-    /// The descriptor of a file that is written in place.
-    pub(super) fn opened_in_place(&self, file: Arc<Content>, node: Arc<Node>, writes: bool) -> Opened {
-        let (fh, id) = (self.handles.number(), node.id);
-        self.handles.insert(fh, Handle::Direct { file: file.clone(), node, writes });
-        Opened { fh, mode: OpenMode::Direct(file, id) }
-    }
-
     /// Opens a draft: its family for reading, anybody for writing, who thereby joins.
     pub(super) fn open_draft(
         self: &Arc<Self>,

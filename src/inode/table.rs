@@ -252,9 +252,6 @@ impl NodeTable {
             return Ok(None);
         }
         node.set_link(parent, name, &stat);
-        if node.writers_in_place.load(Ordering::Acquire) > 0 {
-            node.note(&stat);
-        }
         Ok(Some((node, stat)))
     }
 
@@ -388,9 +385,6 @@ impl NodeTable {
         };
         if node.id != ROOT_ID {
             node.set_link(parent, name, stat);
-        }
-        if node.writers_in_place.load(Ordering::Acquire) > 0 {
-            node.note(stat);
         }
         node
     }

@@ -1,6 +1,8 @@
 //! Rules: which names are written in place.
 
-use crate::common::{Mount, Setup};
+use std::io::Write as _;
+
+use crate::common::{Mount, Setup, eventually};
 
 #[test]
 fn s45_direct_files_are_written_in_place() {
@@ -141,6 +143,42 @@ fn s45_direct_files_may_be_changed_from_elsewhere() {
     let again = r.open(&format!("/proc/self/fd/{fd}"), "w|append").unwrap();
     r.write(again, "and here\n").unwrap();
     assert_eq!(m.raw_content("app.log").unwrap(), b"anew\nand here\n");
+}
+
+#[test]
+fn s45_who_holds_a_direct_file_sees_it_grow_elsewhere() {
+    for options in ["", "passthrough=off"] {
+        let m = if options.is_empty() { Mount::new() } else { Mount::setup().options(options).mount() };
+        let (w, r) = m.pair();
+        let elsewhere = |line: &str| {
+            let mut file = std::fs::File::options().append(true).open(m.raw("app.log")).unwrap();
+            file.write_all(line.as_bytes()).unwrap();
+        };
+        w.put("app.log", "one\n").unwrap();
+        let writer = w.open("app.log", "w|append").unwrap();
+        let reader = r.open("app.log", "r").unwrap();
+        w.write(writer, "two\n").unwrap();
+        let sized = |size: u64, when: &str| {
+            let all =
+                || [r.stat("app.log").unwrap().size, r.fstat(reader).unwrap().size, w.fstat(writer).unwrap().size];
+            eventually(&format!("{size} bytes {when} ({options})"), || all() == [size; 3]);
+        };
+        sized(8, "after a write");
+        elsewhere("three\n");
+        sized(14, "after one elsewhere");
+        w.write(writer, "four\n").unwrap();
+        sized(19, "after one behind that");
+        elsewhere("five\n");
+        w.write(writer, "six\n").unwrap();
+        sized(28, "after one behind another one that nobody looked at");
+        w.close(writer).unwrap();
+        elsewhere("seven\n");
+        let seen = || [r.stat("app.log").unwrap().size, r.fstat(reader).unwrap().size];
+        eventually(&format!("34 bytes after a close and a write elsewhere ({options})"), || seen() == [34; 2]);
+        assert_eq!(r.pread(reader, 0, 100).unwrap(), b"one\ntwo\nthree\nfour\nfive\nsix\nseven\n");
+        w.append("app.log", "eight\n").unwrap();
+        eventually(&format!("40 bytes ({options})"), || seen() == [40; 2]);
+    }
 }
 
 #[test]

@@ -1,0 +1,106 @@
+//! Files that are written in place: which they are, and what the kernel believes of them.
+
+use std::sync::Arc;
+
+use fuser::INodeNo;
+use rustix::fs::OFlags;
+
+use super::Fs;
+use super::handle::Handle;
+use super::open::{OpenMode, Opened};
+use crate::draft::{Caller, Wants};
+use crate::inode::{Content, Key, Node};
+use crate::rules::Mode;
+use crate::sys::{Errno, Result, at, stat};
+
+impl Fs {
+    /// True if files under this path are written in place.
+    pub(super) fn is_direct(&self, path: &[u8]) -> bool {
+        self.rules.decide(path).mode == Mode::Direct
+    }
+
+    /// True if `caller`, who comes with a node, writes it in place. The name tells, and where the file has several, or is no
+    /// longer under the one that was seen last, only a look-up knows which one it is: `ESTALE` makes the kernel look again.
+    /// One that comes back without a look-up has no name: then it must be the only one (`ETXTBSY`).
+    pub(super) fn writes_in_place(&self, caller: Caller, node: &Node, wants: Wants) -> Result<bool> {
+        if self.drafts.switches.is_in_place(caller.tid, node.id) {
+            return Ok(true);
+        }
+        let link = node.link();
+        if !link.parent.is_some_and(|parent| self.is_direct(&parent.path_of(&link.name))) {
+            return Ok(false);
+        }
+        let only = self.under_its_name(node).ok().filter(|there| Key::of(there) == node.key && there.nlink == 1);
+        if only.is_some_and(|there| node.is_as(&there)) {
+            return Ok(true);
+        }
+        if self.drafts.switches.begin(caller.tid, node.id, &link.name, wants) {
+            return Err(Errno::STALE);
+        }
+        if only.is_some() { Ok(true) } else { Err(Errno::TXTBSY) }
+    }
+
+    pub(super) fn open_in_place(&self, caller: Caller, node: Arc<Node>, flags: OFlags, writes: bool) -> Result<Opened> {
+        let access = if flags & OFlags::ACCMODE == OFlags::RDONLY { OFlags::RDONLY } else { OFlags::RDWR };
+        let file = Content::new(self.open_for(caller, &node, access | (flags & (OFlags::APPEND | OFlags::SYNC)))?);
+        self.leave_some(&*file)?;
+        if writes {
+            self.nodes().begin_in_place(&node, stat::fstat(&*file)?.size);
+        }
+        if flags.contains(OFlags::TRUNC) {
+            let writable = if access == OFlags::RDWR {
+                file.clone()
+            } else {
+                Content::new(self.open_for(caller, &node, OFlags::RDWR)?)
+            };
+            at::truncate(&*writable, 0)?;
+            self.strip_set_ids(caller, &*writable)?;
+            node.note(&stat::fstat(&*writable)?);
+        }
+        Ok(self.opened_in_place(file, node, writes))
+    }
+
+    /// The descriptor of a file that is written in place.
+    pub(super) fn opened_in_place(&self, file: Arc<Content>, node: Arc<Node>, writes: bool) -> Opened {
+        let (fh, id) = (self.handles.number(), node.id);
+        self.handles.insert(fh, Handle::Direct { file: file.clone(), node, writes });
+        Opened { fh, mode: OpenMode::Direct(file, id) }
+    }
+
+    /// Tells the kernel that a file which is written in place has this size. Of a regular file it keeps the size itself, from
+    /// its own writes, and does not take that of an answer; a byte of the file that is stored into its cache it does take.
+    /// Not from a session thread: whoever reads the page may be waiting for one.
+    pub(super) fn tell_growth(&self, node: &Node, size: u64) {
+        let Some(kernel) = self.kernel.get() else { return };
+        let (mut byte, at) = ([0], size - 1);
+        let read = self.nodes().open(node, OFlags::RDONLY).and_then(|file| at::read_at(file, &mut byte, at));
+        // Nothing there: it has become shorter meanwhile.
+        if read != Ok(1) {
+            return;
+        }
+        let id = INodeNo(node.id);
+        // The byte itself is not for keeping.
+        if let Err(error) = kernel.store(id, at, &byte).and_then(|()| kernel.inval_inode(id, 0, 0)) {
+            tracing::debug!(%error, "the kernel did not take the news of a size");
+        }
+    }
+
+    /// A descriptor through which a file was written in place is gone. What the kernel wrote to it by itself is no new
+    /// version, and cannot be told from what others wrote: the kernel is told of the size before that is noted as known.
+    pub(super) fn release_in_place(self: &Arc<Self>, file: &Content, node: &Arc<Node>) {
+        // Truncated by somebody else, of which the kernel cannot be told: the next look-up shall give it a new node.
+        let stat = stat::fstat(file).ok().filter(|stat| !node.has_shrunk(stat));
+        let (fs, node) = (self.clone(), node.clone());
+        let size = stat.filter(|stat| node.has_grown(stat)).map(|stat| stat.size);
+        let end = move || {
+            if let Some(size) = size {
+                fs.tell_growth(&node, size);
+            }
+            if let Some(stat) = stat {
+                node.note(&stat);
+            }
+            fs.committer.written_in_place(&node);
+        };
+        if size.is_some() { self.slow.run(end) } else { end() }
+    }
+}
