@@ -13,7 +13,7 @@ use super::{Done, Entry, Fs, OpenMode, Opened};
 use crate::commit::Target;
 use crate::draft::{Caller, Draft, Ending, NewDraft, Phase, Wants, Writer};
 use crate::inode::{Content, Node};
-use crate::sys::{Errno, Kind, Result, Stat, acl, at, process, stat};
+use crate::sys::{Errno, Kind, Result, acl, at, process, stat};
 
 /// A created and opened file.
 #[derive(Clone, Debug)]
@@ -239,7 +239,7 @@ impl Fs {
             let create = || at::open_file(dir, name, access | OFlags::CREATE | OFlags::EXCL, mode);
             self.committer.staging.acting(creds.as_ref(), create)
         })?);
-        let (node, stat) = self.made(folder, name)?;
+        let (node, stat) = self.nodes().lookup(folder, name)?;
         let entry = Entry { entry_ttl: Duration::ZERO, ..self.version_entry(&node, stat, Duration::ZERO) };
         let opened = if direct {
             self.nodes().begin_in_place(&node, stat.size);
@@ -292,17 +292,8 @@ impl Fs {
         }
         let creds = self.creds(caller);
         self.committer.make(&folder, name, |dir| self.committer.staging.acting(creds.as_ref(), || call(dir)))?;
-        let (node, stat) = self.made(&folder, name)?;
+        let (node, stat) = self.nodes().lookup(&folder, name)?;
         Ok(self.version_entry(&node, stat, self.options.ttl))
-    }
-
-    /// A name that has just been made. A stale handle is asked for again here: told of it, the kernel repeats the whole
-    /// call, which then finds the name there.
-    fn made(&self, folder: &Arc<Node>, name: &OsStr) -> Result<(Arc<Node>, Stat)> {
-        match self.nodes().lookup(folder, name) {
-            Err(Errno::STALE) => self.nodes().lookup(folder, name),
-            looked_up => looked_up,
-        }
     }
 }
 

@@ -79,10 +79,7 @@ impl Fs {
         if let Some(draft) = self.drafts.at(folder.key, name) {
             return self.see_around(caller, folder, name, draft, patient);
         }
-        if self.options.revalidate && !self.drafts.switches.is_fresh(caller.tid, name) {
-            stat::revalidate(self.nodes().fd(folder)?)?;
-        }
-        let (node, stat) = self.nodes().lookup(folder, name)?;
+        let (node, stat) = self.look(caller, folder, name)?;
         if node.kind != Kind::File {
             return Ok(Seen::Entry(self.version_entry(&node, stat, self.options.ttl)));
         }
@@ -90,6 +87,14 @@ impl Fs {
             None => Ok(Seen::Entry(self.version_entry(&node, stat, self.options.ttl))),
             Some(wants) => self.see_again(caller, folder, name, wants, &node, &stat),
         }
+    }
+
+    /// What the export has under the name now; counts a look-up.
+    fn look(&self, caller: Caller, folder: &Arc<Node>, name: &OsStr) -> Result<(Arc<Node>, Stat)> {
+        if self.options.revalidate && !self.drafts.switches.is_fresh(caller.tid, name) {
+            stat::revalidate(self.nodes().fd(folder)?)?;
+        }
+        self.nodes().lookup(folder, name)
     }
 
     /// The look-up of an open that the kernel repeats, which must not fail on account of who replaces the version
@@ -137,8 +142,9 @@ impl Fs {
             };
             let draft = self.begin_over(caller, folder, name, base);
             // One that the kernel does not get to know is never forgotten either.
-            let entry = self.draft_entry(&draft).inspect_err(|_| self.drafts.drop_if_unreferenced(&draft))?;
-            return Ok(Seen::Entry(entry));
+            let entry =
+                self.listed_entry(folder, name, &draft).inspect_err(|_| self.drafts.drop_if_unreferenced(&draft))?;
+            return entry.map_or_else(|| self.see(caller, folder, name, true), |entry| Ok(Seen::Entry(entry)));
         }
         Ok(Seen::Entry(self.version_entry(node, *stat, Duration::ZERO)))
     }
@@ -159,13 +165,8 @@ impl Fs {
             return Ok(Seen::Wait(Until::Settled(draft)));
         }
         if writes || self.is_family(&draft, caller) {
-            let entry = match self.draft_entry(&draft) {
-                // Published long since, and its version is gone. Not one that somebody writes, whose export is in trouble.
-                Err(Errno::STALE) if !draft.is_pending() && !draft.has_writers() => {
-                    self.drafts.unlist(folder.key, name, &draft);
-                    return self.see(caller, folder, name, patient);
-                }
-                other => other?,
+            let Some(entry) = self.listed_entry(folder, name, &draft)? else {
+                return self.see(caller, folder, name, patient);
             };
             self.drafts.switches.looked_up(caller.tid, None);
             return Ok(Seen::Entry(entry));
@@ -173,7 +174,7 @@ impl Fs {
         if patient && held {
             return Ok(Seen::Wait(Until::Released(draft)));
         }
-        let (node, stat) = self.nodes().lookup(folder, name)?;
+        let (node, stat) = self.look(caller, folder, name)?;
         if switching.is_some() && node.kind == Kind::File {
             let file = match self.open_version(caller, &node) {
                 // Replaced since it was looked up, and gone.
@@ -187,6 +188,20 @@ impl Fs {
             self.drafts.switches.looked_up(caller.tid, file.map(|file| (node.id, file)));
         }
         Ok(Seen::Entry(self.version_entry(&node, stat, Duration::ZERO)))
+    }
+
+    /// The entry of the draft that has this name. `None` if its version is gone, the one that it was published as or began
+    /// over: then it has the name no longer, until somebody writes to it. Content that is pending is there, unless the
+    /// export is in trouble.
+    fn listed_entry(&self, folder: &Node, name: &OsStr, draft: &Arc<Draft>) -> Result<Option<Entry>> {
+        match self.draft_entry(draft) {
+            Err(Errno::STALE) if !draft.is_pending() => {
+                self.drafts.unlist(folder.key, name, draft);
+                self.drafts.drop_if_unreferenced(draft);
+                Ok(None)
+            }
+            entry => entry.map(Some),
+        }
     }
 
     /// The entry of a version, folder or special file, whose look-up was counted already.

@@ -18,6 +18,10 @@ use super::{Anchor, FIRST_SYNTHETIC, Ident, Key, Node, NodeFd, ROOT_ID, Rights, 
 use crate::sys::handle::Handle;
 use crate::sys::{Errno, Kind, Result, Stat, at, memory, mount, stat};
 
+/// How often a name is looked up that is stale when its attributes are asked for, because it was just replaced. Told of
+/// that, the kernel would repeat the whole call, once: an open would lack that repetition, a creation find its own name.
+const LOOKS: u32 = 4;
+
 /// All nodes of a mount.
 #[derive(Debug)]
 pub struct NodeTable {
@@ -225,8 +229,14 @@ impl NodeTable {
         {
             return Ok(known);
         }
-        let fd = at::open_path(dir, name)?;
-        let stat = stat::fstat(&fd)?;
+        let mut again = LOOKS;
+        let (fd, stat) = loop {
+            again -= 1;
+            match at::open_path(&dir, name).and_then(|fd| stat::fstat(&fd).map(|stat| (fd, stat))) {
+                Err(Errno::STALE) if again > 0 => {}
+                found => break found?,
+            }
+        };
         Ok((self.remember(parent, name, fd, &stat), stat))
     }
 

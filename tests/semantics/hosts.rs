@@ -49,15 +49,44 @@ fn s53_what_another_host_has_looked_at_before_does_not_hide_a_commit() {
     let (a, b) = two_hosts();
     for (number, [at, other]) in [[&a, &b], [&b, &a]].into_iter().enumerate() {
         let (w, r) = (at.agent(&format!("W{number}")), other.agent(&format!("R{number}")));
-        eventually("the host that reads has noticed the other one", || {
-            ["one", "three"].iter().all(|data| {
-                w.put("probe", data).unwrap();
-                eventually("committed", || at.raw_content("probe").as_deref() == Some(data.as_bytes()));
-                r.stat("probe").is_ok_and(|found| found.size == data.len() as u64)
-            })
-        });
+        noticed(at, &w, &r);
         looks_hide_no_commit(at, &w, &r);
     }
+}
+
+#[test]
+fn s53_a_draft_of_this_host_does_not_hide_a_commit_of_another() {
+    let (a, b) = two_hosts();
+    let (w, r, d) = (a.agent("W"), b.agent("R"), b.agent("D"));
+    noticed(&a, &w, &r);
+    w.put("f", "round none").unwrap();
+    eventually("committed", || a.raw_content("f").is_some());
+    let fd = d.open("f", "rw").unwrap();
+    d.write(fd, "draft").unwrap();
+    for round in 0..20 {
+        let data = format!("round {round}, {}", "x".repeat(round * 300));
+        r.shown("f");
+        w.put("f", &data).unwrap();
+        eventually("committed", || a.raw_content("f").as_deref() == Some(data.as_bytes()));
+        if round % 2 == 0 {
+            assert_eq!(r.stat("f").unwrap().size, data.len() as u64, "round {round}");
+        }
+        assert_eq!(r.shown("f").data, data.as_bytes(), "round {round}");
+        assert_eq!(d.cat("f").unwrap(), b"draft none", "round {round}");
+    }
+    d.close(fd).unwrap();
+    eventually("the draft is published", || r.cat("f").unwrap() == b"draft none");
+}
+
+/// Waits until the reader's host sees each commit of the writer's at once.
+fn noticed(at: &Mount, w: &Agent, r: &Agent) {
+    eventually("the host that reads has noticed the other one", || {
+        ["one", "three"].iter().all(|data| {
+            w.put("probe", data).unwrap();
+            eventually("committed", || at.raw_content("probe").as_deref() == Some(data.as_bytes()));
+            r.stat("probe").is_ok_and(|found| found.size == data.len() as u64)
+        })
+    });
 }
 
 fn looks_hide_no_commit(a: &Mount, w: &Agent, r: &Agent) {
