@@ -156,8 +156,11 @@ pub fn serve(config: Config, ready: ReadySignal) -> Result<(), ServeError> {
     let totals = Totals::new(totals, nodes.clone(), journal.clone());
     let rules = config.rules.clone();
     let postponed = commit::Waiting::default();
+    let revalidate = nfs && config.freshness == Freshness::Open;
+    let (journal_too, totals_too) = (journal.clone(), totals.clone());
     let committer =
-        Arc::new(Committer { nodes, staging, journal: journal.clone(), totals: totals.clone(), rules, postponed });
+        Committer { nodes, staging, journal: journal_too, totals: totals_too, rules, postponed, revalidate };
+    let committer = Arc::new(committer);
     let reaper = Reaper::new(committer.clone(), config.reaper);
 
     let is_root = rustix::process::geteuid().is_root();
@@ -165,7 +168,7 @@ pub fn serve(config: Config, ready: ReadySignal) -> Result<(), ServeError> {
         ttl: config.ttl,
         nfs,
         set_aside,
-        revalidate: nfs && config.freshness == Freshness::Open,
+        revalidate,
         act_as_caller: is_root,
         kernel_checks: config.default_permissions,
         keeps_times: config.writeback && !nfs,

@@ -50,6 +50,8 @@ pub struct Committer {
     pub rules: Rules,
     /// Drafts to try again.
     pub postponed: Waiting,
+    /// Other hosts change names, which the NFS client does not know by itself.
+    pub revalidate: bool,
 }
 
 /// Where a draft will appear.

@@ -260,7 +260,9 @@ impl Committer {
         let dir = self.nodes.fd(parent)?;
         let stage = OsStr::new(&sealed.staged.name);
         let claim = self.totals.claim(&[(parent.key, name)]);
-        let old = match stat::stat_at(&dir, name) {
+        // What another host has committed since the draft was begun is to be kept, not what it has replaced.
+        let asked = if self.revalidate { stat::revalidate(&dir) } else { Ok(()) };
+        let old = match asked.and_then(|()| stat::stat_at(&dir, name)) {
             Ok(old) => Some(old),
             Err(Errno::NOENT) => None,
             Err(other) => {

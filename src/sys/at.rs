@@ -47,6 +47,15 @@ pub(super) fn proc_path(fd: BorrowedFd<'_>) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())
 }
 
+/// By the descriptor, or if that is `O_PATH`, by the path that stands for it. The path of a file that lost its last name is
+/// stale to the NFS client, although the file is open.
+pub(super) fn either<T>(by_fd: impl FnOnce() -> Result<T>, by_path: impl FnOnce() -> Result<T>) -> Result<T> {
+    match by_fd() {
+        Err(Errno::BADF) => by_path(),
+        other => other,
+    }
+}
+
 /// Creates a folder.
 pub fn mkdir(dir: impl AsFd, name: &OsStr, mode: u32) -> Result<()> {
     rustix::fs::mkdirat(dir, name, Mode::from_raw_mode(mode & 0o7777))
@@ -105,7 +114,8 @@ pub fn rename(from: impl AsFd, name: &OsStr, to: impl AsFd, new: &OsStr, flags: 
 
 /// Changes the permission bits of an open inode (also an `O_PATH` one).
 pub fn chmod(fd: impl AsFd, perm: u32) -> Result<()> {
-    rustix::fs::chmod(proc_path(fd.as_fd()), Mode::from_raw_mode(perm & 0o7777))
+    let mode = Mode::from_raw_mode(perm & 0o7777);
+    either(|| rustix::fs::fchmod(fd.as_fd(), mode), || rustix::fs::chmod(proc_path(fd.as_fd()), mode))
 }
 
 /// Changes owner and group of an open inode; `None` leaves one as it is.
@@ -117,7 +127,8 @@ pub fn chown(fd: impl AsFd, uid: Option<u32>, gid: Option<u32>) -> Result<()> {
 pub fn set_times(fd: impl AsFd, times: &Timestamps) -> Result<()> {
     // utimensat takes no empty path with O_PATH on older kernels; the magic link always works but is followed, which
     // for a symlink's own descriptor ends at the symlink.
-    rustix::fs::utimensat(rustix::fs::CWD, proc_path(fd.as_fd()), times, AtFlags::empty())
+    let by_path = || rustix::fs::utimensat(rustix::fs::CWD, proc_path(fd.as_fd()), times, AtFlags::empty());
+    either(|| rustix::fs::futimens(fd.as_fd(), times), by_path)
 }
 
 /// Sets the modification time of an open file, and no other.

@@ -6,29 +6,37 @@ use std::os::unix::ffi::OsStrExt;
 
 use rustix::fs::XattrFlags;
 
-use super::at::proc_path;
+use super::at::{either, proc_path};
 use super::{Errno, Result};
 
 /// The value of one attribute.
 pub fn get(fd: impl AsFd, name: &OsStr) -> Result<Vec<u8>> {
-    let path = proc_path(fd.as_fd());
-    grow(|buf| rustix::fs::getxattr(&*path, name, buf))
+    either(
+        || grow(|buf| rustix::fs::fgetxattr(fd.as_fd(), name, buf)),
+        || grow(|buf| rustix::fs::getxattr(&*proc_path(fd.as_fd()), name, buf)),
+    )
 }
 
 /// All names, each ended by NUL.
 pub fn list(fd: impl AsFd) -> Result<Vec<u8>> {
-    let path = proc_path(fd.as_fd());
-    grow(|buf| rustix::fs::listxattr(&*path, buf))
+    either(
+        || grow(|buf| rustix::fs::flistxattr(fd.as_fd(), buf)),
+        || grow(|buf| rustix::fs::listxattr(&*proc_path(fd.as_fd()), buf)),
+    )
 }
 
 /// Sets one attribute; `flags` are `XATTR_CREATE`, `XATTR_REPLACE` or 0.
 pub fn set(fd: impl AsFd, name: &OsStr, value: &[u8], flags: u32) -> Result<()> {
-    rustix::fs::setxattr(proc_path(fd.as_fd()), name, value, XattrFlags::from_bits_retain(flags))
+    let flags = XattrFlags::from_bits_retain(flags);
+    either(
+        || rustix::fs::fsetxattr(fd.as_fd(), name, value, flags),
+        || rustix::fs::setxattr(proc_path(fd.as_fd()), name, value, flags),
+    )
 }
 
 /// Removes one attribute.
 pub fn remove(fd: impl AsFd, name: &OsStr) -> Result<()> {
-    rustix::fs::removexattr(proc_path(fd.as_fd()), name)
+    either(|| rustix::fs::fremovexattr(fd.as_fd(), name), || rustix::fs::removexattr(proc_path(fd.as_fd()), name))
 }
 
 /// Copies all attributes that can be read and set, access control lists included. What the file system or the

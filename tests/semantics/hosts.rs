@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use rustix::fs::{AtFlags, StatxFlags, statx};
+
 use crate::common::content::{newest, verify, version};
 use crate::common::mount::peer_base;
 use crate::common::{Agent, Mount, Setup, eventually};
@@ -154,19 +156,31 @@ fn s53_of_versions_closed_at_once_on_two_hosts_one_wins_whole() {
 fn s53_what_a_commit_replaces_on_another_host_is_in_the_log() {
     let (a, b) = two_hosts_with("retain=1h");
     let (w, v, r) = (a.agent("W"), b.agent("V"), b.agent("R"));
-    let (x, y) = (w.open("f", "w|creat").unwrap(), v.open("f", "w|creat").unwrap());
-    w.write(x, "from the first host").unwrap();
-    v.write(y, "from the second host").unwrap();
-    w.close(x).unwrap();
-    eventually("committed", || r.cat("f").is_ok_and(|data| data == b"from the first host"));
-    v.close(y).unwrap();
-    eventually("committed", || a.raw_content("f").is_some_and(|data| data == b"from the second host"));
-    assert_eq!((a.commits_of("f"), b.commits_of("f")), (1, 1));
-    let rows = b.json(&["outbox", "ls"]);
-    let row = &rows.as_array().unwrap()[0];
-    assert_eq!((row["path"].as_str(), row["kind"].as_str()), (Some("f"), Some("replace")), "{rows}");
-    b.cli_ok(&["trash", "restore", &row["id"].to_string(), "--replace"]);
-    eventually("what lost can be had back", || w.cat("f").is_ok_and(|data| data == b"from the first host"));
+    // The host that commits last may have looked since the other one did, or not, at a name that it knew, or not.
+    for (name, known, looks) in [("f", false, true), ("g", false, false), ("h", true, false)] {
+        if known {
+            w.put(name, "from before").unwrap();
+            eventually("committed", || r.cat(name).is_ok_and(|data| data == b"from before"));
+        }
+        let (x, y) = (w.open(name, "w|creat|trunc").unwrap(), v.open(name, "w|creat|trunc").unwrap());
+        w.write(x, "from the first host").unwrap();
+        v.write(y, "from the second host").unwrap();
+        w.close(x).unwrap();
+        let on = |host: &Mount, whose: &str| host.raw_content(name).is_some_and(|data| data == whose.as_bytes());
+        eventually("committed", || on(&a, "from the first host"));
+        if looks {
+            eventually("seen", || r.cat(name).is_ok_and(|data| data == b"from the first host"));
+        }
+        v.close(y).unwrap();
+        eventually("committed", || on(&b, "from the second host"));
+        assert_eq!((a.commits_of(name), b.commits_of(name)), (1 + usize::from(known), 1), "{name}");
+        let rows = b.json(&["outbox", "ls"]);
+        let row =
+            rows.as_array().unwrap().iter().find(|row| row["path"] == name).unwrap_or_else(|| panic!("{name}: {rows}"));
+        assert_eq!((row["kind"].as_str(), row["bytes"].as_u64()), (Some("replace"), Some(19)), "{name}: {rows}");
+        b.cli_ok(&["trash", "restore", &row["id"].to_string(), "--replace"]);
+        eventually("what lost can be had back", || w.cat(name).is_ok_and(|data| data == b"from the first host"));
+    }
 }
 
 #[test]
@@ -195,6 +209,38 @@ fn s53_a_reader_on_another_host_keeps_its_version_while_that_is_retained() {
     assert!(seen == old, "the version is what it was");
     let after = r.fstat(held).unwrap();
     assert_eq!((after.size, after.mtime, after.ino), (before.size, before.mtime, before.ino));
+}
+
+#[test]
+fn s53_a_draft_over_a_version_that_is_replaced_elsewhere_is_published_all_the_same() {
+    let m = Mount::setup().options("retain=0").mount();
+    let (w, v) = m.pair();
+    let old = version("f", 1, 8, 100_000);
+    for (number, truncates) in [false, true].into_iter().enumerate() {
+        let (name, aside) = (format!("f{number}"), format!("g{number}"));
+        w.put(&name, &old).unwrap();
+        v.chmod(&name, 0o640).unwrap();
+        let bare = std::fs::File::open(m.raw(&name)).unwrap();
+        let fd = w.open(&name, "rw").unwrap();
+        let elsewhere = m.elsewhere();
+        std::fs::write(elsewhere.join(&aside), "from elsewhere").unwrap();
+        std::fs::rename(elsewhere.join(&aside), elsewhere.join(&name)).unwrap();
+        // The client knows that the version has lost its last name.
+        let links = statx(&bare, "", AtFlags::EMPTY_PATH | AtFlags::STATX_FORCE_SYNC, StatxFlags::BASIC_STATS);
+        if links.is_ok_and(|stat| stat.stx_nlink == 0) {
+            if truncates {
+                w.ftruncate(fd, 0).unwrap();
+            }
+            w.pwrite(fd, 0, "patched").unwrap();
+            w.close(fd).unwrap();
+            let new = if truncates { b"patched".to_vec() } else { [b"patched", &old[7..]].concat() };
+            assert!(v.cat(&name).unwrap() == new, "whole, and the last to commit (truncates: {truncates})");
+            assert_eq!(v.stat(&name).unwrap().mode & 0o777, 0o640);
+        } else {
+            // NFS 3 knows nothing of open files: what another host replaced is gone for who writes over it, who is told.
+            assert_eq!(w.pwrite(fd, 0, "patched").and_then(|_| w.close(fd)).unwrap_err(), "ESTALE");
+        }
+    }
 }
 
 #[test]
