@@ -7,10 +7,10 @@ use parking_lot::Mutex;
 
 use super::ending::Kept;
 use crate::commit::{Staged, Target};
-use crate::inode::{Content, Key};
+use crate::inode::Content;
 use crate::journal::{CommitKind, DraftId};
 use crate::sys::stat::{self, Time};
-use crate::sys::{Errno, Result};
+use crate::sys::{Errno, Result, Stat};
 
 /// Content and target of a draft.
 #[derive(Debug)]
@@ -33,10 +33,18 @@ pub struct Base {
     pub file: Option<Arc<Content>>,
     /// `file` refers to the inode and cannot be read: who began the draft truncates.
     pub unread: bool,
-    /// Its inode.
-    pub key: Key,
-    /// Names that the inode had.
-    pub links: u32,
+    /// What it was like when the draft began.
+    pub like: Stat,
+}
+
+impl Base {
+    /// Its attributes. Nothing keeps one that is not read from going, should another host replace it.
+    pub fn stat(&self) -> Result<Stat> {
+        match stat::fstat(&**self.file.as_ref().ok_or(Errno::IO)?) {
+            Err(Errno::STALE) if self.unread => Ok(self.like),
+            stat => stat,
+        }
+    }
 }
 
 /// A draft's content.

@@ -90,12 +90,15 @@ impl Draft {
     /// Attributes of the draft as its family sees it.
     pub fn stat(&self) -> Result<Stat> {
         let body = self.body.read();
-        let stat = stat::fstat(&*body.content()?)?;
+        let stat = match (&body.phase, &body.base) {
+            (Phase::Clean, Some(base)) => base.stat()?,
+            _ => stat::fstat(&*body.content()?)?,
+        };
         // When the family has taken the draft's name away, a hidden one may be left: the staged file's, or that under
         // which the version is kept for a while.
         let links = match (&body.target, &body.phase, &body.base) {
             (None, Phase::Open(_), _) => 0,
-            (None, Phase::Clean, Some(base)) => stat.nlink.min(base.links.saturating_sub(1)),
+            (None, Phase::Clean, Some(base)) => stat.nlink.min(base.like.nlink.saturating_sub(1)),
             _ => stat.nlink,
         };
         Ok(Stat { nlink: links, ..stat })
@@ -108,7 +111,7 @@ impl Draft {
 
     /// The inode of the version below.
     pub fn base_key(&self) -> Option<Key> {
-        self.body.read().base.as_ref().map(|base| base.key)
+        self.body.read().base.as_ref().map(|base| Key::of(&base.like))
     }
 
     /// True while a commit is on its way.

@@ -9,15 +9,18 @@ use rustix::fs::OFlags;
 
 use super::{Base, Blocked, Body, Draft, Phase, Work, digest, family};
 use crate::commit::{Committer, Staged, Target};
-use crate::inode::Content;
+use crate::inode::{Content, Key};
 use crate::journal::{Begun, CommitKind, Entry, Owner};
 use crate::rules::Decision;
 use crate::sys::cred::Creds;
-use crate::sys::{Errno, Result, at, clock, copy, mount, stat};
+use crate::sys::{Errno, Kind, Result, at, clock, copy, mount, stat};
 use crate::{failpoint, unless_skipped};
 
 /// A file system's times are as exact as this.
 const COARSE: Duration = Duration::from_secs(2);
+
+/// How often another host may replace a version while a draft is begun over it.
+const REPLACED: u32 = 4;
 
 /// How much of the version below a draft starts with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,8 +123,7 @@ impl Draft {
     pub fn refuse_foreign(&self, by: &Committer) -> Result<()> {
         let body = self.body.read();
         let (Phase::Clean, Some(base)) = (&body.phase, &body.base) else { return Ok(()) };
-        let below = base.file.as_ref().ok_or(Errno::IO)?;
-        let like = stat::fstat(&**below)?;
+        let like = base.stat()?;
         if by.staging.can_resemble(self.creds.as_ref(), &like) { Ok(()) } else { Err(Errno::PERM) }
     }
 
@@ -204,9 +206,19 @@ impl Draft {
         if !matches!(body.phase, Phase::Clean) {
             return Ok(());
         }
-        let base = body.base.clone().ok_or(Errno::IO)?;
-        let work = self.fork(by, body.path(), &base, keep).inspect_err(|&errno| self.taint_by_copy(errno))?;
-        body.phase = Phase::Open(work);
+        let mut base = body.base.clone().ok_or(Errno::IO)?;
+        let mut work = self.fork(by, body.path(), &base, keep);
+        for _ in 0..REPLACED {
+            // Another host has replaced the version, of which nothing but the attributes is wanted: those of what is there now.
+            let (Err(Errno::STALE), true, Keep::Nothing, Some(target)) = (&work, base.unread, keep, &body.target)
+            else {
+                break;
+            };
+            base = Base::under(by, target)?;
+            work = self.fork(by, body.path(), &base, keep);
+        }
+        let work = work.inspect_err(|&errno| self.taint_by_copy(errno))?;
+        (body.base, body.phase) = (Some(base), Phase::Open(work));
         Ok(())
     }
 
@@ -240,7 +252,7 @@ impl Draft {
         let Phase::Published(kept) = &body.phase else { return Ok(()) };
         let file = kept.file()?;
         let there = stat::fstat(&*file)?;
-        let base = Base { file: Some(file), unread: false, key: crate::inode::Key::of(&there), links: there.nlink };
+        let base = Base { file: Some(file), unread: false, like: there };
         tracing::info!(node = self.node, "write after the last close: a fresh draft");
         self.only_resizes.store(true, Ordering::Relaxed);
         self.again.store(true, Ordering::Release);
@@ -356,6 +368,20 @@ impl Draft {
 }
 
 impl Base {
+    /// The version under a name now, to be overwritten.
+    fn under(by: &Committer, target: &Target) -> Result<Base> {
+        let dir = by.nodes.fd(&target.parent)?;
+        stat::revalidate(&dir)?;
+        let file = at::open_path(&dir, &target.name)?;
+        let like = stat::fstat(&file)?;
+        if like.kind != Kind::File {
+            return Err(Errno::STALE);
+        }
+        let file = Content::new(file.into());
+        by.nodes.refers(Key::of(&like), &file);
+        Ok(Base { file: Some(file), unread: true, like })
+    }
+
     /// The version, open for reading.
     fn readable(&self, by: &Committer, creds: Option<&Creds>) -> Result<Arc<Content>> {
         let file = self.file.as_ref().ok_or(Errno::IO)?;
@@ -363,7 +389,7 @@ impl Base {
             return Ok(file.clone());
         }
         let file = Content::new(by.staging.acting_for(creds, || at::reopen(&**file, OFlags::RDONLY))?);
-        by.nodes.reads(self.key, &file);
+        by.nodes.reads(Key::of(&self.like), &file);
         Ok(file)
     }
 }

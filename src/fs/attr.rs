@@ -199,7 +199,7 @@ impl Fs {
     ) {
         // By path, and it has come to its end since the kernel looked.
         let over = fh.is_none() && draft.is_over();
-        if over && !self.drafts.switches.is_round(caller.tid) && self.send_round(caller, &draft) {
+        if over && !self.drafts.switches.is_round(caller.tid) && self.send_round(caller, &draft, Wants::Draft) {
             return done(Err(Errno::STALE));
         }
         self.drafts.switches.end(caller.tid);

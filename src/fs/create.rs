@@ -94,7 +94,7 @@ impl Fs {
         }
         // The kernel has pages and a size of its own for the draft, which only an open resets: it shall look again, and
         // open. One that comes back here without having looked joins as it is.
-        let round = self.send_round(new.caller, &draft);
+        let round = self.send_round(new.caller, &draft, Wants::Draft);
         if round && new.again {
             return self.open_existing(new, folder, done);
         }

@@ -134,12 +134,7 @@ impl Fs {
         self.drafts.switches.looked_up(caller.tid, Some((node.id, file.clone())));
         if wants.writes() {
             self.nodes().forget(node.id, 1);
-            let base = draft::Base {
-                file: Some(file),
-                unread: wants == Wants::EmptyDraft,
-                key: Key::of(stat),
-                links: stat.nlink,
-            };
+            let base = draft::Base { file: Some(file), unread: wants == Wants::EmptyDraft, like: *stat };
             let draft = self.begin_over(caller, folder, name, base);
             // One that the kernel does not get to know is never forgotten either.
             let entry =

@@ -285,9 +285,9 @@ impl Fs {
     }
 
     /// Sends an open of a draft round.
-    pub(super) fn send_round(&self, caller: Caller, draft: &Draft) -> bool {
+    pub(super) fn send_round(&self, caller: Caller, draft: &Draft, wants: Wants) -> bool {
         let name = draft.target().map(|target| target.name).unwrap_or_default();
-        self.drafts.switches.begin(caller.tid, draft.node, &name, Wants::Draft)
+        self.drafts.switches.begin(caller.tid, draft.node, &name, wants)
     }
 
     /// A descriptor of a draft, for a writer or without one for reading.
@@ -305,14 +305,19 @@ impl Fs {
         let claim = || !draft.wants_name() || self.drafts.claim(draft);
         // Likewise if the draft has come to its end since the kernel looked: whoever begins now is not told of that.
         let elsewhere = writes && (draft.is_over() || !claim());
-        if elsewhere && !self.drafts.switches.is_round(caller.tid) && self.send_round(caller, draft) {
+        if elsewhere && !self.drafts.switches.is_round(caller.tid) && self.send_round(caller, draft, Wants::Draft) {
             return Err(Errno::STALE);
         }
         let fh = self.handles.number();
         draft.opened();
         if let Err(errno) = draft.take_hold() {
             draft.closed();
-            self.drafts.switches.end(caller.tid);
+            // Published, and replaced by another host since: the look-up finds that out.
+            let gone = errno == Errno::STALE && !draft.is_pending() && !self.drafts.switches.is_round(caller.tid);
+            let wants = if writes { Wants::Draft } else { Wants::Version };
+            if !(gone && self.send_round(caller, draft, wants)) {
+                self.drafts.switches.end(caller.tid);
+            }
             return Err(errno);
         }
         if let Some(writer) = writer {

@@ -233,7 +233,7 @@ impl NodeTable {
         let (fd, stat) = loop {
             again -= 1;
             match at::open_path(&dir, name).and_then(|fd| stat::fstat(&fd).map(|stat| (fd, stat))) {
-                Err(Errno::STALE) if again > 0 => {}
+                Err(Errno::STALE) if again > 0 => stat::revalidate(&dir)?,
                 found => break found?,
             }
         };
