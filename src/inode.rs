@@ -306,6 +306,12 @@ impl Node {
         seen.ident = Ident { size: seen.ident.size.max(end), mtime: stat.mtime };
     }
 
+    /// Records that the kernel believes in this size at least.
+    pub fn note_size(&self, size: u64) {
+        let mut seen = self.seen.lock();
+        seen.ident.size = seen.ident.size.max(size);
+    }
+
     /// True if the file is larger than the kernel may believe.
     pub fn has_grown(&self, stat: &Stat) -> bool {
         self.kind == Kind::File && stat.size > self.seen.lock().ident.size

@@ -372,7 +372,10 @@ impl Base {
     fn under(by: &Committer, target: &Target) -> Result<Base> {
         let dir = by.nodes.fd(&target.parent)?;
         stat::revalidate(&dir)?;
-        let file = at::open_path(&dir, &target.name)?;
+        let file = match at::open_path(&dir, &target.name) {
+            Err(Errno::NOENT) => return Err(Errno::STALE),
+            file => file?,
+        };
         let like = stat::fstat(&file)?;
         if like.kind != Kind::File {
             return Err(Errno::STALE);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use fuser::INodeNo;
-use rustix::fs::Timespec;
+use rustix::fs::{OFlags, Timespec};
 
 use super::close::Answer;
 use super::handle::{Handle, NO_DESCRIPTOR};
@@ -97,7 +97,10 @@ impl Fs {
                 Ok(node) if node.has_grown(stat) && self.is_direct(&node.path()) => {
                     let (fs, size) = (self.clone(), stat.size);
                     self.slow.run(move || {
-                        fs.tell_growth(&node, size);
+                        match fs.nodes().open(&node, OFlags::RDONLY) {
+                            Ok(file) => fs.tell_growth(&node, &file, size),
+                            Err(errno) => tracing::debug!(%errno, "a file that has grown cannot be read"),
+                        }
                         done(attr);
                     });
                 }
@@ -309,7 +312,7 @@ impl Fs {
                 None if node.kind == Kind::Dir => return Err(Errno::ISDIR),
                 None if self.writes_in_place(caller, &node, Wants::to(true, size == 0))? => {
                     self.drafts.switches.end(caller.tid);
-                    let file = self.nodes().open(&node, rustix::fs::OFlags::RDWR)?;
+                    let file = self.nodes().open(&node, OFlags::RDWR)?;
                     self.committer.resize(&node, || at::truncate(&file, size))?;
                     self.strip_set_ids(caller, &file)?;
                 }

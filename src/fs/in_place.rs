@@ -1,5 +1,6 @@
 //! Files that are written in place: which they are, and what the kernel believes of them.
 
+use std::fs::File;
 use std::sync::Arc;
 
 use fuser::INodeNo;
@@ -70,31 +71,31 @@ impl Fs {
     /// Tells the kernel that a file which is written in place has this size. Of a regular file it keeps the size itself, from
     /// its own writes, and does not take that of an answer; a byte of the file that is stored into its cache it does take.
     /// Not from a session thread: whoever reads the page may be waiting for one.
-    pub(super) fn tell_growth(&self, node: &Node, size: u64) {
+    pub(super) fn tell_growth(&self, node: &Node, file: &File, size: u64) {
         let Some(kernel) = self.kernel.get() else { return };
         let (mut byte, at) = ([0], size - 1);
-        let read = self.nodes().open(node, OFlags::RDONLY).and_then(|file| at::read_at(file, &mut byte, at));
         // Nothing there: it has become shorter meanwhile.
-        if read != Ok(1) {
+        if at::read_at(file, &mut byte, at) != Ok(1) {
             return;
         }
         let id = INodeNo(node.id);
         // The byte itself is not for keeping.
-        if let Err(error) = kernel.store(id, at, &byte).and_then(|()| kernel.inval_inode(id, 0, 0)) {
-            tracing::debug!(%error, "the kernel did not take the news of a size");
+        match kernel.store(id, at, &byte).and_then(|()| kernel.inval_inode(id, 0, 0)) {
+            Ok(()) => node.note_size(size),
+            Err(error) => tracing::debug!(%error, "the kernel did not take the news of a size"),
         }
     }
 
     /// A descriptor through which a file was written in place is gone. What the kernel wrote to it by itself is no new
     /// version, and cannot be told from what others wrote: the kernel is told of the size before that is noted as known.
-    pub(super) fn release_in_place(self: &Arc<Self>, file: &Content, node: &Arc<Node>) {
+    pub(super) fn release_in_place(self: &Arc<Self>, file: &Arc<Content>, node: &Arc<Node>) {
         // Truncated by somebody else, of which the kernel cannot be told: the next look-up shall give it a new node.
-        let stat = stat::fstat(file).ok().filter(|stat| !node.has_shrunk(stat));
-        let (fs, node) = (self.clone(), node.clone());
+        let stat = stat::fstat(&**file).ok().filter(|stat| !node.has_shrunk(stat));
         let size = stat.filter(|stat| node.has_grown(stat)).map(|stat| stat.size);
+        let (fs, file, node) = (self.clone(), file.clone(), node.clone());
         let end = move || {
             if let Some(size) = size {
-                fs.tell_growth(&node, size);
+                fs.tell_growth(&node, &file, size);
             }
             if let Some(stat) = stat {
                 node.note(&stat);
