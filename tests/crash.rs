@@ -34,6 +34,7 @@ mod points {
         "commit_before_fsync",
         "commit_after_fsync",
         "commit_before_rename",
+        "commit_after_look",
         "commit_after_rename",
         "commit_after_dirsync",
         "commit_after_record",

@@ -270,6 +270,7 @@ impl Committer {
                 return Err(other);
             }
         };
+        failpoint!("commit_after_look");
         if sealed.below.is_some_and(|below| old.as_ref().map(Key::of) != below) {
             self.leave(claim, &[(parent, name)]);
             return Err(Errno::EXIST);

@@ -13,7 +13,7 @@ use crate::lab::Lab;
 #[track_caller]
 fn publish_without_a_reply(lab: &Lab, m: &mut Mount, meanwhile: impl FnOnce(&std::path::Path)) -> bool {
     m.umount();
-    m.set_env("COMMITFS_FAILPOINT", "commit_before_rename:1:stop");
+    m.set_env("COMMITFS_FAILPOINT", "commit_after_look:1:stop");
     m.remount();
     let w = m.agent("W");
     w.patience(std::time::Duration::from_secs(300));
