@@ -8,7 +8,8 @@ use super::{Errno, Result, xattr};
 /// The access list of a file on NFS 4, of whatever kind the server has.
 pub const NFS4: &str = "system.nfs4_acl";
 
-const ACCESS: &str = "system.posix_acl_access";
+/// Who may do what with a file, in the kernel's encoding.
+pub const ACCESS: &str = "system.posix_acl_access";
 const DEFAULT: &str = "system.posix_acl_default";
 const VERSION: u32 = 2;
 const HEADER: usize = 4;

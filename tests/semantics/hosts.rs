@@ -1,13 +1,14 @@
 //! Several hosts: two mounts of one export, each with a journal of its own, and changes made without commitfs.
 
-use std::fs::File;
+use std::fs::{File, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{AtFlags, StatxFlags, statx};
 
 use crate::common::content::{newest, verify, version};
 use crate::common::mount::peer_base;
-use crate::common::{Agent, Mount, Setup, eventually};
+use crate::common::{Agent, Errno, Mount, Setup, eventually};
 
 /// The same export, mounted twice, each with a state of its own.
 fn two_hosts() -> (Mount, Mount) {
@@ -419,27 +420,31 @@ fn s53_a_name_that_is_replaced_elsewhere_all_the_time_can_be_looked_at_read_and_
         return;
     }
     let m = Mount::setup().options("ttl=0s").mount();
-    let (here, there) = (m.mnt().join("f"), m.raw("f"));
-    std::fs::write(&there, version("f", 0, 1, 100)).unwrap();
-    let done = AtomicBool::new(false);
-    let replace = |number: u64| {
+    let (root, user) = m.pair();
+    user.call(&["become", "1234", "2345"]).unwrap();
+    let replace = |number: u64, generation: u64| {
         let aside = m.raw(&format!("aside{number}"));
-        let mut generation = number;
-        while !done.load(Ordering::Relaxed) {
-            std::fs::write(&aside, version("f", generation, 1, 100)).unwrap();
-            std::fs::rename(&aside, &there).unwrap();
-            generation += 2;
-        }
+        std::fs::write(&aside, version("f", generation, 1, 100)).unwrap();
+        // The kernel asks for the access list of a file that others may use.
+        std::fs::set_permissions(&aside, Permissions::from_mode(0o666)).unwrap();
+        std::fs::rename(&aside, m.raw("f")).unwrap();
     };
+    let use_it = |agent: &Agent, round: u64| {
+        verify(&agent.cat("f")?).map_err(|why| Errno(format!("torn: {why}")))?;
+        agent.stat("f")?;
+        if round % 10 == 0 { agent.put("f", &version("f", round, 1, 100)) } else { Ok(()) }
+    };
+    replace(0, 0);
+    let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let replacing = [1, 2].map(|number| scope.spawn(move || replace(number)));
-        let counted = (0..2000).try_for_each(|generation| {
-            verify(&std::fs::read(&here)?).map_err(std::io::Error::other)?;
-            std::fs::metadata(&here)?;
-            if generation % 10 == 0 { std::fs::write(&here, version("f", generation, 1, 100)) } else { Ok(()) }
-        });
+        for number in [1, 2] {
+            let (replace, done) = (&replace, &done);
+            scope.spawn(move || {
+                (0..500_000).take_while(|_| !done.load(Ordering::Relaxed)).for_each(|n| replace(number, n))
+            });
+        }
+        let used = (0..1000).try_for_each(|round| use_it(&root, round).and_then(|()| use_it(&user, round)));
         done.store(true, Ordering::Relaxed);
-        counted.unwrap();
-        replacing.into_iter().for_each(|thread| thread.join().unwrap());
+        used.unwrap();
     });
 }
