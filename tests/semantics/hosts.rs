@@ -432,7 +432,7 @@ fn s53_a_name_that_is_replaced_elsewhere_all_the_time_can_be_looked_at_read_and_
     let use_it = |agent: &Agent, round: u64| {
         verify(&agent.cat("f")?).map_err(|why| Errno(format!("torn: {why}")))?;
         agent.stat("f")?;
-        if round % 10 == 0 { agent.put("f", &version("f", round, 1, 100)) } else { Ok(()) }
+        if round.is_multiple_of(10) { agent.put("f", &version("f", round, 1, 100)) } else { Ok(()) }
     };
     replace(0, 0);
     let done = AtomicBool::new(false);
