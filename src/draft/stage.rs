@@ -92,23 +92,7 @@ impl Draft {
         let mut body = self.body.write();
         listed()?;
         let target = body.target.clone().ok_or(Errno::NOENT)?;
-        let work = self.begin(by, target.path(), CommitKind::New, |name| {
-            by.staging.create_draft(name, masked_mode, self.creds.as_ref())
-        });
-        let work = work.and_then(|work| {
-            let inherited = by
-                .nodes
-                .fd(&target.parent)
-                .and_then(|dir| by.staging.inherit(&work.staged, dir, mode, masked_mode, self.creds.as_ref()));
-            match inherited {
-                Ok(()) => Ok(work),
-                Err(errno) => {
-                    by.discard(work.id, &work.staged, "could not be begun");
-                    Err(errno)
-                }
-            }
-        });
-        body.phase = match work {
+        body.phase = match self.begin_new(by, &target, mode, masked_mode) {
             Ok(work) => Phase::Open(work),
             Err(errno) => {
                 body.phase = Phase::Ended(None);
@@ -116,6 +100,22 @@ impl Draft {
             }
         };
         Ok(())
+    }
+
+    /// The staged file of a name that has no version.
+    fn begin_new(&self, by: &Committer, target: &Target, mode: u32, masked_mode: u32) -> Result<Work> {
+        let work = self.begin(by, target.path(), CommitKind::New, |name| {
+            by.staging.create_draft(name, masked_mode, self.creds.as_ref())
+        })?;
+        let folder = by.nodes.fd(&target.parent);
+        let inherit = |dir| by.staging.inherit(&work.staged, dir, mode, masked_mode, self.creds.as_ref());
+        match folder.and_then(inherit) {
+            Ok(()) => Ok(work),
+            Err(errno) => {
+                by.discard(work.id, &work.staged, "could not be begun");
+                Err(errno)
+            }
+        }
     }
 
     /// `EPERM` if the version below belongs to somebody whose file the draft cannot be: better no draft than one that
@@ -206,19 +206,22 @@ impl Draft {
         if !matches!(body.phase, Phase::Clean) {
             return Ok(());
         }
-        let mut base = body.base.clone().ok_or(Errno::IO)?;
-        let mut work = self.fork(by, body.path(), &base, keep);
+        let mut base = body.base.clone();
+        let mut work = self.fork(by, body.path(), base.as_ref().ok_or(Errno::IO)?, keep);
         for _ in 0..REPLACED {
-            // Another host has replaced the version, of which nothing but the attributes is wanted: those of what is there now.
-            let (Err(Errno::STALE), true, Keep::Nothing, Some(target)) = (&work, base.unread, keep, &body.target)
-            else {
-                break;
-            };
+            // Another host has replaced or removed the version, of which nothing but the attributes is wanted: those of
+            // what is there now.
+            let wanted = |base: &&Base| base.unread && keep == Keep::Nothing && matches!(work, Err(Errno::STALE));
+            let (Some(gone), Some(target)) = (base.as_ref().filter(wanted), &body.target) else { break };
+            let mode = gone.like.perm;
             base = Base::under(by, target)?;
-            work = self.fork(by, body.path(), &base, keep);
+            work = match &base {
+                Some(base) => self.fork(by, body.path(), base, keep),
+                None => self.begin_new(by, target, mode, mode),
+            };
         }
         let work = work.inspect_err(|&errno| self.taint_by_copy(errno))?;
-        (body.base, body.phase) = (Some(base), Phase::Open(work));
+        (body.base, body.phase) = (base, Phase::Open(work));
         Ok(())
     }
 
@@ -368,12 +371,12 @@ impl Draft {
 }
 
 impl Base {
-    /// The version under a name now, to be overwritten.
-    fn under(by: &Committer, target: &Target) -> Result<Base> {
+    /// The version under a name now, to be overwritten, if there is one.
+    fn under(by: &Committer, target: &Target) -> Result<Option<Base>> {
         let dir = by.nodes.fd(&target.parent)?;
         stat::revalidate(&dir)?;
         let file = match at::open_path(&dir, &target.name) {
-            Err(Errno::NOENT) => return Err(Errno::STALE),
+            Err(Errno::NOENT) => return Ok(None),
             file => file?,
         };
         let like = stat::fstat(&file)?;
@@ -382,7 +385,7 @@ impl Base {
         }
         let file = Content::new(file.into());
         by.nodes.refers(Key::of(&like), &file);
-        Ok(Base { file: Some(file), unread: true, like })
+        Ok(Some(Base { file: Some(file), unread: true, like }))
     }
 
     /// The version, open for reading.
