@@ -165,6 +165,8 @@ for n in range(1500):
             os.truncate(one, n)
     except OSError:
         pass
+    with open(sys.argv[2], "w") as progress:
+        progress.write(str(n))
 "#;
 
 /// The kernel holds a file's lock for as long as it waits for a truncation, and a folder's for a rename that waits for the
@@ -172,15 +174,20 @@ for n in range(1500):
 #[test]
 fn s10_truncations_and_renames_of_the_same_names_do_not_wait_for_each_other_for_ever() {
     let m = Mount::new();
+    let reached = |n: u32| m.home().join(format!("reached{n}"));
     let hammer = |n: u32| {
         let mut python = Command::new("python3");
-        python.args(["-c", HAMMER, &n.to_string()]).current_dir(m.mnt()).spawn().unwrap()
+        python.args(["-c", HAMMER, &n.to_string()]).arg(reached(n)).current_dir(m.mnt()).spawn().unwrap()
     };
     let mut running: Vec<Child> = (0..6).map(hammer).collect();
-    let ended = poll(LIMIT, || {
-        running.retain_mut(|child| child.try_wait().unwrap().is_none());
-        running.is_empty().then_some(())
-    });
-    assert!(ended.is_some(), "{} of 6 wait for ever", running.len());
+    let progress = || (0..6).map(|n| std::fs::read(reached(n)).unwrap_or_default()).collect::<Vec<_>>();
+    while !running.is_empty() {
+        let before = progress();
+        let goes_on = poll(LIMIT, || {
+            running.retain_mut(|child| child.try_wait().unwrap().is_none());
+            (running.is_empty() || progress() != before).then_some(())
+        });
+        assert!(goes_on.is_some(), "{} of 6 wait for ever", running.len());
+    }
     checker::check(&m);
 }
