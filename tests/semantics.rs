@@ -16,6 +16,8 @@ mod closing;
 mod crashes;
 #[path = "semantics/data.rs"]
 mod data;
+#[path = "semantics/elsewhere.rs"]
+mod elsewhere;
 #[path = "semantics/failures.rs"]
 mod failures;
 #[path = "semantics/hiding.rs"]

@@ -92,22 +92,19 @@ impl Fs {
     /// Attributes of a node, through an open descriptor if there is one.
     pub fn getattr(self: &Arc<Self>, node: u64, fh: Option<u64>, done: impl Done<Attr>) {
         let attr = self.attributes(node, fh);
-        match &attr {
-            Ok(Attr { stat, .. }) if stat.kind == Kind::File => match self.nodes().get(node) {
-                Ok(node) if node.has_grown(stat) && self.is_direct(&node.path()) => {
-                    let (fs, size) = (self.clone(), stat.size);
-                    self.slow.run(move || {
-                        match fs.nodes().open(&node, OFlags::RDONLY) {
-                            Ok(file) => fs.tell_growth(&node, &file, size),
-                            Err(errno) => tracing::debug!(%errno, "a file that has grown cannot be read"),
-                        }
-                        done(attr);
-                    });
-                }
-                _ => done(attr),
-            },
-            _ => done(attr),
-        }
+        let grown = |Attr { stat, .. }: &Attr| {
+            let node = self.nodes().get(node).ok()?;
+            (node.has_grown(stat) && self.is_direct(&node.path())).then_some((node, stat.size))
+        };
+        let Some((node, size)) = attr.as_ref().ok().and_then(grown) else { return done(attr) };
+        let fs = self.clone();
+        self.slow.run(move || {
+            match fs.nodes().open(&node, OFlags::RDONLY) {
+                Ok(file) => fs.tell_growth(&node, &file, size),
+                Err(errno) => tracing::debug!(%errno, "a file that has grown cannot be read"),
+            }
+            done(attr);
+        });
     }
 
     /// The attributes, as the export has them.
