@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
-use rustix::fs::OFlags;
+use rustix::fs::{Access, OFlags};
 
 use super::{Base, Blocked, Body, Draft, Phase, Work, digest, family};
 use crate::commit::{Committer, Staged, Target};
@@ -214,7 +214,7 @@ impl Draft {
             let wanted = |base: &&Base| base.unread && keep == Keep::Nothing && matches!(work, Err(Errno::STALE));
             let (Some(gone), Some(target)) = (base.as_ref().filter(wanted), &body.target) else { break };
             let mode = gone.like.perm;
-            base = Base::under(by, target)?;
+            base = Base::under(by, target, self.creds.as_ref())?;
             work = match &base {
                 Some(base) => self.fork(by, body.path(), base, keep),
                 None => self.begin_new(by, target, mode, mode),
@@ -371,8 +371,8 @@ impl Draft {
 }
 
 impl Base {
-    /// The version under a name now, to be overwritten, if there is one.
-    fn under(by: &Committer, target: &Target) -> Result<Option<Base>> {
+    /// The version under a name now, to be overwritten, if there is one. What the kernel has allowed was another file.
+    fn under(by: &Committer, target: &Target, creds: Option<&Creds>) -> Result<Option<Base>> {
         let dir = by.nodes.fd(&target.parent)?;
         stat::revalidate(&dir)?;
         let file = match at::open_path(&dir, &target.name) {
@@ -383,6 +383,7 @@ impl Base {
         if like.kind != Kind::File {
             return Err(Errno::STALE);
         }
+        by.staging.acting(creds, || at::access(&file, Access::WRITE_OK))?;
         let file = Content::new(file.into());
         by.nodes.refers(Key::of(&like), &file);
         Ok(Some(Base { file: Some(file), unread: true, like }))
