@@ -157,10 +157,15 @@ pub fn serve(config: Config, ready: ReadySignal) -> Result<(), ServeError> {
     let rules = config.rules.clone();
     let postponed = commit::Waiting::default();
     let revalidate = nfs && config.freshness == Freshness::Open;
-    let (journal_too, totals_too) = (journal.clone(), totals.clone());
-    let committer =
-        Committer { nodes, staging, journal: journal_too, totals: totals_too, rules, postponed, revalidate };
-    let committer = Arc::new(committer);
+    let committer = Arc::new(Committer {
+        nodes,
+        staging,
+        journal: journal.clone(),
+        totals: totals.clone(),
+        rules,
+        postponed,
+        revalidate,
+    });
     let reaper = Reaper::new(committer.clone(), config.reaper);
 
     let is_root = rustix::process::geteuid().is_root();

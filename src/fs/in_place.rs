@@ -89,15 +89,17 @@ impl Fs {
     /// A descriptor through which a file was written in place is gone. What the kernel wrote to it by itself is no new
     /// version, and cannot be told from what others wrote: the kernel is told of the size before that is noted as known.
     pub(super) fn release_in_place(self: &Arc<Self>, file: &Arc<Content>, node: &Arc<Node>) {
+        let stat = stat::fstat(&**file).inspect_err(|errno| tracing::warn!(%errno, "a file written in place"));
         // Truncated by somebody else, of which the kernel cannot be told: the next look-up shall give it a new node.
-        let stat = stat::fstat(&**file).ok().filter(|stat| !node.has_shrunk(stat));
+        let stat = stat.ok().filter(|stat| !node.has_shrunk(stat));
         let size = stat.filter(|stat| node.has_grown(stat)).map(|stat| stat.size);
         let (fs, file, node) = (self.clone(), file.clone(), node.clone());
         let end = move || {
             if let Some(size) = size {
                 fs.tell_growth(&node, &file, size);
             }
-            if let Some(stat) = stat {
+            // Likewise if the kernel did not take it.
+            if let Some(stat) = stat.filter(|stat| !node.has_grown(stat)) {
                 node.note(&stat);
             }
             fs.committer.written_in_place(&node);

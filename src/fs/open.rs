@@ -305,7 +305,8 @@ impl Fs {
         let claim = || !draft.wants_name() || self.drafts.claim(draft);
         // Likewise if the draft has come to its end since the kernel looked: whoever begins now is not told of that.
         let elsewhere = writes && (draft.is_over() || !claim());
-        if elsewhere && !self.drafts.switches.is_round(caller.tid) && self.send_round(caller, draft, Wants::Draft) {
+        let wants = Wants::to(writes, flags.contains(OFlags::TRUNC));
+        if elsewhere && !self.drafts.switches.is_round(caller.tid) && self.send_round(caller, draft, wants) {
             return Err(Errno::STALE);
         }
         let fh = self.handles.number();
@@ -314,7 +315,6 @@ impl Fs {
             draft.closed();
             // Published, and replaced by another host since: the look-up finds that out.
             let gone = errno == Errno::STALE && !draft.is_pending() && !self.drafts.switches.is_round(caller.tid);
-            let wants = if writes { Wants::Draft } else { Wants::Version };
             if !(gone && self.send_round(caller, draft, wants)) {
                 self.drafts.switches.end(caller.tid);
             }
