@@ -44,27 +44,24 @@ pub fn pass(name: &str) {
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU64, Ordering};
 
-    use rustix::process::Signal;
+    use signal_hook::consts::{SIGKILL, SIGSTOP};
+    use signal_hook::low_level::raise;
 
-    static ARMED: OnceLock<Option<(String, AtomicU64, Signal)>> = OnceLock::new();
+    static ARMED: OnceLock<Option<(String, AtomicU64, i32)>> = OnceLock::new();
     let armed = ARMED.get_or_init(|| {
         let spec = std::env::var("COMMITFS_FAILPOINT").ok()?;
         let mut words = spec.split(':');
         let name = words.next()?.to_owned();
         let nth = words.next().map_or(1, |nth| nth.parse().expect("COMMITFS_FAILPOINT=NAME:N"));
-        let signal = if words.next() == Some("stop") { Signal::STOP } else { Signal::KILL };
+        let signal = if words.next() == Some("stop") { SIGSTOP } else { SIGKILL };
         Some((name, AtomicU64::new(nth), signal))
     });
     if let Some((armed, left, signal)) = armed
         && armed == name
         && left.fetch_sub(1, Ordering::Relaxed) == 1
     {
-        let me = rustix::process::getpid();
-        if rustix::process::kill_process(me, *signal).is_ok() && *signal == Signal::KILL {
-            loop {
-                std::thread::park();
-            }
-        }
+        // To this thread, which takes it before it goes on; one to the process may be taken by another thread, later.
+        raise(*signal).expect("a signal to oneself");
     }
 }
 
