@@ -5,6 +5,7 @@ use std::fmt;
 use std::fs::File;
 
 use super::Committer;
+use crate::inode::{Content, Key};
 use crate::journal::Commit;
 use crate::rules::Mode;
 use crate::sys::{Errno, direct, stat};
@@ -45,9 +46,14 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// Compares an open file with the commit of its path. `seen` is told of each piece read and ends the comparison by
-/// `false`: then there is no verdict.
-pub fn compare(file: &File, commit: &Commit, seen: &mut dyn FnMut(usize) -> bool) -> Option<Verdict> {
+/// Compares an open file with the commit of its path. What `hold` returns is kept during each call that asks for content.
+/// `seen` is told of each piece read and ends the comparison by `false`: then there is no verdict.
+pub fn compare<T>(
+    file: &File,
+    commit: &Commit,
+    hold: impl Fn() -> T,
+    seen: &mut dyn FnMut(usize) -> bool,
+) -> Option<Verdict> {
     let found = match stat::fstat(file) {
         Ok(found) => found,
         Err(errno) => return Some(Verdict::Unreadable(errno)),
@@ -59,7 +65,7 @@ pub fn compare(file: &File, commit: &Commit, seen: &mut dyn FnMut(usize) -> bool
         return Some(Verdict::Different(format!("has {} bytes, {} were published", found.size, commit.size)));
     }
     // Without a digest the size is all there is; reading still shows that it can be read.
-    let digest = match direct::digest(file, seen) {
+    let digest = match direct::digest(file, hold, seen) {
         Ok(Some((digest, bytes))) if bytes == commit.size => digest,
         Ok(Some((_, bytes))) => {
             return Some(Verdict::Different(format!("{bytes} bytes can be read, {} were published", commit.size)));
@@ -80,10 +86,15 @@ impl Committer {
     pub fn verify(&self, commit: &Commit) -> Verdict {
         let opened = self.find_folder(&commit.path).and_then(|(found, name)| {
             let dir = self.nodes.fd(&found.folder)?;
-            direct::open(&dir, name.as_ref())
+            let key = Key { dev: found.folder.key.dev, ino: commit.ino };
+            let _opening = self.nodes.using_inode(key);
+            let file = Content::new(direct::open(&dir, name.as_ref())?);
+            // Of another inode the content is not asked for.
+            self.nodes.reads(key, &file);
+            Ok(file)
         });
         match opened {
-            Ok(file) => match compare(&file, commit, &mut |_| true).unwrap_or(Verdict::Same) {
+            Ok(file) => match compare(&file, commit, || file.using(), &mut |_| true).unwrap_or(Verdict::Same) {
                 Verdict::Different(_) if self.is_in_place(commit) || self.is_reused(commit) => Verdict::Gone,
                 verdict => verdict,
             },

@@ -190,7 +190,12 @@ impl NodeTable {
 
     /// To be held during a call on a node's inode that asks the server.
     pub fn using(&self, node: &Node) -> Option<Using> {
-        self.users.as_ref().filter(|_| node.kind == Kind::File).map(|users| users.enter(node.key))
+        if node.kind == Kind::File { self.using_inode(node.key) } else { None }
+    }
+
+    /// The same by the inode of a file.
+    pub fn using_inode(&self, key: Key) -> Option<Using> {
+        self.users.as_ref().map(|users| users.enter(key))
     }
 
     fn referring(&self, node: &Node) -> Option<Using> {

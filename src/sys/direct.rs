@@ -9,7 +9,7 @@ use rustix::fs::{Advice, Mode, OFlags, ResolveFlags};
 use rustix::io::retry_on_intr;
 use xxhash_rust::xxh3::Xxh3;
 
-use super::{Errno, Result, digest};
+use super::{Errno, Result, at, digest};
 
 /// Bytes read at once; a multiple of every block size.
 const PIECE: usize = 1 << 20;
@@ -28,9 +28,13 @@ pub fn open(root: impl AsFd, path: &Path) -> Result<File> {
     Ok(File::from(file))
 }
 
-/// Digest and length of a file from [`open`]. `seen` is told of each piece and ends the reading by `false`: then there is
-/// no digest.
-pub fn digest(file: &File, seen: &mut dyn FnMut(usize) -> bool) -> Result<Option<(String, u64)>> {
+/// Digest and length of a file from [`open`]. What `hold` returns is kept during each call that asks for content. `seen`
+/// is told of each piece and ends the reading by `false`: then there is no digest.
+pub fn digest<T>(
+    file: &File,
+    hold: impl Fn() -> T,
+    seen: &mut dyn FnMut(usize) -> bool,
+) -> Result<Option<(String, u64)>> {
     match rustix::fs::fadvise(file, 0, None, Advice::DontNeed) {
         // A file system without a cache has nothing to drop.
         Ok(()) | Err(Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS) => {}
@@ -41,14 +45,17 @@ pub fn digest(file: &File, seen: &mut dyn FnMut(usize) -> bool) -> Result<Option
     let begin = room.as_ptr().align_offset(BLOCK).min(BLOCK);
     let piece = &mut room[begin..begin + PIECE];
     let mut offset = 0;
-    let mut cached = None;
+    let mut is_direct = true;
     loop {
-        let read = retry_on_intr(|| rustix::io::pread(cached.as_ref().unwrap_or(file), &mut *piece, offset));
+        let held = hold();
+        let read = retry_on_intr(|| rustix::io::pread(file, &mut *piece, offset));
+        drop(held);
         let n = match read {
             // It opened, and does not read, or the file's end is in the middle of a block. Opened anew, because the server
             // of a FUSE file system may have opened its own file as this one was, and is not told of a changed flag.
-            Err(Errno::INVAL) if cached.is_none() => {
-                cached = Some(reopen(file)?);
+            Err(Errno::INVAL) if is_direct => {
+                is_direct = false;
+                at::exchange(file, &reopen(file)?.into())?;
                 continue;
             }
             other => other?,
@@ -84,7 +91,7 @@ mod tests {
             let content: Vec<u8> = (0..len).map(|at| (at * 7 % 251) as u8).collect();
             File::create(dir.path().join("f")).unwrap().write_all(&content).unwrap();
             let file = open(&root, Path::new("f")).unwrap();
-            let (found, bytes) = digest(&file, &mut |_| true).unwrap().unwrap();
+            let (found, bytes) = digest(&file, || (), &mut |_| true).unwrap().unwrap();
             let plain = File::open(dir.path().join("f")).unwrap();
             assert_eq!((found, bytes), (digest::of(&plain).unwrap(), len as u64));
         }

@@ -1,9 +1,11 @@
 //! Versions that are replaced while this host has them open: the client would rename twice, and the name would be absent on
 //! the server in between.
 
+use std::ffi::OsStr;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::common::Mount;
+use crate::common::{Mount, eventually};
 use crate::lab::Lab;
 
 const VERSIONS: u64 = 100;
@@ -70,6 +72,37 @@ fn one_rename_replaces_a_version_that_is_read_for_its_digest() {
         w.put("f", "next").unwrap();
     }
     in_one_step(&lab, before, 2 * ROUNDS, ROUNDS / 10);
+}
+
+#[test]
+fn one_rename_replaces_a_version_that_is_verified() {
+    const ROUNDS: u64 = 6;
+    let lab = Lab::enter();
+    let m = Mount::setup().options("settle=0s").mount();
+    let w = m.agent("W");
+    let (daemon, name) = (PathBuf::from(format!("/proc/{}", m.daemon_pid())), m.export().join("f"));
+    // A draft's own descriptor, which stays for a moment, has that name too.
+    let is_direct = |fd: &OsStr| {
+        let info = std::fs::read_to_string(daemon.join("fdinfo").join(fd)).unwrap_or_default();
+        let flags = info.lines().find_map(|line| line.strip_prefix("flags:")?.trim().parse().ok());
+        flags.is_some_and(|flags: String| i32::from_str_radix(&flags, 8).unwrap() & libc::O_DIRECT != 0)
+    };
+    let is_read = || {
+        let mut open = std::fs::read_dir(daemon.join("fd")).unwrap().flatten();
+        open.any(|fd| std::fs::read_link(fd.path()).is_ok_and(|path| path == name) && is_direct(&fd.file_name()))
+    };
+    let mut before = lab.renames();
+    for _ in 0..ROUNDS {
+        let fd = w.open("f", "w|creat|trunc").unwrap();
+        // A hole, which takes no room and time only when it is read.
+        w.ftruncate(fd, 1 << 30).unwrap();
+        w.close(fd).unwrap();
+        eventually("the daemon reads what was published", is_read);
+        w.put("f", "next").unwrap();
+    }
+    // The first one replaced nothing.
+    before += 1;
+    in_one_step(&lab, before, 2 * ROUNDS - 1, ROUNDS / 3);
 }
 
 #[test]
