@@ -33,7 +33,11 @@ impl Draft {
         let body = self.body.read();
         match &body.phase {
             Phase::Open(work) if work.promised.load(Ordering::Acquire) => Ok(Err(Blocked::Promised)),
-            Phase::Open(work) => call(work).map(Ok),
+            Phase::Open(work) => {
+                let changed = call(work);
+                self.changes.fetch_add(1, Ordering::AcqRel);
+                changed.map(Ok)
+            }
             Phase::Clean => Ok(Err(Blocked::Clean)),
             Phase::Sealing(_) => Ok(Err(Blocked::Sealing)),
             Phase::Published(_) => Ok(Err(Blocked::Published)),
@@ -77,6 +81,11 @@ impl Draft {
     /// True if the kernel may change the content, and with it size and times, by itself.
     pub fn is_passed_through(&self) -> bool {
         self.bulk.load(Ordering::Acquire)
+    }
+
+    /// True if its content went to a second staged file after a commit.
+    pub fn is_again(&self) -> bool {
+        self.again.load(Ordering::Acquire)
     }
 
     /// Asks the disk to begin with what was written, if that is this much and not more than what each write begins by itself:
@@ -144,8 +153,13 @@ impl Draft {
         *self.taint.lock()
     }
 
-    /// What a close is told: the first failure, if there was one.
+    /// What a close or an fsync is told: the first failure, if there was one, or that another writer's end forbids
+    /// publication.
     pub fn check(&self) -> Result<()> {
-        self.tainted().map_or(Ok(()), |(_, errno)| Err(errno))
+        match self.tainted() {
+            Some((_, errno)) => Err(errno),
+            None if self.is_pending() && self.is_refused() => Err(Errno::IO),
+            None => Ok(()),
+        }
     }
 }

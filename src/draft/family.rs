@@ -1,6 +1,7 @@
 //! Who writes a draft, who therefore sees it, and how its writers ended.
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rustix::fs::OFlags;
@@ -37,6 +38,8 @@ pub struct Writer {
     pub at: Instant,
     /// The pid given out last before the open.
     pub last_pid: Option<u32>,
+    /// Changes that the draft had seen when it joined.
+    pub changes: u64,
 }
 
 impl Writer {
@@ -49,6 +52,7 @@ impl Writer {
             opened: procfs::now_ticks(),
             at: Instant::now(),
             last_pid: procfs::last_pid(),
+            changes: 0,
         }
     }
 }
@@ -81,12 +85,12 @@ impl Draft {
     pub fn add_writer(&self, fh: u64, writer: Writer, appends: bool) {
         let mut writers = self.writers.lock();
         if !appends {
-            self.only_appends.store(false, std::sync::atomic::Ordering::Relaxed);
+            self.only_appends.store(false, Ordering::Relaxed);
         }
         if writer.tgid != 0 && !writers.openers.contains(&(writer.tgid, writer.identity)) {
             writers.openers.push((writer.tgid, writer.identity));
         }
-        writers.open.insert(fh, writer);
+        writers.open.insert(fh, Writer { changes: self.changes.load(Ordering::Acquire), ..writer });
     }
 
     /// The last reference to a descriptor is gone. True if it was the last writer.
@@ -117,9 +121,17 @@ impl Draft {
         self.writers.lock().open.keys().any(|&open| open != fh)
     }
 
-    /// A process on its way out closes the draft. Only openers are judged, not helpers that inherited a descriptor.
+    /// A process on its way out closes the draft. Only openers are judged, not helpers that inherited a descriptor, and
+    /// not who joined and left the draft as it was. Which of several writers a change is by, the kernel does not tell: one
+    /// that was made meanwhile is taken for theirs.
     pub fn note_exit(&self, tgid: u32, exit: Exit) {
         let mut writers = self.writers.lock();
+        let changes = self.changes.load(Ordering::Acquire);
+        let mut own = writers.open.values().filter(|writer| writer.tgid == tgid).peekable();
+        let joined = writers.openers.len() > 1 && !self.is_passed_through();
+        if joined && own.peek().is_some() && own.all(|writer| writer.changes == changes) {
+            return;
+        }
         if writers.openers.iter().any(|&(opener, _)| opener == tgid) {
             writers.exit = match (writers.exit, exit) {
                 (Some(killed @ Exit::Signal(_)), _) => Some(killed),
@@ -127,6 +139,11 @@ impl Draft {
                 (_, latest) => Some(latest),
             };
         }
+    }
+
+    /// True if the end of one of its writers forbids publication.
+    pub fn is_refused(&self) -> bool {
+        self.writers.lock().failed_exit(&self.decision).is_some()
     }
 
     /// Outsiders wait for at most `limit` from now for the release of this descriptor.

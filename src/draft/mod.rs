@@ -57,8 +57,14 @@ pub struct Draft {
     shown: Mutex<Option<Time>>,
     nlookup: AtomicU64,
     handles: AtomicUsize,
+    /// The descriptor whose close or release was the last.
+    closed_last: AtomicU64,
+    /// Opens that were sent round and will reach it.
+    expected: AtomicUsize,
     only_appends: AtomicBool,
     only_resizes: AtomicBool,
+    /// Calls that changed the content.
+    changes: AtomicU64,
     /// A version came to lie under the draft's name after the draft began.
     shadows: AtomicBool,
     /// The kernel may write to the staged file by itself, so the daemon does not see what changes.
@@ -112,6 +118,16 @@ impl Draft {
     /// The inode of the version below.
     pub fn base_key(&self) -> Option<Key> {
         self.body.read().base.as_ref().map(|base| Key::of(&base.like))
+    }
+
+    /// The version that a draft without changes stands for: that below it, or the one that it was published as.
+    pub fn stands_for(&self) -> Result<Option<Key>> {
+        let body = self.body.read();
+        match &body.phase {
+            Phase::Clean => Ok(body.base.as_ref().map(|base| Key::of(&base.like))),
+            Phase::Published(kept) => Ok(Some(Key::of(&stat::fstat(&*kept.file()?)?))),
+            _ => Ok(None),
+        }
     }
 
     /// True while a commit is on its way.
@@ -185,7 +201,13 @@ impl Draft {
     /// As [`Draft::seal`], for the close or the release of `closed`, which was found to be the last. `None` also if
     /// somebody has joined since: their content is not complete.
     pub fn seal_after(&self, closed: u64) -> Option<Ending> {
-        self.seal_if(|_| !self.has_writers_but(closed))
+        self.seal_if(|_| {
+            let is_last = !self.has_writers_but(closed);
+            if is_last {
+                self.closed_last.store(closed, Ordering::Release);
+            }
+            is_last
+        })
     }
 
     /// Whoever joins is a writer before the content changes, and changes wait for `body`.
@@ -296,6 +318,16 @@ impl Draft {
             Ending::Refused { id, staged, .. } if given_up => Ending::Refused { id, staged, reason },
             other => other,
         })
+    }
+
+    /// True if somebody opened it for writing after the close for which it was sealed.
+    pub(super) fn has_writers_since_seal(&self) -> bool {
+        self.has_writers_but(self.closed_last.load(Ordering::Acquire))
+    }
+
+    /// True while an open that was sent round is about to reach it.
+    pub(super) fn is_expected(&self) -> bool {
+        self.expected.load(Ordering::Acquire) > 0
     }
 
     /// Counts one more open descriptor, of a reader or a writer.

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use super::{Draft, Writer};
-use crate::sys::process::{self, Process};
+use crate::sys::process::{self, Process, Tables};
 use crate::sys::procfs::{self, Holds, MountId};
 
 /// What is known of the other references to a descriptor.
@@ -13,6 +13,9 @@ use crate::sys::procfs::{self, Holds, MountId};
 pub enum Proof {
     /// There is none: this was the last close.
     LastClose,
+    /// None is left in any table. But others had one, and may be in the middle of their own close, with writes that the
+    /// kernel has not passed on yet.
+    LastNumber,
     /// There is one.
     StillOpen,
     /// It cannot be told; the kernel will say at release.
@@ -23,7 +26,7 @@ impl Proof {
     /// The word in metrics.
     pub fn word(self) -> &'static str {
         match self {
-            Proof::LastClose => "last_close",
+            Proof::LastClose | Proof::LastNumber => "last_close",
             Proof::StillOpen => "still_open",
             Proof::Unknown => "unknown",
         }
@@ -37,12 +40,12 @@ const FORKS_PER_SECOND: u32 = 16_384;
 /// Pids given out since the open, up to which each is looked at directly instead of by listing all processes.
 const FEW: u32 = 512;
 
-/// Judges the close of descriptor `fh` by `closer`, whose own table no longer has the closed number.
+/// Judges the close of descriptor `fh` by the thread `tid` of `closer`, whose own table no longer has the closed number.
 ///
 /// Only the closing process, the opener, and processes forked after the open can have a duplicate, except for
-/// descriptors in flight over a socket or registered with io_uring: a write through one of those meets a published
-/// draft and is copied elsewhere, so a proof that was wrong costs a second version, never wholeness.
-pub fn last_close(draft: &Draft, mount: Option<MountId>, fh: u64, closer: Option<&Process>) -> Proof {
+/// descriptors in flight over a socket, registered with io_uring, or taken out of a process by another one: a write through
+/// one of those meets a published draft and is copied elsewhere.
+pub fn last_close(draft: &Draft, mount: Option<MountId>, fh: u64, tid: u32, closer: Option<&Process>) -> Proof {
     let unknown = |reason: &str| {
         tracing::debug!(node = draft.node, reason, "no proof of last close");
         Proof::Unknown
@@ -51,10 +54,20 @@ pub fn last_close(draft: &Draft, mount: Option<MountId>, fh: u64, closer: Option
     if !alone {
         return Proof::StillOpen;
     }
-    let Some(closer) = closer else { return unknown("whoever closes cannot be seen") };
+    let Some(closer) = closer else { return unknown("whoever closes cannot be seen, or executes a new program") };
     let inos = draft.inos();
-    let holds = |pid| procfs::holds(pid, mount, &inos, !writer.write_only);
-    match holds(closer.tgid) {
+    let mut proven = Proof::LastClose;
+    // By one of its threads, because of a process whose first thread has ended that one tells nothing.
+    let mut holds = |tgid, tid| match process::tables(tgid, tid) {
+        Tables::Apart => Holds::Unknown,
+        tables => {
+            if tables == Tables::Shared || tgid != closer.tgid {
+                proven = Proof::LastNumber;
+            }
+            procfs::holds(tid, mount, &inos, !writer.write_only)
+        }
+    };
+    match holds(closer.tgid, tid) {
         Holds::Yes => return Proof::StillOpen,
         Holds::Perhaps | Holds::Unknown => return unknown("the closing process may hold it"),
         Holds::No => {}
@@ -63,7 +76,7 @@ pub fn last_close(draft: &Draft, mount: Option<MountId>, fh: u64, closer: Option
         if writer.tgid == 0 {
             return unknown("its opener was never seen");
         }
-        match holds(writer.tgid) {
+        match holds(writer.tgid, writer.tgid) {
             Holds::Yes => return Proof::StillOpen,
             Holds::Perhaps | Holds::Unknown => return unknown("its opener may hold it"),
             Holds::No => {}
@@ -78,13 +91,13 @@ pub fn last_close(draft: &Draft, mount: Option<MountId>, fh: u64, closer: Option
     let mut doubtful = false;
     for &pid in &forked {
         let Some(heir) = heirs.among(pid).filter(|heir| !looked_at.contains(heir)) else { continue };
-        match holds(heir) {
+        match holds(heir, heir) {
             Holds::Yes => return Proof::StillOpen,
             Holds::Perhaps | Holds::Unknown => doubtful = true,
             Holds::No => {}
         }
     }
-    if doubtful { unknown("a process that was forked since may hold it") } else { Proof::LastClose }
+    if doubtful { unknown("a process that was forked since may hold it") } else { proven }
 }
 
 /// Who of the processes forked since the open can have inherited the descriptor: who descends from the opener or the

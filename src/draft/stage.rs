@@ -70,6 +70,9 @@ impl Draft {
             shown: Mutex::new(None),
             nlookup: AtomicU64::new(0),
             handles: AtomicUsize::new(0),
+            closed_last: AtomicU64::new(0),
+            expected: AtomicUsize::new(0),
+            changes: AtomicU64::new(0),
             only_appends: AtomicBool::new(true),
             only_resizes: AtomicBool::new(true),
             shadows: AtomicBool::new(false),
@@ -161,10 +164,13 @@ impl Draft {
     pub fn promise(&self, by: &Committer) -> Result<()> {
         let body = self.body.read();
         // Given up, or another close has sealed it.
-        let Phase::Open(work) = &body.phase else { return self.check() };
-        // Nobody waits for this close, and its release will publish nothing.
-        if self.writers.lock().failed_exit(&self.decision).is_some() {
-            return Ok(());
+        let Phase::Open(work) = &body.phase else {
+            drop(body);
+            return self.check();
+        };
+        // The release will publish nothing.
+        if self.is_refused() {
+            return Err(Errno::IO);
         }
         // Its staged name too: without it a power cut would leave a promise of nothing.
         let synced = unless_skipped!("data", at::fsync(&work.staged.file)).and_then(|()| by.staging.sync());

@@ -3,10 +3,12 @@
 
 use std::ffi::{OsStr, OsString};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
 
+use super::Draft;
 use crate::inode::Content;
 
 /// An open on its way round.
@@ -23,6 +25,21 @@ struct Switch {
     wants: Wants,
     /// What the look-up found.
     found: Found,
+    /// Where it looked. The kernel may look there twice; whatever it asks for after that is not a part of the open.
+    at: Option<(u64, OsString)>,
+    /// The draft that it will open.
+    expected: Option<Arc<Expected>>,
+}
+
+/// A draft that an open is about to reach. It keeps its name until then, or somebody else would begin another one from the
+/// version below, and one of the two would overwrite what the other wrote.
+#[derive(Debug)]
+struct Expected(Arc<Draft>);
+
+impl Drop for Expected {
+    fn drop(&mut self) {
+        self.0.expected.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 /// What an open that is sent round is for.
@@ -99,14 +116,27 @@ impl Switches {
             self.0.retain(|_, switch| switch.since.elapsed() < LIFE);
         }
         let now = Instant::now();
-        let switch = Switch { node, name: name.to_owned(), began: now, since: now, wants, found: Found::Nothing };
-        self.0.insert(tid, switch);
+        let (name, found) = (name.to_owned(), Found::Nothing);
+        self.0.insert(tid, Switch { node, name, began: now, since: now, wants, found, at: None, expected: None });
         true
     }
 
-    /// Whether the thread that looks `name` up is in the middle of an open that is repeated, and what for.
-    pub fn looking_up(&self, tid: u32, name: &OsStr) -> Option<Wants> {
-        self.get(tid, |switch| switch.name == name).map(|switch| switch.wants)
+    /// Whether the thread that looks `name` up in folder `parent` is in the middle of an open that is repeated, and what
+    /// for.
+    pub fn looking_up(&self, tid: u32, parent: u64, name: &OsStr) -> Option<Wants> {
+        let switch = self.get(tid, |switch| switch.name == name)?;
+        let is_recent = switch.since.elapsed() < FRESH;
+        let belongs = match &switch.at {
+            // The node may have been renamed, or have been opened by another of its names.
+            None => switch.name == name || is_recent,
+            Some((folder, found)) => {
+                *folder == parent && found == name && (is_recent || !matches!(switch.found, Found::NoName))
+            }
+        };
+        if !belongs && switch.at.is_some() {
+            self.end(tid);
+        }
+        belongs.then_some(switch.wants)
     }
 
     /// True if the thread's look-up of `name` belongs to an open that has looked the name up, freshly, before it was sent
@@ -117,26 +147,35 @@ impl Switches {
         })
     }
 
+    /// The repeated open of the thread will reach this draft.
+    pub fn expect(&self, tid: u32, draft: &Arc<Draft>) {
+        if let Some(mut switch) = self.0.get_mut(&tid) {
+            draft.expected.fetch_add(1, Ordering::AcqRel);
+            switch.expected = Some(Arc::new(Expected(draft.clone())));
+        }
+    }
+
     /// The repeated open has looked the name up, and found this version.
-    pub fn looked_up(&self, tid: u32, version: Option<(u64, Arc<Content>)>) {
-        self.find(tid, version.map_or(Found::Node, |(node, file)| Found::Version(node, file)));
+    pub fn looked_up(&self, tid: u32, at: (u64, &OsStr), version: Option<(u64, Arc<Content>)>) {
+        self.find(tid, at, version.map_or(Found::Node, |(node, file)| Found::Version(node, file)));
     }
 
     /// The repeated open has looked the name up, and found that this node is written in place under it.
-    pub fn looked_up_in_place(&self, tid: u32, node: u64) {
-        self.find(tid, Found::InPlace(node));
+    pub fn looked_up_in_place(&self, tid: u32, at: (u64, &OsStr), node: u64) {
+        self.find(tid, at, Found::InPlace(node));
     }
 
     /// A look-up of the thread has failed.
-    pub fn looked_up_in_vain(&self, tid: u32) {
-        self.find(tid, Found::NoName);
+    pub fn looked_up_in_vain(&self, tid: u32, at: (u64, &OsStr)) {
+        self.find(tid, at, Found::NoName);
     }
 
-    fn find(&self, tid: u32, found: Found) {
+    fn find(&self, tid: u32, (folder, name): (u64, &OsStr), found: Found) {
         if !self.0.is_empty()
             && let Some(mut switch) = self.0.get_mut(&tid)
         {
             switch.found = found;
+            switch.at = Some((folder, name.to_owned()));
             switch.since = Instant::now();
         }
     }
@@ -201,27 +240,49 @@ mod tests {
     #[test]
     fn a_look_up_that_the_export_kept_waiting_still_belongs_to_its_open() {
         let switches = aged(LIFE * 2);
-        assert_eq!(switches.looking_up(7, OsStr::new("a")), Some(Wants::Draft));
-        assert_eq!(switches.looking_up(7, OsStr::new("b")), None, "another name, long after");
-        assert_eq!(aged(Duration::ZERO).looking_up(7, OsStr::new("b")), Some(Wants::Draft), "renamed in between");
-        assert_eq!(aged(LONG_LIFE).looking_up(7, OsStr::new("a")), None);
+        let (a, b) = (OsStr::new("a"), OsStr::new("b"));
+        assert_eq!(switches.looking_up(7, 1, a), Some(Wants::Draft));
+        assert_eq!(switches.looking_up(7, 1, b), None, "another name, long after");
+        assert_eq!(aged(Duration::ZERO).looking_up(7, 1, b), Some(Wants::Draft), "renamed in between");
+        assert_eq!(aged(LONG_LIFE).looking_up(7, 1, a), None);
+    }
+
+    #[test]
+    fn after_its_look_up_an_open_looks_there_once_more_and_nowhere_else() {
+        let (a, b) = (OsStr::new("a"), OsStr::new("b"));
+        let looked_up = |in_vain: bool| {
+            let switches = aged(Duration::ZERO);
+            match in_vain {
+                true => switches.looked_up_in_vain(7, (1, a)),
+                false => switches.looked_up(7, (1, a), None),
+            }
+            assert_eq!(switches.looking_up(7, 1, a), Some(Wants::Draft));
+            switches
+        };
+        for in_vain in [false, true] {
+            for (folder, name) in [(1, b), (2, a)] {
+                let switches = looked_up(in_vain);
+                assert_eq!(switches.looking_up(7, folder, name), None);
+                assert_eq!(switches.looking_up(7, 1, a), None, "the open is over");
+            }
+        }
     }
 
     #[test]
     fn a_look_up_is_fresh_by_its_open_only_at_once_and_for_the_same_name() {
         let switches = aged(Duration::ZERO);
-        switches.looked_up(7, None);
+        switches.looked_up(7, (1, OsStr::new("a")), None);
         assert!(switches.is_fresh(7, OsStr::new("a")));
         assert!(!switches.is_fresh(7, OsStr::new("b")) && !switches.is_fresh(8, OsStr::new("a")));
         switches.0.get_mut(&7).unwrap().began -= FRESH;
-        switches.looked_up(7, None);
+        switches.looked_up(7, (1, OsStr::new("a")), None);
         assert!(!switches.is_fresh(7, OsStr::new("a")), "an open that the kernel gave up, however often it looks");
     }
 
     #[test]
     fn an_open_ends_with_a_look_up_in_vain() {
         let switches = aged(Duration::ZERO);
-        switches.looked_up_in_vain(7);
+        switches.looked_up_in_vain(7, (1, OsStr::new("a")));
         assert!(switches.is_in_vain(7) && !switches.is_round(7) && !switches.is_fresh(7, OsStr::new("a")));
         assert!(switches.begin(7, 1, OsStr::new("a"), Wants::Draft), "the next open of that node");
         assert!(!switches.is_in_vain(7) && !switches.is_in_vain(8));
@@ -232,7 +293,7 @@ mod tests {
         for (wants, readable) in [(Wants::EmptyDraft, false), (Wants::Draft, true), (Wants::Version, true)] {
             let switches = Switches::default();
             assert!(switches.begin(7, 1, OsStr::new("a"), wants));
-            switches.looked_up(7, Some((2, Content::new(tempfile::tempfile().unwrap()))));
+            switches.looked_up(7, (1, OsStr::new("a")), Some((2, Content::new(tempfile::tempfile().unwrap()))));
             assert!(switches.version(7, 2).is_some() && switches.version(7, 1).is_none());
             assert_eq!(switches.readable_version(7, 2).is_some(), readable, "{wants:?}");
         }
@@ -244,7 +305,7 @@ mod tests {
             assert!(!aged(age).begin(7, 1, OsStr::new("a"), Wants::Draft));
         }
         let switches = aged(Duration::ZERO);
-        switches.looked_up(7, None);
+        switches.looked_up(7, (1, OsStr::new("a")), None);
         assert!(switches.begin(7, 1, OsStr::new("a"), Wants::Draft), "replaced once more");
     }
 }

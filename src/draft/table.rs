@@ -53,9 +53,19 @@ impl Drafts {
 
     /// Lists a draft under the name where it will appear, unless it is there already. False if another draft is.
     pub fn claim(&self, draft: &Arc<Draft>) -> bool {
+        self.claim_if(draft, || true)
+    }
+
+    /// As [`Drafts::claim`]. One that did not have the name has to prove itself, when it has it: false as well if
+    /// `is_current` says so.
+    pub fn claim_if(&self, draft: &Arc<Draft>, is_current: impl FnOnce() -> bool) -> bool {
         let Some(target) = draft.target() else { return true };
         match self.list(target.parent.key, &target.name, draft) {
-            Ok(()) => true,
+            Ok(()) if is_current() => true,
+            Ok(()) => {
+                self.unlist(target.parent.key, &target.name, draft);
+                false
+            }
             Err(there) => Arc::ptr_eq(&there, draft),
         }
     }
@@ -64,7 +74,19 @@ impl Drafts {
     /// to everybody. A writer who joins meanwhile is either seen here or claims the name after.
     pub fn give_back(&self, draft: &Draft, closed: u64) {
         let Some(target) = draft.unwritten() else { return };
-        self.unlist_if(target.parent.key, &target.name, draft, || !draft.has_writers_but(closed));
+        self.unlist_if(target.parent.key, &target.name, draft, || {
+            !draft.has_writers_but(closed) && !draft.is_expected()
+        });
+    }
+
+    /// Takes a draft off its name unless somebody writes it or is about to open it.
+    pub fn unlist_unused(&self, parent: Key, name: &OsStr, draft: &Draft) {
+        self.unlist_if(parent, name, draft, || !draft.has_writers() && !draft.is_expected());
+    }
+
+    /// Takes a draft that was published off its name, unless somebody has opened it since it was sealed, or is about to.
+    pub fn unlist_published(&self, parent: Key, name: &OsStr, draft: &Draft) {
+        self.unlist_if(parent, name, draft, || !draft.has_writers_since_seal() && !draft.is_expected());
     }
 
     /// Takes a draft off its name, if the name is still its.
@@ -132,7 +154,7 @@ impl Drafts {
             return;
         }
         if let Some(target) = draft.unwritten() {
-            self.unlist(target.parent.key, &target.name, draft);
+            self.unlist_if(target.parent.key, &target.name, draft, || draft.is_unreferenced());
         }
         self.by_node.remove_if(&draft.node, |_, draft| draft.is_unreferenced());
     }

@@ -46,7 +46,7 @@ impl Fs {
     /// The rules have the draft committed at release: nothing is proven, made durable or promised. Who looks at the name
     /// after this close is held back until the release behind it.
     fn close_without_waiting(&self, caller: Caller, fh: u64, draft: &Draft) -> Result<()> {
-        note_exit(draft, caller, process::of(caller.tid).as_ref());
+        note_exit(draft, caller, process::of(caller.tid).as_ref(), procfs::space(caller.tid));
         draft.await_commit();
         draft.hold(fh, HOLD_LIMIT);
         metrics::close_proof("not_asked");
@@ -55,22 +55,37 @@ impl Fs {
 
     fn close_writer(self: &Arc<Self>, caller: Caller, fh: u64, draft: &Arc<Draft>, done: impl Done<()>) {
         let closer = process::of(caller.tid);
-        note_exit(draft, caller, closer.as_ref());
-        let proof = draft::last_close(draft, self.mount.get().copied(), fh, closer.as_ref());
+        let space = procfs::space(caller.tid);
+        note_exit(draft, caller, closer.as_ref(), space);
+        // Whoever closes while it executes a new program may have shared the table that it had before.
+        let closer = closer.filter(|_| space != Some(Space::Fresh));
+        let proof = draft::last_close(draft, self.mount.get().copied(), fh, caller.tid, closer.as_ref());
         metrics::close_proof(proof.word());
         match proof {
-            Proof::LastClose => match draft.seal_after(fh) {
-                Some(ending) => self.end(draft, ending, Answer::WhenTold, done),
-                None => {
-                    self.drafts.give_back(draft, fh);
-                    done(draft.check());
+            Proof::LastClose | Proof::LastNumber => {
+                if proof == Proof::LastNumber {
+                    self.gather(draft.node);
                 }
-            },
+                match draft.seal_after(fh) {
+                    Some(ending) => self.end(draft, ending, Answer::WhenTold, done),
+                    None => {
+                        // Another close may have sealed it, which has not returned.
+                        draft.await_commit();
+                        self.drafts.give_back(draft, fh);
+                        done(draft.check());
+                    }
+                }
+            }
             Proof::StillOpen => done(draft.check()),
             Proof::Unknown => {
                 draft.await_commit();
                 draft.hold(fh, HOLD_LIMIT);
-                done(draft.check().and_then(|()| draft.promise(&self.committer)));
+                let promised = draft.check().and_then(|()| draft.promise(&self.committer));
+                match draft.target() {
+                    // The kernel may remember the version that it was published as, and who comes after this close shall wait.
+                    Some(target) if draft.is_again() => self.announce(target, true, move || done(promised)),
+                    _ => done(promised),
+                }
             }
         }
     }
@@ -108,8 +123,10 @@ impl Fs {
                         self.commits.run(move || {
                             let (after, closed) = (fs.clone(), draft.clone());
                             fs.end(&draft, ending, Answer::WhenTold, move |ended| {
-                                // Its error has nobody to go to; the journal has it.
-                                if let Err(errno) = ended {
+                                // Its error has nobody to go to; the journal has it. That a writer was killed is no error.
+                                if let Err(errno) = ended
+                                    && !closed.is_refused()
+                                {
                                     tracing::error!(node = closed.node, %errno, "commit after the last release failed");
                                 }
                                 closed.closed();
@@ -137,8 +154,12 @@ impl Fs {
     pub(super) fn end(self: &Arc<Self>, draft: &Arc<Draft>, ending: Ending, answer: Answer, done: impl Done<()>) {
         let target = draft.target();
         let settle = |phase| {
-            if let Some(target) = &target {
-                self.drafts.unlist(target.parent.key, &target.name, draft);
+            match &target {
+                Some(target) if matches!(phase, Phase::Published(_)) => {
+                    self.drafts.unlist_published(target.parent.key, &target.name, draft);
+                }
+                Some(target) => self.drafts.unlist(target.parent.key, &target.name, draft),
+                None => {}
             }
             draft.finish(phase);
             self.poke();
@@ -200,9 +221,10 @@ impl Fs {
             }
             Ending::Refused { id, staged, reason } => {
                 self.committer.quarantine(id, &staged, reason, &path_of(target.as_ref()), &draft.owner);
+                // For whoever closes after this one.
+                draft.taint(reason.step(), reason.errno());
                 settled.now(Phase::Ended(Some(staged.file.clone())));
-                // Not the close of a process on its way out.
-                done(if matches!(reason, Reason::Exit(_)) { Ok(()) } else { Err(reason.errno()) });
+                done(Err(reason.errno()));
                 self.committer.keep(&staged);
             }
             Ending::Postponed { id, staged, failed } => {
@@ -246,9 +268,9 @@ pub(super) enum Answer {
 }
 
 /// Remembers how a writer's process ends, if this is its last act.
-fn note_exit(draft: &Draft, caller: Caller, closer: Option<&Process>) {
+fn note_exit(draft: &Draft, caller: Caller, closer: Option<&Process>, space: Option<Space>) {
     if let Some(process) = closer
-        && procfs::space(caller.tid) == Some(Space::Gone)
+        && space == Some(Space::Gone)
         && let Some(exit) = procfs::exit_of(caller.tid)
     {
         draft.note_exit(process.tgid, exit);

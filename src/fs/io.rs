@@ -173,6 +173,13 @@ impl Fs {
         if matches!(blocked, Blocked::Clean | Blocked::Published) && !self.drafts.claim(&draft) {
             tracing::debug!(node = draft.node, "another draft has the name of one that is written again");
         }
+        // The kernel may remember the version that it was published as, which is no longer what its family sees. Not waited
+        // for: who holds the folder's lock may wait for the file's, which this request holds.
+        if blocked == Blocked::Published
+            && let Some(target) = draft.target()
+        {
+            self.announce(target, true, || ());
+        }
         self.slow.run(move || match draft.unblock(&fs.committer, blocked, change.keep) {
             Ok(()) | Err(Errno::AGAIN) => fs.change_now(draft, change, done),
             Err(errno) => fs.change_failed(draft, errno, change, done),
@@ -303,8 +310,8 @@ impl Fs {
         }
     }
 
-    /// Makes the kernel send the writes to a draft that it has gathered. Only from a `commit` thread.
-    fn gather(&self, node: u64) {
+    /// Makes the kernel send the writes to a draft that it has gathered, and waits for them. Only from a `commit` thread.
+    pub(super) fn gather(&self, node: u64) {
         if let Some(kernel) = self.kernel.get()
             && let Err(error) = kernel.inval_inode(INodeNo(node), 0, 0)
         {
@@ -352,9 +359,7 @@ fn read_at(file: &Content, buffer: &mut [u8], offset: u64) -> Result<usize> {
 }
 
 fn sync_draft(draft: &Draft) -> Result<()> {
-    if let Some((_, errno)) = draft.tainted() {
-        return Err(errno);
-    }
+    draft.check()?;
     let synced = draft.content().and_then(|file| at::fsync(&*file));
     if let Err(errno) = synced {
         // An NFS client reports a lost write once; a second fsync would say that all is well.

@@ -62,7 +62,7 @@ impl Fs {
             }
             Err(errno) => {
                 drop(answering);
-                self.drafts.switches.looked_up_in_vain(caller.tid);
+                self.drafts.switches.looked_up_in_vain(caller.tid, (folder.id, &name));
                 done(Err(errno));
             }
         }
@@ -79,13 +79,11 @@ impl Fs {
         if let Some(draft) = self.drafts.at(folder.key, name) {
             return self.see_around(caller, folder, name, draft, patient);
         }
+        let switching = self.drafts.switches.looking_up(caller.tid, folder.id, name);
         let (node, stat) = self.look(caller, folder, name)?;
-        if node.kind != Kind::File {
-            return Ok(Seen::Entry(self.version_entry(&node, stat, self.options.ttl)));
-        }
-        match self.drafts.switches.looking_up(caller.tid, name) {
-            None => Ok(Seen::Entry(self.version_entry(&node, stat, self.options.ttl))),
-            Some(wants) => self.see_again(caller, folder, name, wants, &node, &stat),
+        match switching {
+            Some(wants) if node.kind == Kind::File => self.see_again(caller, folder, name, wants, &node, &stat),
+            _ => Ok(Seen::Entry(self.version_entry(&node, stat, self.options.ttl))),
         }
     }
 
@@ -109,7 +107,7 @@ impl Fs {
         stat: &Stat,
     ) -> Result<Seen> {
         if wants.writes() && self.is_direct(&folder.path_of(name)) {
-            self.drafts.switches.looked_up_in_place(caller.tid, node.id);
+            self.drafts.switches.looked_up_in_place(caller.tid, (folder.id, name), node.id);
             return Ok(Seen::Entry(self.version_entry(node, *stat, Duration::ZERO)));
         }
         let file = match self.drafts.switches.version(caller.tid, node.id) {
@@ -131,11 +129,19 @@ impl Fs {
                 return Err(other);
             }
         };
-        self.drafts.switches.looked_up(caller.tid, Some((node.id, file.clone())));
+        self.drafts.switches.looked_up(caller.tid, (folder.id, name), Some((node.id, file.clone())));
         if wants.writes() {
             self.nodes().forget(node.id, 1);
             let base = draft::Base { file: Some(file), unread: wants == Wants::EmptyDraft, like: *stat };
             let draft = self.begin_over(caller, folder, name, base);
+            // While it has the name nobody here commits another draft of it; before, somebody may have.
+            let is_there = || stat::stat_at(self.nodes().fd(folder)?, name).map(|there| Key::of(&there));
+            if draft.base_key() == Some(node.key) && draft.is_clean() && is_there() != Ok(node.key) {
+                self.drafts.unlist_unused(folder.key, name, &draft);
+                self.drafts.drop_if_unreferenced(&draft);
+                return self.see(caller, folder, name, true);
+            }
+            self.drafts.switches.expect(caller.tid, &draft);
             // One that the kernel does not get to know is never forgotten either.
             let entry =
                 self.listed_entry(folder, name, &draft).inspect_err(|_| self.drafts.drop_if_unreferenced(&draft))?;
@@ -153,17 +159,20 @@ impl Fs {
         draft: Arc<Draft>,
         patient: bool,
     ) -> Result<Seen> {
-        let switching = self.drafts.switches.looking_up(caller.tid, name);
+        let switching = self.drafts.switches.looking_up(caller.tid, folder.id, name);
         let writes = switching.is_some_and(Wants::writes);
         let held = draft.held_until().is_some();
         if patient && (draft.is_awaited() || draft.is_sealing() && (writes || self.is_family(&draft, caller))) {
             return Ok(Seen::Wait(Until::Settled(draft)));
         }
         if writes || self.is_family(&draft, caller) {
+            if writes {
+                self.drafts.switches.expect(caller.tid, &draft);
+            }
             let Some(entry) = self.listed_entry(folder, name, &draft)? else {
                 return self.see(caller, folder, name, patient);
             };
-            self.drafts.switches.looked_up(caller.tid, None);
+            self.drafts.switches.looked_up(caller.tid, (folder.id, name), None);
             return Ok(Seen::Entry(entry));
         }
         if patient && held {
@@ -180,19 +189,24 @@ impl Fs {
                 // The open will say so.
                 other => other.ok(),
             };
-            self.drafts.switches.looked_up(caller.tid, file.map(|file| (node.id, file)));
+            self.drafts.switches.looked_up(caller.tid, (folder.id, name), file.map(|file| (node.id, file)));
         }
         Ok(Seen::Entry(self.version_entry(&node, stat, Duration::ZERO)))
     }
 
-    /// The entry of the draft that has this name. `None` if its version is gone, the one that it was published as or began
-    /// over: then it has the name no longer, until somebody writes to it. Content that is pending is there, unless the
-    /// export is in trouble.
+    /// The entry of the draft that has this name. `None` if it has lost it since. Also if its version is gone, the one that
+    /// it was published as or began over: then it has the name no longer, until somebody writes to it. Content that is
+    /// pending is there, unless the export is in trouble.
     fn listed_entry(&self, folder: &Node, name: &OsStr, draft: &Arc<Draft>) -> Result<Option<Entry>> {
         match self.draft_entry(draft) {
             Err(Errno::STALE) if !draft.is_pending() => {
                 self.drafts.unlist(folder.key, name, draft);
                 self.drafts.drop_if_unreferenced(draft);
+                Ok(None)
+            }
+            // Counted first, and then looked for: one that is counted is not taken off its name for being forgotten.
+            Ok(_) if !self.drafts.at(folder.key, name).is_some_and(|there| Arc::ptr_eq(&there, draft)) => {
+                self.drafts.forget(draft.node, 1);
                 Ok(None)
             }
             entry => entry.map(Some),

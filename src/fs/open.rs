@@ -11,7 +11,7 @@ use super::handle::Handle;
 use super::wait::Until;
 use super::{Done, Fs};
 use crate::draft::{Caller, Draft, Wants, Writer};
-use crate::inode::{Content, Node};
+use crate::inode::{Content, Key, Node};
 use crate::rules::CommitAt;
 use crate::sys::{Errno, Kind, Result, Stat, at, process, stat};
 
@@ -206,14 +206,13 @@ impl Fs {
             });
         }
         let writes = flags & OFlags::ACCMODE != OFlags::RDONLY || flags.contains(OFlags::TRUNC);
+        let truncates = flags.contains(OFlags::TRUNC);
         let refused = || self.refuse_unseen(caller).and_then(|()| draft.refuse_foreign(&self.committer));
         if writes && let Err(errno) = refused() {
             self.drafts.switches.end(caller.tid);
             return done(Err(errno));
         }
-        if !flags.contains(OFlags::TRUNC)
-            && let Err(errno) = draft.read_below(&self.committer)
-        {
+        if !truncates && let Err(errno) = draft.read_below(&self.committer) {
             self.drafts.switches.end(caller.tid);
             return done(Err(errno));
         }
@@ -227,8 +226,35 @@ impl Fs {
             Err(errno) => done(Err(errno)),
         };
         let writes_only = flags & OFlags::ACCMODE == OFlags::WRONLY;
-        match self.draft_handle(caller, &draft, flags, writer) {
-            Ok(opened) if flags.contains(OFlags::TRUNC) => self.empty_opened(caller, draft, opened, done),
+        let (wants, is_round) = (Wants::to(writes, truncates), self.drafts.switches.is_round(caller.tid));
+        let look_again = || !is_round && self.send_round(caller, &draft, wants);
+        // It has come to its end since the kernel looked: whoever begins now is not told of that.
+        if writes && draft.is_over() && look_again() {
+            return done(Err(Errno::STALE));
+        }
+        let handle = self.draft_handle(caller, &draft, flags, writer);
+        // A draft that never changed, or was published, gave its name back; a new writer takes it again, and keeps it from
+        // then on. If another draft has the name by now, or another version, the kernel shall look again. Where it has done
+        // so already, the draft is written without the name, and whoever commits last wins: but not by who would overwrite
+        // what somebody else has written to the other one.
+        if let Ok(opened) = &handle
+            && writes
+            && !draft.is_over()
+            && !self.takes_its_name(&draft, truncates)
+        {
+            let again = look_again();
+            if again || is_round && !truncates {
+                if !again {
+                    self.drafts.switches.end(caller.tid);
+                }
+                return self.give_up_open(opened.clone(), done, Errno::STALE);
+            }
+        }
+        if handle.is_ok() {
+            self.drafts.switches.end(caller.tid);
+        }
+        match handle {
+            Ok(opened) if truncates => self.empty_opened(caller, draft, opened, done),
             Ok(opened) if writes_only && self.is_bulk(&draft) && draft.is_clean() => {
                 let fs = self.clone();
                 self.slow.run(move || match draft.copy_ahead(&fs.committer) {
@@ -290,6 +316,23 @@ impl Fs {
         self.drafts.switches.begin(caller.tid, draft.node, &name, wants)
     }
 
+    /// True if the draft has its name, or got it again.
+    fn takes_its_name(&self, draft: &Arc<Draft>, truncates: bool) -> bool {
+        !draft.wants_name() || self.drafts.claim_if(draft, || truncates || self.is_current(draft))
+    }
+
+    /// Whether the name has the version that an unchanged draft stands for: another draft may have been published there
+    /// since it gave the name back.
+    fn is_current(&self, draft: &Draft) -> bool {
+        let under_its_name = |target: crate::commit::Target| {
+            stat::stat_at(self.nodes().fd(&target.parent)?, &target.name).map(|there| Some(Key::of(&there)))
+        };
+        match (draft.stands_for(), draft.target().map(under_its_name)) {
+            (Ok(None), _) | (_, None) => true,
+            (version, Some(there)) => version.is_ok() && version == there,
+        }
+    }
+
     /// A descriptor of a draft, for a writer or without one for reading.
     pub(super) fn draft_handle(
         &self,
@@ -299,22 +342,13 @@ impl Fs {
         writer: Option<Writer>,
     ) -> Result<Opened> {
         let writes = writer.is_some();
-        // A draft that never changed, or was published, gave its name back; a new writer takes it again. If
-        // another draft has the name by now, the kernel shall look again; where it has done so already, this one is
-        // written without the name, and whoever commits last wins.
-        let claim = || !draft.wants_name() || self.drafts.claim(draft);
-        // Likewise if the draft has come to its end since the kernel looked: whoever begins now is not told of that.
-        let elsewhere = writes && (draft.is_over() || !claim());
-        let wants = Wants::to(writes, flags.contains(OFlags::TRUNC));
-        if elsewhere && !self.drafts.switches.is_round(caller.tid) && self.send_round(caller, draft, wants) {
-            return Err(Errno::STALE);
-        }
         let fh = self.handles.number();
         draft.opened();
         if let Err(errno) = draft.take_hold() {
             draft.closed();
             // Published, and replaced by another host since: the look-up finds that out.
             let gone = errno == Errno::STALE && !draft.is_pending() && !self.drafts.switches.is_round(caller.tid);
+            let wants = Wants::to(writes, flags.contains(OFlags::TRUNC));
             if !(gone && self.send_round(caller, draft, wants)) {
                 self.drafts.switches.end(caller.tid);
             }
@@ -322,10 +356,7 @@ impl Fs {
         }
         if let Some(writer) = writer {
             draft.add_writer(fh, writer, flags.contains(OFlags::APPEND));
-            // Once more: the last writer before may have given the name back just now.
-            claim();
         }
-        self.drafts.switches.end(caller.tid);
         let counted = AtomicBool::new(false);
         self.handles.insert(fh, Handle::Draft { draft: draft.clone(), writes, counted });
         Ok(Opened { fh, mode: OpenMode::Draft })

@@ -61,6 +61,49 @@ pub fn identity(pid: u32) -> Option<Identity> {
     inode(&process).map(Identity::Inode).or_else(|| procfs::start_ticks(pid).map(Identity::Start))
 }
 
+/// Whose descriptors the threads of a process have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tables {
+    /// There is one thread, or the process is gone.
+    One,
+    /// All threads share one table.
+    Shared,
+    /// A thread has a table of its own, or none any more, or that cannot be told.
+    Apart,
+}
+
+/// Threads that are looked at.
+const THREADS: usize = 1024;
+
+/// Whose descriptors the threads of process `tgid` have; `tid` is one of them.
+pub fn tables(tgid: u32, tid: u32) -> Tables {
+    let path = format!("/proc/{tgid}/task");
+    // A link for each thread, and those of every folder.
+    match rustix::fs::stat(&path) {
+        Ok(task) if task.st_nlink > 3 || tid != tgid => {}
+        Ok(_) | Err(Errno::NOENT | Errno::SRCH) => return Tables::One,
+        Err(_) => return Tables::Apart,
+    }
+    let Ok(threads) = std::fs::read_dir(path) else { return Tables::Apart };
+    let other = |name: std::ffi::OsString| name.to_str()?.parse().ok().filter(|&other| other != tid);
+    let mut others = threads.flatten().filter_map(|thread| other(thread.file_name()));
+    let together = others.by_ref().take(THREADS).all(|other| match share_table(tid, other) {
+        Ok(shared) => shared,
+        // It has ended since.
+        Err(errno) => errno == Errno::SRCH,
+    });
+    if together && others.next().is_none() { Tables::Shared } else { Tables::Apart }
+}
+
+/// Whether two tasks have one table of descriptors.
+fn share_table(one: u32, other: u32) -> Result<bool> {
+    const KCMP_FILES: libc::c_long = 2;
+    let [one, other] = [one, other].map(libc::c_long::from);
+    // SAFETY: numbers only; the kernel writes nothing.
+    let order = unsafe { libc::syscall(libc::SYS_kcmp, one, other, KCMP_FILES, 0, 0) };
+    if order < 0 { Err(super::errno_of(&std::io::Error::last_os_error())) } else { Ok(order == 0) }
+}
+
 fn by_descriptor(tid: u32) -> Result<Process> {
     /// `PIDFD_THREAD` (Linux 6.9): of a thread that need not be its process's first.
     const THREAD: PidfdFlags = PidfdFlags::from_bits_retain(rustix::fs::OFlags::EXCL.bits());
@@ -129,6 +172,19 @@ mod tests {
         assert_ne!(tid, me);
         assert_eq!((other.tgid, other.ppid, other.identity), (me, parent, first.identity));
         assert!(other.thread.is_none() || other.thread != first.thread);
+    }
+
+    #[test]
+    fn knows_who_has_a_table_of_its_own() {
+        let mut child = std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
+        assert_eq!(tables(child.id(), child.id()), Tables::One);
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        assert_eq!(tables(child.id(), child.id()), Tables::One, "gone");
+        let me = std::process::id();
+        // Tests have a thread each.
+        assert_eq!(tables(me, me), Tables::Shared);
+        assert!(share_table(me, std::os::unix::process::parent_id()).is_ok_and(|shared| !shared));
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{Error, Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use crate::{Args, Outcome, sys};
 
@@ -21,7 +22,8 @@ const STOPPED: usize = 2;
 /// name that all of them share, which another may have renamed already.
 ///
 /// HOW names the way of writing: `plain`, `new` (a fresh name each round), `dup` (two closes, as shells do), `fork`
-/// (a child that inherits the descriptor and is gone again), `append`, `patch`.
+/// (a child that inherits the descriptor and is gone again), `append`, `patch`; `heir` and `thread`: a child, or another thread,
+/// writes [`LONG`] bytes and closes while the opener closes its duplicate.
 pub fn run(args: &mut Args) -> Outcome {
     let role = args.text();
     let file = OpenOptions::new().read(true).write(true).open(args.text())?;
@@ -73,6 +75,9 @@ fn write_one(name: &str, round: u64, how: &str) -> std::io::Result<()> {
         _ => options.create(true).truncate(true),
     };
     let mut file = options.open(name)?;
+    if ["heir", "thread"].contains(&how) {
+        return close_at_once(file, round, how);
+    }
     writeln!(file, "{round:08}")?;
     match how {
         "dup" => {
@@ -91,6 +96,42 @@ fn write_one(name: &str, round: u64, how: &str) -> std::io::Result<()> {
         _ => {}
     }
     close(file.into())
+}
+
+/// Bytes that `heir` and `thread` write.
+const LONG: usize = 1 << 16;
+
+fn close_at_once(file: File, round: u64, how: &str) -> std::io::Result<()> {
+    // Both closes come at each distance from one another, within the time that a close takes.
+    let (mine, others) = (round * 7919 % 120, round * 6607 % 120);
+    let pause = |micros| {
+        let until = Instant::now() + Duration::from_micros(micros);
+        while Instant::now() < until {
+            std::hint::spin_loop();
+        }
+    };
+    let write = move |mut file: File| {
+        pause(others);
+        file.write_all(&[b'0' + (round % 10) as u8; LONG])?;
+        close(file.into())
+    };
+    if how == "thread" {
+        let twin = file.try_clone()?;
+        let writing = std::thread::spawn(move || write(twin));
+        pause(mine);
+        close(file.into())?;
+        return writing.join().map_err(|_| Error::other("the other thread panicked"))?;
+    }
+    let pid = sys::fork()?;
+    if pid == 0 {
+        sys::exit_now(write(file).is_err().into());
+    }
+    pause(mine);
+    close(file.into())?;
+    match sys::wait(pid)? {
+        0 => Ok(()),
+        status => Err(Error::other(format!("the child ended with {status}"))),
+    }
 }
 
 fn close(file: std::os::fd::OwnedFd) -> std::io::Result<()> {

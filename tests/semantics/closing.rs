@@ -1,5 +1,7 @@
 //! When a draft commits: the last close, whoever makes it.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use crate::common::agent::socket_name;
 use crate::common::{Mount, eventually, filled};
 
@@ -317,6 +319,47 @@ fn s33_read_after_close_appended() {
 #[test]
 fn s33_read_after_close_patched() {
     rounds("patch", 3000);
+}
+
+/// Two holders of a descriptor close it at the same time, one of them with writes that the kernel still has. Neither is in any
+/// table any more.
+fn closed_at_once(how: &str) {
+    let m = Mount::new();
+    let w = m.agent("W");
+    let counters = m.home().join("counters");
+    std::fs::write(&counters, [0; 4096]).unwrap();
+    let count = if std::thread::available_parallelism().is_ok_and(|n| n.get() == 1) { 50 } else { 1000 };
+    w.patience(std::time::Duration::from_secs(300));
+    let done = AtomicBool::new(false);
+    let (name, whole) = (m.mnt().join("f"), |data: &[u8]| data.len() == 1 << 16 && data.iter().all(|b| *b == data[0]));
+    let partial = std::thread::scope(|scope| {
+        let looking = scope.spawn(|| {
+            let mut partial = Vec::new();
+            while !done.load(Ordering::Acquire) {
+                partial.extend(std::fs::read(&name).ok().filter(|data| !whole(data)).map(|data| data.len()));
+            }
+            partial
+        });
+        w.send(&["rounds", "beside", counters.to_str().unwrap(), "f", &count.to_string(), how]);
+        let answer = w.answer();
+        done.store(true, Ordering::Release);
+        assert_eq!(answer, Ok(Vec::new()));
+        looking.join().unwrap()
+    });
+    assert!(partial.is_empty(), "parts of a file were found, of {partial:?} bytes");
+    m.settled();
+    let commits = m.commits_of("f");
+    assert!((1..=count).contains(&commits), "{commits} versions of {count} files");
+}
+
+#[test]
+fn s30_a_close_publishes_nothing_that_a_childs_close_is_still_writing() {
+    closed_at_once("heir");
+}
+
+#[test]
+fn s30_a_close_publishes_nothing_that_another_threads_close_is_still_writing() {
+    closed_at_once("thread");
 }
 
 /// The kernel remembers the draft's node for as long as it likes; that must not keep a descriptor open.

@@ -39,6 +39,45 @@ fn s35_a_writer_killed_from_outside_publishes_nothing() {
 }
 
 #[test]
+fn s35_who_joined_and_changed_nothing_is_not_missed() {
+    for written_after in [false, true] {
+        let m = Mount::new();
+        let (w, v) = (m.agent("W"), m.agent("V"));
+        w.put("f", "old").unwrap();
+        let fd = w.open("f", "rw").unwrap();
+        if !written_after {
+            w.pwrite(fd, 0, "complete").unwrap();
+            w.fsync(fd).unwrap();
+        }
+        v.open("f", "w").unwrap();
+        v.kill(Signal::KILL);
+        if written_after {
+            w.pwrite(fd, 0, "complete").unwrap();
+            w.fsync(fd).unwrap();
+        }
+        w.close(fd).unwrap();
+        eventually("published", || m.raw_content("f").as_deref() == Some(b"complete"));
+        m.nothing_quarantined();
+    }
+}
+
+#[test]
+fn s35_who_writes_along_with_one_that_is_killed_is_told_by_fsync_and_close() {
+    let m = Mount::new();
+    let (w, v) = (m.agent("W"), m.agent("V"));
+    w.put("f", "old").unwrap();
+    let fd = w.open("f", "w|trunc").unwrap();
+    w.write(fd, "of the one").unwrap();
+    let joined = v.open("f", "w").unwrap();
+    v.pwrite(joined, 100, "of the other").unwrap();
+    v.kill(Signal::KILL);
+    assert_eq!(w.fsync(fd).unwrap_err(), "EIO");
+    assert_eq!(w.close(fd).unwrap_err(), "EIO");
+    assert!(m.quarantined("f").reason.is_some_and(|reason| reason.contains("signal")));
+    assert_eq!(m.raw_content("f").unwrap(), b"old");
+}
+
+#[test]
 fn s35_a_writer_that_crashes_publishes_nothing() {
     for signal in [Signal::SEGV, Signal::ABORT, Signal::BUS, Signal::FPE] {
         let m = Mount::new();

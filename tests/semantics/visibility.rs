@@ -203,6 +203,27 @@ fn s05_a_folder_with_a_draft_is_not_empty() {
     assert_eq!(r.cat("d/f").unwrap(), b"x");
 }
 
+/// The kernel repeats an open that is sent round; what the thread asks for after that has nothing to do with it.
+#[test]
+fn s02_who_fails_to_open_one_file_for_writing_sees_no_draft_of_another() {
+    let m = Mount::new();
+    let (w, r) = m.pair();
+    for round in 0..20 {
+        let (there, new) = (format!("there{round}"), format!("new{round}"));
+        w.put(&there, "version").unwrap();
+        let fd = w.open(&new, "w|creat").unwrap();
+        w.write(fd, "half").unwrap();
+        w.fsync(fd).unwrap();
+        // The kernel remembers the name, which is gone when the open looks for it again.
+        r.stat(&there).unwrap();
+        std::fs::remove_file(m.raw(&there)).unwrap();
+        assert_eq!(r.open(&there, "w").unwrap_err(), "ENOENT");
+        assert_eq!(r.cat(&new).unwrap_err(), "ENOENT");
+        w.close(fd).unwrap();
+        assert_eq!(r.cat(&new).unwrap(), b"half");
+    }
+}
+
 #[test]
 fn s06_an_overwrite_shows_the_old_version_until_the_last_close() {
     let m = Mount::new();

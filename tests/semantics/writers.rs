@@ -121,6 +121,28 @@ fn s12_writers_that_come_and_go_are_never_refused() {
     beside("plain");
 }
 
+/// Each open finds what was there, a draft or a version: nobody's line is overwritten.
+#[test]
+fn s12_lines_appended_by_two_processes_that_come_and_go_are_all_there() {
+    let m = Mount::new();
+    let (w, v) = (m.agent("W"), m.agent("V"));
+    let counters = m.home().join("counters");
+    std::fs::write(&counters, [0; 4096]).unwrap();
+    let count = if is_alone() { 150 } else { 3000 };
+    for agent in [&w, &v] {
+        agent.patience(std::time::Duration::from_secs(300));
+        agent.send(&["rounds", "beside", counters.to_str().unwrap(), "f", &count.to_string(), "append"]);
+    }
+    assert_eq!([w.answer(), v.answer()], [Ok(Vec::new()), Ok(Vec::new())]);
+    m.settled();
+    let content = String::from_utf8(m.raw_content("f").unwrap()).unwrap();
+    let mut lines: Vec<&str> = content.lines().collect();
+    lines.sort_unstable();
+    let all: Vec<String> = (1..=count).flat_map(|round| [format!("{round:08}"), format!("{round:08}")]).collect();
+    let lost = all.len() - lines.len();
+    assert!(lines == all, "{lost} of {} lines were lost", all.len());
+}
+
 #[test]
 fn s16_a_draft_that_is_published_while_its_family_renames_it_goes_along() {
     beside("rename");
