@@ -34,6 +34,7 @@ use crate::fuse::{Adapter, Wishes};
 use crate::inode::{NodeTable, display_path};
 use crate::journal::{DraftId, Entry, Journal, JournalError};
 use crate::retention::Reaper;
+use crate::rules;
 use crate::sys::procfs::{MountId, Shows};
 use crate::sys::{self, Errno, at, mount};
 
@@ -377,8 +378,9 @@ impl Verbs for Daemon {
     }
 
     fn rule(&self, path: &[u8]) -> String {
-        let decision = self.fs.rules().decide(path);
-        decision.to_string()
+        let nodes = &self.fs.committer().nodes;
+        let is_database = || nodes.fd(nodes.root()).is_ok_and(|root| rules::is_database_at(root, path));
+        self.fs.rules().decide_for(path, is_database).to_string()
     }
 
     fn mismatch(&self, id: DraftId, detail: &str) -> Result<(), VerbError> {

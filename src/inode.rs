@@ -179,6 +179,8 @@ pub struct Node {
     nlookup: AtomicU64,
     /// Open descriptors through which the file is written in place (`direct` mode).
     pub writers_in_place: AtomicU32,
+    /// Its content has been found to be a database.
+    pub is_database: AtomicBool,
     /// Processes that execute the file, as far as their descriptors are open.
     pub executed: AtomicU32,
     /// Its only name is one in the trash folder, or the folder was removed whole.
@@ -346,6 +348,11 @@ impl Node {
             mtime,
             ctime: mtime,
         }
+    }
+
+    /// Bytes, as last seen.
+    pub fn size(&self) -> u64 {
+        self.seen.lock().ident.size
     }
 
     /// True if this is the modification time that the node was told or seen with.

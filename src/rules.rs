@@ -1,7 +1,10 @@
 //! Which paths are published atomically and which are written in place: ordered globs, the first match wins.
 //!
 //! The user's rules come first, then [`BUILT_IN`], then the mount's defaults. A glob without `/` is matched against the
-//! last component, in any folder; one with `/` against the whole path relative to the mount. Names are bytes.
+//! last component, in any folder; one with `/` against the whole path relative to the mount. Names are bytes. Where no rule
+//! matches, the content decides whether a file is a database.
+
+mod database;
 
 use std::cell::RefCell;
 use std::fmt;
@@ -9,6 +12,8 @@ use std::time::Duration;
 
 use globset::{Candidate, Glob, GlobBuilder, GlobSet};
 use serde::{Deserialize, Serialize};
+
+pub use database::{has_pages, is_database, is_database_at};
 
 /// What cannot work on drafts: databases that several processes share while they are open, lock and pid files that others
 /// must see at once, logs that are followed while they grow.
@@ -139,6 +144,8 @@ pub struct Rules {
     globs: GlobSet,
     /// One for each glob, and the default behind them.
     decisions: Vec<Decision>,
+    /// What holds for a database for which no rule says otherwise.
+    database: Decision,
     user: Vec<Rule>,
     defaults: Defaults,
 }
@@ -199,10 +206,20 @@ impl Rules {
             });
         }
         decisions.push(fallback(defaults, "default: no rule matches".to_owned()));
-        Ok(Rules { globs: globs.build()?, decisions, user, defaults })
+        let content = "built-in: an SQLite database by its content, which is shared while it is open";
+        let database = Decision { mode: Mode::Direct, ..fallback(defaults, content.to_owned()) };
+        Ok(Rules { globs: globs.build()?, decisions, database, user, defaults })
     }
 
-    /// What holds for a path relative to the mount, without leading slash. Allocates nothing of its own.
+    /// What holds for the file that is under a path now. `is_database` looks at its content, and is asked only where no rule
+    /// matches.
+    pub fn decide_for(&self, path: &[u8], is_database: impl FnOnce() -> bool) -> &Decision {
+        let decision = self.decide(path);
+        let is_default = self.decisions.last().is_some_and(|last| std::ptr::eq(last, decision));
+        if is_default && is_database() { &self.database } else { decision }
+    }
+
+    /// What the rules say of a path relative to the mount, without leading slash. Allocates nothing of its own.
     pub fn decide(&self, path: &[u8]) -> &Decision {
         thread_local! {
             static MATCHES: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
@@ -452,6 +469,16 @@ mod tests {
         assert_eq!(tmp.retain, Duration::from_secs(7200));
         assert_eq!((tmp.on_kill, tmp.on_failure_exit), (OnKill::Publish, OnFailureExit::Quarantine));
         assert_eq!(rules.decide(b"other").source, "default: no rule matches");
+    }
+
+    #[test]
+    fn the_content_is_asked_only_where_no_rule_matches() {
+        let rules = rules("[[rule]]\nglob = 'kept'\n");
+        assert_eq!(rules.decide_for(b"store", || true).mode, Mode::Direct);
+        assert_eq!(rules.decide_for(b"store", || false).mode, Mode::Atomic);
+        for (path, mode) in [(&b"kept"[..], Mode::Atomic), (b"a.db", Mode::Direct)] {
+            assert_eq!(rules.decide_for(path, || panic!("asked")).mode, mode);
+        }
     }
 
     #[test]

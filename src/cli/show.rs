@@ -1,5 +1,6 @@
 //! Commands that only read: `status`, `pending`, `log`, `show`, `rules`.
 
+use std::fs::File;
 use std::io::{self, IsTerminal as _};
 use std::path::Path;
 use std::time::Duration;
@@ -230,7 +231,11 @@ pub(super) fn rules(place: Place<'_>, asked: &Path, json: bool) -> Result<(), Cl
         return if json { print_json(&json!({ "rule": rule })) } else { print(&format!("{rule}\n")) };
     };
     let rules = Rules::from_toml(text)?;
-    let decision = rules.decide(&inside);
+    let is_database = || {
+        let export = meta.get("export").and_then(|export| File::open(export).ok());
+        export.is_some_and(|root| rules::is_database_at(root, &inside))
+    };
+    let decision = rules.decide_for(&inside, is_database);
     if !json {
         return print(&format!("{}: {decision}\n", path(&inside)));
     }

@@ -44,8 +44,9 @@ pub(super) fn verify(
     let mut found = Found::default();
     for commit in &commits {
         let mut verdict = look(&root, commit, &bar);
-        let in_place = rules.decide(&commit.path).mode == Mode::Direct;
-        if matches!(verdict, Verdict::Different(_)) && (in_place || reader.is_reused(commit)?) {
+        let is_database = || rules::is_database_at(&root, &commit.path);
+        let in_place = || rules.decide_for(&commit.path, is_database).mode == Mode::Direct;
+        if matches!(verdict, Verdict::Different(_)) && (in_place() || reader.is_reused(commit)?) {
             verdict = Verdict::Gone;
         }
         let shown = rows::path(&commit.path);

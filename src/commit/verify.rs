@@ -7,7 +7,7 @@ use std::fs::File;
 use super::Committer;
 use crate::inode::{Content, Key};
 use crate::journal::Commit;
-use crate::rules::Mode;
+use crate::rules::{self, Mode};
 use crate::sys::{Errno, direct, stat};
 
 /// What was found under a commit's name.
@@ -104,7 +104,9 @@ impl Committer {
     }
 
     fn is_in_place(&self, commit: &Commit) -> bool {
-        self.rules.decide(&commit.path).mode == Mode::Direct
+        let is_database =
+            || self.nodes.fd(self.nodes.root()).is_ok_and(|root| rules::is_database_at(root, &commit.path));
+        self.rules.decide_for(&commit.path, is_database).mode == Mode::Direct
     }
 
     /// Whether the name has an inode of a later version with the same number.

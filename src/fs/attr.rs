@@ -94,7 +94,7 @@ impl Fs {
         let attr = self.attributes(node, fh);
         let grown = |Attr { stat, .. }: &Attr| {
             let node = self.nodes().get(node).ok()?;
-            (node.has_grown(stat) && self.is_direct(&node.path())).then_some((node, stat.size))
+            (node.has_grown(stat) && self.is_in_place(&node)).then_some((node, stat.size))
         };
         let Some((node, size)) = attr.as_ref().ok().and_then(grown) else { return done(attr) };
         let fs = self.clone();
@@ -136,7 +136,7 @@ impl Fs {
         match self.nodes().fd(node).and_then(stat::fstat) {
             // Replaced since the kernel looked, and gone. ESTALE would use up the one repetition of an open, which needs it
             // to get at a draft; and a version's attributes are those of its content for ever.
-            Err(Errno::STALE) if node.kind == Kind::File && !self.is_direct(&node.path()) => {
+            Err(Errno::STALE) if node.kind == Kind::File && !self.is_in_place(node) => {
                 Ok(Attr { stat: node.remains(), ttl: Duration::ZERO })
             }
             stat => {

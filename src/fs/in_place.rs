@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use fuser::INodeNo;
 use rustix::fs::OFlags;
@@ -11,13 +12,28 @@ use super::handle::Handle;
 use super::open::{OpenMode, Opened};
 use crate::draft::{Caller, Wants};
 use crate::inode::{Content, Key, Node};
-use crate::rules::Mode;
+use crate::rules::{self, Mode};
 use crate::sys::{Errno, Result, at, stat};
 
 impl Fs {
     /// True if files under this path are written in place.
     pub(super) fn is_direct(&self, path: &[u8]) -> bool {
         self.rules.decide(path).mode == Mode::Direct
+    }
+
+    /// The same of a node, whose content may have been found to be a database.
+    pub(super) fn is_in_place(&self, node: &Node) -> bool {
+        self.rules.decide_for(&node.path(), || node.is_database.load(Ordering::Acquire)).mode == Mode::Direct
+    }
+
+    /// True if what is under this path is a database and therefore written in place. Read is what may be one by its size.
+    pub(super) fn finds_database(&self, path: &[u8], node: &Node, size: u64, file: &File) -> bool {
+        let found = || {
+            let found = rules::has_pages(size) && rules::is_database(file);
+            node.is_database.fetch_or(found, Ordering::AcqRel);
+            found
+        };
+        self.rules.decide_for(path, found).mode == Mode::Direct
     }
 
     /// True if `caller`, who comes with a node, writes it in place. The name tells, and where the file has several, or is no
@@ -28,7 +44,10 @@ impl Fs {
             return Ok(true);
         }
         let link = node.link();
-        if !link.parent.is_some_and(|parent| self.is_direct(&parent.path_of(&link.name))) {
+        // A database that is replaced whole is a new version.
+        let patched = || wants != Wants::EmptyDraft && node.is_database.load(Ordering::Acquire);
+        let decides = |path: &[u8]| self.rules.decide_for(path, patched).mode == Mode::Direct;
+        if !link.parent.is_some_and(|parent| decides(&parent.path_of(&link.name))) {
             return Ok(false);
         }
         let only = self.under_its_name(node).ok().filter(|there| Key::of(there) == node.key && there.nlink == 1);

@@ -106,9 +106,12 @@ impl Fs {
         node: &Arc<Node>,
         stat: &Stat,
     ) -> Result<Seen> {
-        if wants.writes() && self.is_direct(&folder.path_of(name)) {
+        let in_place = || {
             self.drafts.switches.looked_up_in_place(caller.tid, (folder.id, name), node.id);
-            return Ok(Seen::Entry(self.version_entry(node, *stat, Duration::ZERO)));
+            Ok(Seen::Entry(self.version_entry(node, *stat, Duration::ZERO)))
+        };
+        if wants.writes() && self.is_direct(&folder.path_of(name)) {
+            return in_place();
         }
         let file = match self.drafts.switches.version(caller.tid, node.id) {
             Some(file) => Ok(file),
@@ -129,6 +132,9 @@ impl Fs {
                 return Err(other);
             }
         };
+        if wants == Wants::Draft && self.finds_database(&folder.path_of(name), node, stat.size, &file) {
+            return in_place();
+        }
         self.drafts.switches.looked_up(caller.tid, (folder.id, name), Some((node.id, file.clone())));
         if wants.writes() {
             self.nodes().forget(node.id, 1);

@@ -101,7 +101,7 @@ impl Fs {
         }
         let writes = flags & OFlags::ACCMODE != OFlags::RDONLY || flags.contains(OFlags::TRUNC);
         let wants = Wants::to(writes, flags.contains(OFlags::TRUNC));
-        let direct = if writes { self.writes_in_place(caller, &node, wants)? } else { self.is_direct(&node.path()) };
+        let direct = if writes { self.writes_in_place(caller, &node, wants)? } else { self.is_in_place(&node) };
         if flags & OFlags::ACCMODE == OFlags::RDONLY
             && flags.contains(OFlags::TRUNC)
             && node.executed.load(Ordering::Acquire) > 0
@@ -140,6 +140,9 @@ impl Fs {
                 Err(other) => return Err(other),
             },
         };
+        if self.finds_database(&node.path(), &node, node.size(), &file) {
+            return Ok(self.opened_in_place(file, node, false));
+        }
         let fh = self.handles.number();
         let executes = flags.bits() & FMODE_EXEC != 0;
         if executes {

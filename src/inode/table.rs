@@ -65,6 +65,7 @@ impl NodeTable {
             }),
             nlookup: AtomicU64::new(1),
             writers_in_place: AtomicU32::new(0),
+            is_database: AtomicBool::new(false),
             executed: AtomicU32::new(0),
             gone: AtomicBool::new(false),
         });
@@ -434,6 +435,7 @@ impl NodeTable {
                 }),
                 nlookup: AtomicU64::new(1),
                 writers_in_place: AtomicU32::new(0),
+                is_database: AtomicBool::new(false),
                 executed: AtomicU32::new(0),
                 gone: AtomicBool::new(false),
             })

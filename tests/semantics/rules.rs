@@ -224,6 +224,88 @@ fn s45_sqlite_works_under_a_name_that_no_rule_knows() {
     assert_eq!(r.sh("sqlite3 plain 'select sum(x) from t; pragma integrity_check'").trim(), "5\nok");
 }
 
+#[test]
+fn s45_sqlite_under_a_name_that_no_rule_knows_survives_a_kill() {
+    let m = Mount::new();
+    let (w, r) = m.pair();
+    w.sh("sqlite3 store 'pragma journal_mode=wal; create table t(k integer primary key, v); create index i on t(v);
+          with recursive n(i) as (select 1 union all select i + 1 from n limit 2000)
+          insert into t(v) select hex(randomblob(50)) from n'");
+    // What was committed before is in the database, what comes after it in the log.
+    w.sh("sqlite3 store <<'END' || true
+pragma wal_autocheckpoint=0;
+delete from t where k % 3 = 0;
+pragma wal_checkpoint(restart);
+insert into t(v) values ('after'), ('it');
+.shell kill -9 $PPID
+END");
+    let found = r.sh("sqlite3 store 'select count(*) from t; pragma integrity_check'");
+    assert_eq!(found.trim(), format!("{}\nok", 2000 - 666 + 2));
+    let script = "for i in $(seq 20); do sqlite3 -cmd '.timeout 20000' store 'insert into t(v) values(1)' & done; wait; \
+                  sqlite3 store 'select count(*) from t where v = 1; pragma integrity_check'";
+    assert_eq!(w.sh(script).trim(), "20\nok");
+    m.recorded();
+    let verified = m.cli_ok(&["verify"]);
+    assert!(verified.contains("0 are wrong"), "{verified}");
+}
+
+/// Begins as a database does, and has the size of one.
+fn database() -> Vec<u8> {
+    let mut content = b"SQLite format 3\0".to_vec();
+    content.resize(1024, b'.');
+    content
+}
+
+#[test]
+fn s45_a_database_is_known_by_its_content() {
+    let m = Mount::new();
+    let (w, r) = m.pair();
+    w.put("store", &database()).unwrap();
+    let said = m.cli_ok(&["rules", "store"]);
+    assert!(said.contains("direct") && said.contains("SQLite"), "{said}");
+    let ino = r.stat("store").unwrap().ino;
+    let early = r.open("store", "r").unwrap();
+    assert_eq!(r.pread(early, 100, 3).unwrap(), b"...");
+    let fd = w.open("store", "rw").unwrap();
+    w.pwrite(fd, 100, "now").unwrap();
+    w.pwrite(fd, 1024, [b'.'; 512]).unwrap();
+    assert_eq!((r.pread(early, 100, 3).unwrap(), r.fstat(early).unwrap().size), (b"now".to_vec(), 1536));
+    assert_eq!(&r.cat("store").unwrap()[100..103], b"now");
+    assert_eq!(&m.raw_content("store").unwrap()[100..103], b"now");
+    let again = w.open("store", "rw").unwrap();
+    w.pwrite(again, 100, "too").unwrap();
+    assert_eq!(r.pread(early, 100, 3).unwrap(), b"too");
+    assert_eq!(r.stat("store").unwrap().ino, ino);
+    // Replaced whole it is a new version.
+    let whole = w.open("store", "w|trunc").unwrap();
+    w.write(whole, "new").unwrap();
+    assert_eq!(&r.cat("store").unwrap()[100..103], b"too");
+    w.close(whole).unwrap();
+    assert_eq!((r.cat("store").unwrap(), r.pread(early, 100, 3).unwrap()), (b"new".to_vec(), b"too".to_vec()));
+    assert!(m.cli_ok(&["rules", "store"]).contains("atomic"));
+    // Neither its beginning alone nor its size makes one.
+    for content in [database()[..1000].to_vec(), vec![b'.'; 1024]] {
+        w.put("plain", &content).unwrap();
+        let fd = w.open("plain", "rw").unwrap();
+        w.pwrite(fd, 100, "now").unwrap();
+        assert_eq!(r.cat("plain").unwrap(), content);
+        w.close(fd).unwrap();
+    }
+}
+
+#[test]
+fn s45_a_rule_of_the_configuration_comes_before_the_content() {
+    let m = Setup::default().config("[[rule]]\nglob = 'store'\nmode = 'atomic'\n").mount();
+    let (w, r) = m.pair();
+    w.put("store", &database()).unwrap();
+    assert!(m.cli_ok(&["rules", "store"]).contains("rule 1"));
+    let fd = w.open("store", "rw").unwrap();
+    w.pwrite(fd, 100, "now").unwrap();
+    assert_eq!(r.cat("store").unwrap(), database());
+    w.close(fd).unwrap();
+    assert_eq!(&r.cat("store").unwrap()[100..103], b"now");
+}
+
 const CONFIG: &str = r#"
 [[rule]]
 glob = "inbox/*.dat"
