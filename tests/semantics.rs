@@ -30,6 +30,8 @@ mod hosts;
 mod killed;
 #[path = "semantics/locks.rs"]
 mod locks;
+#[path = "semantics/marked.rs"]
+mod marked;
 #[path = "semantics/mounting.rs"]
 mod mounting;
 #[path = "semantics/names.rs"]

@@ -13,7 +13,7 @@ use super::{Committer, Target};
 use crate::failpoint;
 use crate::inode::{Node, display_path};
 use crate::journal::DraftId;
-use crate::sys::at::{self, RenameFlags};
+use crate::sys::at;
 use crate::sys::cred::Creds;
 use crate::sys::{Errno, Kind, Result, digest, stat};
 
@@ -76,9 +76,7 @@ impl Committer {
                 failpoint!("marker_after_stage");
                 let marker = marker_of(&target.name);
                 self.change(&target.parent, &marker, |dir| {
-                    let rename =
-                        || at::rename(self.staging.dir(), OsStr::new(&name), dir, &marker, RenameFlags::empty());
-                    self.staging.acting_for(writer, rename)
+                    self.staging.acting_for(writer, || self.rename_staged(&staged, dir, &marker))
                 })
             });
         if written.is_err() {

@@ -10,14 +10,14 @@ use std::time::Duration;
 
 use rustix::fs::OFlags;
 
-use super::{Committer, Sealed};
+use super::{Committer, Sealed, Staged};
 use crate::failpoint;
 use crate::folders::{Claim, Holds};
 use crate::inode::{Key, Node};
 use crate::journal::{Change, Commit, Delta, Entry, OutboxKind, SetAside};
 use crate::sys::at::{self, RenameFlags};
 use crate::sys::cred::Creds;
-use crate::sys::{Errno, Kind, Result, Stat, clock, stat};
+use crate::sys::{Errno, Kind, Result, Stat, clock, project, stat};
 
 /// What a rename has moved.
 #[derive(Clone, Copy, Debug)]
@@ -258,7 +258,6 @@ impl Committer {
             return Err(Errno::NOENT);
         }
         let dir = self.nodes.fd(parent)?;
-        let stage = OsStr::new(&sealed.staged.name);
         let claim = self.totals.claim(&[(parent.key, name)]);
         // What another host has committed since the draft was begun is to be kept, not what it has replaced.
         let asked = if self.revalidate { stat::revalidate(&dir) } else { Ok(()) };
@@ -280,7 +279,7 @@ impl Committer {
         let aside = old
             .filter(|old| old.ino != sealed.staged.ino)
             .and_then(|old| self.link_aside(sealed.writer.as_ref(), &dir, name, &old, &sealed.target.path()));
-        let rename = || at::rename(self.staging.dir(), stage, &dir, name, RenameFlags::empty());
+        let rename = || self.rename_staged(&sealed.staged, &dir, name);
         if let Err(errno) = self.staging.acting_for(sealed.writer.as_ref(), || until_free(&dir, rename)) {
             if !self.happened(sealed, &dir, errno) {
                 self.put_back(aside.as_ref(), &dir, name);
@@ -299,6 +298,24 @@ impl Committer {
             self.nodes.retire(Key::of(&old));
         }
         Ok(Placed { claim, before, aside })
+    }
+
+    /// Renames a staged file to where it belongs. A folder whose files are of a project takes in no other ones: then the
+    /// file joins first, and counts for the project from there on.
+    pub(super) fn rename_staged(&self, staged: &Staged, dir: impl std::os::fd::AsFd, name: &OsStr) -> Result<()> {
+        let rename =
+            || at::rename(self.staging.dir(), OsStr::new(&staged.name), dir.as_fd(), name, RenameFlags::empty());
+        match rename() {
+            Err(Errno::XDEV) => {}
+            other => return other,
+        }
+        let folder = at::reopen(dir.as_fd(), OFlags::RDONLY | OFlags::DIRECTORY)?;
+        match project::join(&folder, &*staged.file) {
+            Ok(()) => rename(),
+            Err(full @ (Errno::DQUOT | Errno::NOSPC)) => Err(full),
+            // It is for another reason that the folder does not take it.
+            Err(_) => Err(Errno::XDEV),
+        }
     }
 
     /// Whether the rename of a draft took place although its answer says otherwise: the server did it, the reply was lost

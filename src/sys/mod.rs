@@ -17,6 +17,7 @@ pub mod memory;
 pub mod mount;
 pub mod process;
 pub mod procfs;
+pub mod project;
 pub mod stat;
 pub mod writeback;
 pub mod xattr;
