@@ -202,11 +202,12 @@ struct Rights {
     perm: u32,
     uid: u32,
     gid: u32,
+    is_fixed: bool,
 }
 
 impl Rights {
     fn of(stat: &Stat) -> Self {
-        Rights { perm: stat.perm, uid: stat.uid, gid: stat.gid }
+        Rights { perm: stat.perm, uid: stat.uid, gid: stat.gid, is_fixed: stat.is_fixed() }
     }
 }
 
@@ -329,9 +330,14 @@ impl Node {
         self.seen.lock().rights = Rights::of(stat);
     }
 
+    /// True if no rename may replace it, as last seen.
+    pub fn is_fixed(&self) -> bool {
+        self.seen.lock().rights.is_fixed
+    }
+
     /// What is known of an inode that cannot be reached any more.
     pub fn remains(&self) -> Stat {
-        let Seen { ident: Ident { size, mtime }, rights: Rights { perm, uid, gid }, .. } = *self.seen.lock();
+        let Seen { ident: Ident { size, mtime }, rights: Rights { perm, uid, gid, .. }, .. } = *self.seen.lock();
         Stat {
             dev: self.key.dev,
             ino: self.key.ino,
@@ -344,6 +350,8 @@ impl Node {
             size,
             blocks: size.div_ceil(512),
             blksize: 0,
+            is_immutable: false,
+            is_append_only: false,
             atime: mtime,
             mtime,
             ctime: mtime,

@@ -252,7 +252,8 @@ impl Staging {
         }
     }
 
-    /// What a new file gets from the folder it will appear in: group of a setgid folder, default access list.
+    /// What a new file gets from the folder it will appear in: group of a setgid folder, default access list. `EPERM` where
+    /// the folder takes none.
     ///
     /// `masked` is `mode` less the umask, which does not apply where there is a default list.
     pub fn inherit(
@@ -264,6 +265,9 @@ impl Staging {
         creds: Option<&Creds>,
     ) -> Result<()> {
         let above = stat::fstat(folder.as_fd())?;
+        if above.is_immutable {
+            return Err(Errno::PERM);
+        }
         if above.perm & 0o2000 != 0 && stat::fstat(&staged.file)?.gid != above.gid {
             // As the kernel has it: who is not of the group makes no program that runs as the group.
             let stranger = creds.is_some_and(|creds| creds.uid != 0 && !creds.is_in(above.gid));

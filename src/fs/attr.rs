@@ -316,6 +316,7 @@ impl Fs {
                 None => {
                     self.refuse_unseen(caller)?;
                     self.refuse_other_file_system(node.key)?;
+                    self.refuse_fixed(caller, &node)?;
                     let round =
                         self.drafts.switches.begin(caller.tid, id, &node.link().name, Wants::to(true, size == 0));
                     // The kernel repeats the call with a fresh look-up, which is answered with a draft's node.

@@ -113,6 +113,11 @@ impl Fs {
         if wants.writes() && self.is_direct(&folder.path_of(name)) {
             return in_place();
         }
+        if wants.writes() && stat.is_fixed() {
+            // The open will say so.
+            self.drafts.switches.looked_up(caller.tid, None);
+            return Ok(Seen::Entry(self.version_entry(node, *stat, Duration::ZERO)));
+        }
         let file = match self.drafts.switches.version(caller.tid, node.id) {
             Some(file) => Ok(file),
             None if wants == Wants::EmptyDraft => self.refer_to_version(node),
@@ -253,6 +258,15 @@ impl Fs {
             Ok(()) => draft,
             Err(there) => there,
         }
+    }
+
+    /// `EPERM` for a version that no rename may replace, as the look-up of a repeated open has found.
+    pub(super) fn refuse_fixed(&self, caller: Caller, node: &Node) -> Result<()> {
+        if self.drafts.switches.is_round(caller.tid) && node.is_fixed() {
+            self.drafts.switches.end(caller.tid);
+            return Err(Errno::PERM);
+        }
+        Ok(())
     }
 
     /// `EXDEV` where no rename from the staging folder could publish.

@@ -113,6 +113,7 @@ impl Fs {
         if writes && !direct {
             self.refuse_unseen(caller)?;
             self.refuse_other_file_system(node.key)?;
+            self.refuse_fixed(caller, &node)?;
             // The kernel repeats the open with a fresh look-up, which is answered with a draft's node. A thread that
             // comes again without a look-up opened through a descriptor: a version has no name to be replaced under.
             return Err(if round(wants) { Errno::STALE } else { Errno::TXTBSY });

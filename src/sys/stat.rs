@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fd::AsFd;
-use rustix::fs::{AtFlags, FileType, StatxFlags, StatxTimestamp};
+use rustix::fs::{AtFlags, FileType, StatxAttributes, StatxFlags, StatxTimestamp};
 
 use super::Result;
 
@@ -106,12 +106,23 @@ pub struct Stat {
     pub blocks: u64,
     /// Preferred I/O size in bytes.
     pub blksize: u32,
+    /// Nobody may change it (`chattr +i`), where the file system tells.
+    pub is_immutable: bool,
+    /// It may only be appended to (`chattr +a`), likewise.
+    pub is_append_only: bool,
     /// Last access.
     pub atime: Time,
     /// Last modification.
     pub mtime: Time,
     /// Last change of attributes.
     pub ctime: Time,
+}
+
+impl Stat {
+    /// True if no rename may take it away or replace it.
+    pub fn is_fixed(&self) -> bool {
+        self.is_immutable || self.is_append_only
+    }
 }
 
 /// Attributes of the inode behind a descriptor (also an `O_PATH` one).
@@ -148,6 +159,8 @@ fn statx(dir: impl AsFd, name: impl rustix::path::Arg, flags: AtFlags) -> Result
         size: s.stx_size,
         blocks: s.stx_blocks,
         blksize: s.stx_blksize,
+        is_immutable: s.stx_attributes.contains(StatxAttributes::IMMUTABLE),
+        is_append_only: s.stx_attributes.contains(StatxAttributes::APPEND),
         atime: s.stx_atime.into(),
         mtime: s.stx_mtime.into(),
         ctime: s.stx_ctime.into(),

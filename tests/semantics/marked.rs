@@ -68,3 +68,37 @@ fn s27_a_version_that_cannot_be_kept_for_its_project_is_replaced_all_the_same() 
     m.nothing_quarantined();
     assert_eq!(kept(&m), [""; 0]);
 }
+
+#[test]
+fn s47_what_cannot_be_replaced_is_refused_when_it_is_opened() {
+    let small = SmallFs::new(16);
+    let m = Setup::default().backing(small.path()).mount();
+    let (w, r) = m.pair();
+    w.mkdir("folder").unwrap();
+    for (mark, name) in [("i", "fixed"), ("a", "grows")] {
+        w.put(name, "old").unwrap();
+        chattr(&[&format!("+{mark}")], &m.raw(name));
+        for how in ["w", "rw", "w|append", "w|trunc", "w|creat"] {
+            assert_eq!(w.open(name, how).map_err(|errno| errno.0), Err("EPERM".to_owned()), "{name}, {how}");
+            // The refusal does not hang on to what the thread does next.
+            assert_eq!(w.cat(name).unwrap(), b"old");
+            w.put("other", "new").unwrap();
+        }
+        assert_eq!(w.truncate(name, 1).map_err(|errno| errno.0), Err("EPERM".to_owned()), "{name}");
+        chattr(&[&format!("-{mark}")], &m.raw(name));
+        w.append(name, " and new").unwrap();
+        assert_eq!(r.cat(name).unwrap(), b"old and new");
+    }
+    // What is written in place may be appended to.
+    w.put("app.log", "1").unwrap();
+    chattr(&["+a"], &m.raw("app.log"));
+    w.append("app.log", "2").unwrap();
+    assert_eq!(w.open("app.log", "w").map_err(|errno| errno.0), Err("EPERM".to_owned()));
+    assert_eq!(r.cat("app.log").unwrap(), b"12");
+    chattr(&["-a"], &m.raw("app.log"));
+    chattr(&["+i"], &m.raw("folder"));
+    assert_eq!(w.open("folder/new", "w|creat").map_err(|errno| errno.0), Err("EPERM".to_owned()));
+    chattr(&["-i"], &m.raw("folder"));
+    w.put("folder/new", "new").unwrap();
+    m.nothing_quarantined();
+}
