@@ -59,7 +59,7 @@ pub enum Phase {
     /// Published, or without a name there was nothing to publish. A write that still arrives gets a fresh staged file.
     Published(Kept),
     /// Quarantined or dropped: nothing more will come of it.
-    Ended(Option<Arc<Content>>),
+    Ended(Option<Kept>),
 }
 
 /// A staged file that accepts writes.
@@ -100,8 +100,8 @@ impl Body {
         match &self.phase {
             Phase::Clean => self.base.as_ref().and_then(|base| base.file.clone()).ok_or(Errno::IO),
             Phase::Open(work) => Ok(work.staged.file.clone()),
-            Phase::Sealing(file) | Phase::Ended(Some(file)) => Ok(file.clone()),
-            Phase::Published(kept) => kept.file(),
+            Phase::Sealing(file) => Ok(file.clone()),
+            Phase::Published(kept) | Phase::Ended(Some(kept)) => kept.file(),
             Phase::Ended(None) => Err(Errno::IO),
         }
     }

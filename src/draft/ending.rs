@@ -50,7 +50,7 @@ pub enum Ending {
     },
 }
 
-/// How the content of a published draft is reached. The kernel may remember its node for as long as it likes.
+/// How the content of a published or ended draft is reached. The kernel may remember its node for as long as it likes.
 #[derive(Clone, Debug)]
 pub enum Kept {
     /// Somebody has it open, or the export has no file handles.

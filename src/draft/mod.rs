@@ -340,25 +340,32 @@ impl Draft {
         self.handles.fetch_sub(1, Ordering::AcqRel);
     }
 
-    /// Lets go of the descriptor of a published draft that nobody has open.
+    /// Lets go of the descriptor of a published or ended draft that nobody has open: the kernel may remember its node for
+    /// as long as it likes, and the space of a file without a name is free when its last descriptor is closed.
     pub fn let_go(&self, nodes: &Arc<NodeTable>) {
         let mut body = self.body.write();
-        if let Phase::Published(kept @ Kept::Open(_)) = &mut body.phase
-            && self.handles.load(Ordering::Acquire) == 0
-            && let Ok(file) = kept.file()
-            && let Some(handle) = nodes.handle_of(&*file)
-        {
-            *kept = Kept::Closed(handle, nodes.clone());
+        let (Phase::Published(Kept::Open(file)) | Phase::Ended(Some(Kept::Open(file)))) = &body.phase else { return };
+        if self.handles.load(Ordering::Acquire) > 0 {
+            return;
+        }
+        let closed = nodes.handle_of(&**file).map(|handle| Kept::Closed(handle, nodes.clone()));
+        match (&mut body.phase, closed) {
+            (Phase::Published(kept), Some(closed)) => *kept = closed,
+            // The version after this one would be begun from it.
+            (Phase::Published(_), None) => {}
+            (phase, closed) => *phase = Phase::Ended(closed),
         }
     }
 
-    /// Takes a descriptor again, for somebody who opens a published draft: `ESTALE` if its content is gone.
+    /// Takes a descriptor again, for somebody who opens a published or ended draft: `ESTALE` if its content is gone.
     pub fn take_hold(&self) -> Result<()> {
-        if !matches!(self.body.read().phase, Phase::Published(Kept::Closed(..))) {
+        let is_closed =
+            |phase: &Phase| matches!(phase, Phase::Published(Kept::Closed(..)) | Phase::Ended(Some(Kept::Closed(..))));
+        if !is_closed(&self.body.read().phase) {
             return Ok(());
         }
         let mut body = self.body.write();
-        if let Phase::Published(kept @ Kept::Closed(..)) = &mut body.phase {
+        if let Phase::Published(kept) | Phase::Ended(Some(kept)) = &mut body.phase {
             *kept = Kept::Open(kept.file()?);
         }
         Ok(())

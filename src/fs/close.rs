@@ -179,12 +179,12 @@ impl Fs {
                         draft.taint(step, errno);
                         if spared(errno) {
                             self.committer.postpone(id, Failed { step, errno }, target.as_ref(), draft.base_key());
-                            settled.now(Phase::Ended(Some(staged.file)));
+                            settled.now(Phase::Ended(Some(Kept::Open(staged.file))));
                             return done(Err(errno));
                         }
                         let reason = Reason::Failed { step, errno };
                         self.committer.quarantine(id, &staged, reason, &path_of(target.as_ref()), &draft.owner);
-                        settled.now(Phase::Ended(Some(staged.file.clone())));
+                        settled.now(Phase::Ended(Some(Kept::Open(staged.file.clone()))));
                         done(Err(errno));
                         return self.committer.keep(&staged);
                     }
@@ -223,13 +223,13 @@ impl Fs {
                 self.committer.quarantine(id, &staged, reason, &path_of(target.as_ref()), &draft.owner);
                 // For whoever closes after this one.
                 draft.taint(reason.step(), reason.errno());
-                settled.now(Phase::Ended(Some(staged.file.clone())));
+                settled.now(Phase::Ended(Some(Kept::Open(staged.file.clone()))));
                 done(Err(reason.errno()));
                 self.committer.keep(&staged);
             }
             Ending::Postponed { id, staged, failed } => {
                 self.committer.postpone(id, failed, target.as_ref(), draft.base_key());
-                settled.now(Phase::Ended(Some(staged.file)));
+                settled.now(Phase::Ended(Some(Kept::Open(staged.file))));
                 done(Err(failed.errno));
             }
             Ending::Untouched { id, staged } => {

@@ -115,7 +115,7 @@ impl Fs {
         }
         if wants.writes() && stat.is_fixed() {
             // The open will say so.
-            self.drafts.switches.looked_up(caller.tid, None);
+            self.drafts.switches.looked_up(caller.tid, (folder.id, name), None);
             return Ok(Seen::Entry(self.version_entry(node, *stat, Duration::ZERO)));
         }
         let file = match self.drafts.switches.version(caller.tid, node.id) {

@@ -30,6 +30,28 @@ fn s39_a_full_disk_is_an_error_of_fsync_or_close_and_the_old_version_stays() {
 }
 
 #[test]
+fn s39_a_new_file_that_found_the_disk_full_gives_its_space_back_with_its_last_descriptor() {
+    let small = SmallFs::new(24);
+    let m = Setup::default().backing(small.path()).mount();
+    let w = m.agent("W");
+    let free = small.free();
+    // Nobody looks at the name again: the kernel remembers the draft.
+    for name in ["first", "second", "third"] {
+        let fd = w.open(name, "rw|creat").unwrap();
+        w.write(fd, "begun").unwrap();
+        let reader = w.open(name, "r").unwrap();
+        let written = w.fill(fd, 5, 60 << 20, 1);
+        let closed = w.close(fd);
+        assert!(written.is_err() || closed.is_err(), "nobody was told");
+        m.quarantined(name);
+        assert_eq!(w.pread(reader, 0, 5).unwrap(), b"begun", "who has it open reads on");
+        w.close(reader).unwrap();
+        eventually("its space is given back", || small.free() + (2 << 20) >= free);
+    }
+    m.settled();
+}
+
+#[test]
 fn s39_an_error_reported_once_by_fsync_is_not_forgotten_at_close() {
     let small = SmallFs::new(24);
     let m = Setup::default().backing(small.path()).mount();

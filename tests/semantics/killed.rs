@@ -2,7 +2,7 @@
 
 use rustix::process::Signal;
 
-use crate::common::{Agent, Mount, Setup, eventually};
+use crate::common::{Agent, Mount, Setup, SmallFs, eventually};
 
 /// A writer with a draft of a new name and one over an old version.
 fn writing(m: &Mount) -> (Agent, Agent) {
@@ -132,6 +132,25 @@ fn s35_a_name_is_writable_again_after_its_writer_was_killed() {
     assert_eq!(v.cat("new").unwrap(), b"second try");
     assert_eq!(v.cat("old").unwrap(), b"old and on");
     assert_eq!(m.quarantine().len(), 2, "what was quarantined stays there");
+}
+
+#[test]
+fn s35_a_killed_writer_costs_the_daemon_no_descriptor() {
+    let m = Mount::new();
+    let staged = || {
+        let open = std::fs::read_dir(format!("/proc/{}/fd", m.daemon_pid())).unwrap();
+        let links = open.filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok());
+        links.filter(|link| link.to_string_lossy().contains("/stage/")).filter(|link| !link.is_dir()).count()
+    };
+    for i in 0..20 {
+        let w = m.agent(&format!("W{i}"));
+        let fd = w.open(&format!("new{i}"), "w|creat").unwrap();
+        w.write(fd, "half").unwrap();
+        assert!(staged() > 0, "open while it is written");
+        w.kill(Signal::KILL);
+    }
+    eventually("all are in quarantine", || m.quarantine().len() == 20);
+    eventually("no content is held open", || staged() == 0);
 }
 
 #[test]
@@ -272,4 +291,20 @@ fn s42_publish_and_discard_decide() {
     assert!(!absent.status.success());
     let states: Vec<_> = m.history().into_iter().filter(|r| r.id == new.id).map(|r| r.state).collect();
     assert_eq!(states.last().map(String::as_str), Some("committed"));
+}
+
+#[test]
+fn s42_discard_gives_the_space_back() {
+    let small = SmallFs::new(24);
+    let m = Setup::default().backing(small.path()).mount();
+    let free = small.free();
+    let w = m.agent("W");
+    let fd = w.open("f", "w|creat").unwrap();
+    w.fill(fd, 0, 10 << 20, 1).unwrap();
+    w.fsync(fd).unwrap();
+    w.kill(Signal::KILL);
+    let row = m.quarantined("f");
+    assert!(small.free() + (10 << 20) <= free, "kept until then");
+    m.cli_ok(&["quarantine", "discard", &row.id.to_string()]);
+    eventually("its space is free", || small.free() + (2 << 20) >= free);
 }
