@@ -223,7 +223,7 @@ pub fn serve(config: Config, ready: ReadySignal) -> Result<(), ServeError> {
             drop(unmounted.send(End::Unmounted));
         })
         .map_err(start("session thread"))?;
-    let lease = Lease::announce(&committer, &reaper, &config).map_err(start("lease in .commitfs/hosts"))?;
+    let lease = Lease::announce(&fs, &config).map_err(start("lease in .commitfs/hosts"))?;
     recover_in_background(fs.clone(), left_over, markers, before).map_err(start("recovery thread"))?;
     let retrying = postponed::start(fs.clone()).map_err(start("thread for another attempt"))?;
     let daemon = Arc::new(Daemon { fs: fs.clone(), config, end, address, began: Instant::now() });

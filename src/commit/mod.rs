@@ -32,7 +32,7 @@ pub(crate) use names::is_there;
 pub use postponed::{Postponed, Tried, Waiting};
 pub use quarantine::{Reason, VerbError};
 pub use recover::{Before, Recovered};
-pub use staging::{RESERVED, Staged, Staging};
+pub use staging::{ADOPTED, RESERVED, Staged, Staging};
 pub use verify::{Verdict, compare};
 
 /// What the commit works with.
@@ -168,7 +168,7 @@ impl Durable {
         by.staging.trim(&sealed.staged, &stat);
         failpoint!("commit_before_rename");
         let began = Instant::now();
-        let placed = by.place(&sealed).map_err(|errno| Failed { step: "rename", errno })?;
+        let placed = by.place(&sealed).map_err(|errno| by.not_placed(&sealed, errno))?;
         failpoint!("commit_after_rename");
         let renamed = Instant::now();
         metrics::phase(Phase::Rename, renamed - began);
@@ -223,6 +223,15 @@ impl Published {
 }
 
 impl Committer {
+    /// What it was that failed.
+    fn not_placed(&self, sealed: &Sealed, errno: Errno) -> Failed {
+        if errno != Errno::NOENT || self.staging.has(&sealed.staged) {
+            return Failed { step: "rename", errno };
+        }
+        // Of a close that has returned nobody is told, and no export that works again brings the content back.
+        Failed { step: ADOPTED, errno: if sealed.promised { errno } else { Errno::IO } }
+    }
+
     /// Makes the names in a folder durable, sharing the work with others who ask at the same time.
     pub fn sync_folder(&self, folder: &Node) -> Result<()> {
         // A server has made a name durable before it answers; the client's fsync would send nothing, but opening the

@@ -10,12 +10,13 @@ use std::fs::File;
 use std::hash::BuildHasher;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::UNIX_EPOCH;
 
 use parking_lot::Mutex;
 use rustix::fs::{OFlags, Timespec};
 
-use crate::inode::Content;
+use crate::inode::{Content, Key};
 use crate::journal::DraftId;
 use crate::sys::cred::{Acting, Creds};
 use crate::sys::stat::{self, Stat};
@@ -42,6 +43,10 @@ pub struct Staging {
     dir: OwnedFd,
     trash: OwnedFd,
     hosts: OwnedFd,
+    /// Held while the two are looked for anew.
+    finding: Mutex<()>,
+    /// How often one of them was found to be another.
+    found: AtomicU64,
     /// Owner and group of root's files where the server takes root's rights away: names must be changed as the writer.
     nobody: Option<(u32, u32)>,
     /// The daemon may act as others.
@@ -57,6 +62,9 @@ pub struct Staging {
     lists: Mutex<HashMap<(u32, u32, u32), Vec<u8>>>,
 }
 
+/// What has failed when a draft's staged file is not where it was put, as a draft's reason has it.
+pub const ADOPTED: &str = "lease (another instance has adopted the content)";
+
 /// Access lists remembered at most.
 const LISTS: usize = 1000;
 
@@ -65,11 +73,7 @@ impl Staging {
     pub fn open(root: impl AsFd, instance: &str) -> Result<Self> {
         let reserved = folder(root.as_fd(), RESERVED, 0o711)?;
         let hosts = folder(&reserved, "hosts", 0o700)?;
-        let stage = folder(&reserved, "stage", 0o711)?;
-        let dir = folder(&stage, instance, 0o1733)?;
-        // Names are moved there by whoever unlinks them.
-        let trashes = folder(&reserved, "trash", 0o711)?;
-        let trash = folder(&trashes, instance, 0o1733)?;
+        let [(stage, dir), (trashes, trash)] = folders(&reserved, instance)?;
         // What is promised in them must be found after a power cut.
         for made_in in [trashes.as_fd(), stage.as_fd(), reserved.as_fd(), root.as_fd()] {
             at::fsync_dir(made_in)?;
@@ -82,6 +86,8 @@ impl Staging {
             dir,
             trash,
             hosts,
+            finding: Mutex::default(),
+            found: AtomicU64::new(0),
             nobody: None,
             privileged,
             started,
@@ -129,6 +135,37 @@ impl Staging {
     /// What was adopted is settled.
     pub fn settle_adoption(&self) -> Result<()> {
         at::unlink(&self.hosts, OsStr::new(&self.adopted_mark()))
+    }
+
+    /// Looks for the two folders by their names, and makes them if they are not there: another instance that has taken this
+    /// one for dead has renamed those it had. Whoever uses them meanwhile has the ones or the others.
+    pub fn find_again(&self) -> Result<()> {
+        let _one_at_a_time = self.finding.lock();
+        let reserved = at::open_dir(&self.hosts, OsStr::new(".."))?;
+        let found = folders(&reserved, &self.instance)?;
+        for ((above, there), held) in found.into_iter().zip([&self.dir, &self.trash]) {
+            // One that is gone may not even have attributes.
+            if stat::fstat(held).map(|held| Key::of(&held)) == stat::fstat(&there).map(|there| Key::of(&there)) {
+                continue;
+            }
+            at::fsync_dir(&above)?;
+            at::exchange(held, &there)?;
+            self.found.fetch_add(1, Ordering::AcqRel);
+        }
+        Ok(())
+    }
+
+    /// How often a folder was found to be another: what was put into it before is not in it.
+    pub fn found(&self) -> u64 {
+        self.found.load(Ordering::Acquire)
+    }
+
+    /// False if the staged file is not under its name: renamed, or adopted. True if that cannot be told.
+    pub fn has(&self, staged: &Staged) -> bool {
+        match self.stat(&staged.name) {
+            Ok(there) => there.ino == staged.ino,
+            Err(errno) => errno != Errno::NOENT,
+        }
     }
 
     fn adopted_mark(&self) -> String {
@@ -204,6 +241,11 @@ impl Staging {
             // Nobody else gives such names. It was made by a call that was repeated because its answer was lost.
             Err(Errno::EXIST) => {
                 self.remove(name)?;
+                create()?
+            }
+            // The folder is not there any more.
+            Err(Errno::NOENT | Errno::STALE) => {
+                self.find_again()?;
                 create()?
             }
             other => other?,
@@ -385,6 +427,17 @@ impl Staging {
     pub fn acting_for<T>(&self, writer: Option<&Creds>, call: impl FnOnce() -> Result<T>) -> Result<T> {
         self.acting(writer.filter(|_| self.nobody.is_some()), call)
     }
+}
+
+/// `stage` and `trash`, each with the instance's folder in it. Names are moved to the latter by whoever unlinks them.
+fn folders(reserved: &OwnedFd, instance: &str) -> Result<[(OwnedFd, OwnedFd); 2]> {
+    let open = |name| {
+        let above = folder(reserved, name, 0o711)?;
+        stat::revalidate(&above)?;
+        let own = folder(&above, instance, 0o1733)?;
+        Ok((above, own))
+    };
+    Ok([open("stage")?, open("trash")?])
 }
 
 fn folder(parent: impl AsFd, name: &str, mode: u32) -> Result<OwnedFd> {

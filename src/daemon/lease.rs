@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use super::chore::{Chore, Stopped, pause};
 use crate::commit::{Committer, is_there};
 use crate::config::Config;
-use crate::retention::{self, Reaper};
+use crate::fs::Fs;
+use crate::retention;
 use crate::sys::{Errno, at, stat};
 
 /// Signs of life per lease.
@@ -48,7 +49,8 @@ impl Card {
 
 impl Lease {
     /// Writes the lease and keeps it alive.
-    pub(super) fn announce(committer: &Arc<Committer>, reaper: &Arc<Reaper>, config: &Config) -> std::io::Result<Self> {
+    pub(super) fn announce(fs: &Arc<Fs>, config: &Config) -> std::io::Result<Self> {
+        let committer = fs.committer();
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
         let text = serde_json::to_string(&retention::LeaseFile {
             instance: committer.staging.instance().to_owned(),
@@ -60,8 +62,8 @@ impl Lease {
         })?;
         let card = Card { committer: committer.clone(), text };
         card.write()?;
-        let (reaper, beat, sweep) = (reaper.clone(), config.reaper.lease / BEATS, config.sweep);
-        let beats = Chore::start("lease", move |stopped| live(&card, &reaper, beat, sweep, stopped))?;
+        let (fs, beat, sweep) = (fs.clone(), config.reaper.lease / BEATS, config.sweep);
+        let beats = Chore::start("lease", move |stopped| live(&card, &fs, beat, sweep, stopped))?;
         Ok(Lease { committer: committer.clone(), beats })
     }
 
@@ -75,22 +77,36 @@ impl Lease {
     }
 }
 
-fn live(card: &Card, reaper: &Reaper, beat: Duration, sweep: Duration, stopped: &Stopped) {
+fn live(card: &Card, fs: &Arc<Fs>, beat: Duration, sweep: Duration, stopped: &Stopped) {
+    let staging = &card.committer.staging;
     let mut swept = Instant::now();
+    let (mut adopted, mut found) = (false, staging.found());
     let period = beat.min(sweep).max(Duration::from_millis(50));
     while pause(stopped, period) {
-        match card.committer.staging.beat() {
+        match staging.beat() {
             Ok(_) => {}
             Err(Errno::NOENT) => {
-                tracing::error!("another instance has taken this one for dead and has adopted what it was writing");
+                tracing::error!(
+                    "another instance has taken this one for dead and adopts what it was writing: who writes that gets EIO"
+                );
+                adopted = true;
                 if let Err(error) = card.write() {
                     tracing::error!(%error, "cannot renew the lease");
                 }
             }
             Err(errno) => tracing::warn!(%errno, "cannot keep the lease alive"),
         }
-        if swept.elapsed() >= sweep {
-            match reaper.sweep(true) {
+        // The adopter takes the folders after the lease, at any time: fresh ones too, if it was held up in between.
+        if adopted && let Err(errno) = staging.find_again() {
+            tracing::error!(%errno, "cannot make the staging and trash folders anew: nothing can be written until then");
+        }
+        let lost = staging.found() != found;
+        if lost {
+            found = staging.found();
+            fs.give_up_adopted();
+        }
+        if lost || swept.elapsed() >= sweep {
+            match fs.reaper().sweep(true) {
                 Ok(found) if found.is_clean() => {}
                 Ok(found) => tracing::warn!(?found, "staging and journal did not agree"),
                 Err(error) => tracing::error!(%error, "cannot compare staging and journal"),

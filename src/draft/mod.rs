@@ -20,7 +20,7 @@ use std::time::Instant;
 
 use parking_lot::{Mutex, RwLock};
 
-use crate::commit::{Failed, Reason, Sealed, Target};
+use crate::commit::{ADOPTED, Failed, Reason, Sealed, Staged, Target};
 use crate::inode::{Content, Key, NodeTable};
 use crate::journal::{CommitKind, DraftId, Owner};
 use crate::rules::Decision;
@@ -301,6 +301,24 @@ impl Draft {
     /// Its folder is removed whole.
     pub fn remove(&self) -> Option<Ending> {
         self.give_up(Reason::Removed, |_| true)
+    }
+
+    /// Another instance may have adopted its content: then it ends here, and every close from here on says so.
+    pub fn give_up_unless(&self, is_there: impl FnOnce(&Staged) -> bool) -> Option<Ending> {
+        let ending = self.seal_if(|body| {
+            let lost = matches!(&body.phase, Phase::Open(work) if !is_there(&work.staged));
+            if lost {
+                self.taint(ADOPTED, Errno::IO);
+            }
+            lost
+        })?;
+        Some(match ending {
+            // No export that works again brings the content back.
+            Ending::Postponed { id, staged, failed: Failed { step, errno } } => {
+                Ending::Refused { id, staged, reason: Reason::Failed { step, errno } }
+            }
+            other => other,
+        })
     }
 
     /// Seals, and where `lost` publishes nothing: then every close from here on says so.

@@ -1,4 +1,4 @@
-//! Going away, and the sizes of drafts that the journal is told meanwhile.
+//! Going away, or having been away, and the sizes of drafts that the journal is told meanwhile.
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
@@ -44,6 +44,21 @@ impl Fs {
         self.stop_parking();
         self.stop_locks();
         self.slow.finish();
+    }
+
+    /// Ends the drafts whose content another instance has adopted: it may publish it, so nobody shall write to it any more.
+    pub fn give_up_adopted(self: &Arc<Self>) {
+        let staging = &self.committer.staging;
+        for draft in self.drafts.all() {
+            if let Some(ending) = draft.give_up_unless(|staged| staging.has(staged)) {
+                let node = draft.node;
+                self.end(&draft, ending, Answer::AtOnce, move |ended| {
+                    if let Err(errno) = ended {
+                        tracing::debug!(node, %errno, "a draft ended because its content was adopted");
+                    }
+                });
+            }
+        }
     }
 
     /// True while a commit is in flight, or a close without proof may have a release behind it.

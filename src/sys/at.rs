@@ -36,9 +36,9 @@ pub fn reopen(fd: impl AsFd, flags: OFlags) -> Result<File> {
 
 /// Makes the descriptor of `file` refer to what `other` refers to; calls under way end on the old one.
 #[allow(unsafe_code)]
-pub fn exchange(file: &File, other: &OwnedFd) -> Result<()> {
+pub fn exchange(file: impl AsFd, other: &OwnedFd) -> Result<()> {
     // SAFETY: both are open descriptors for the whole call, and `file` goes on owning its number.
-    let rc = unsafe { libc::dup3(other.as_raw_fd(), file.as_raw_fd(), libc::O_CLOEXEC) };
+    let rc = unsafe { libc::dup3(other.as_raw_fd(), file.as_fd().as_raw_fd(), libc::O_CLOEXEC) };
     if rc < 0 { Err(super::errno_of(&std::io::Error::last_os_error())) } else { Ok(()) }
 }
 

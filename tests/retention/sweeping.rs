@@ -1,6 +1,8 @@
 //! `fsck`, and what dead instances leave.
 
-use crate::common::mount::show;
+use rustix::process::Signal;
+
+use crate::common::mount::{show, signal};
 use crate::common::{Mount, checker, eventually, sized};
 use crate::{id, outbox, row_of, trash};
 
@@ -14,7 +16,7 @@ fn fsck_finds_both_kinds_of_orphans_and_repairs_them_when_told() {
     w.unlink("gone").unwrap();
     let fd = w.open("draft", "w|creat").unwrap();
     w.write(fd, "half").unwrap();
-    w.kill(rustix::process::Signal::KILL);
+    w.kill(Signal::KILL);
     let draft = m.quarantined("draft");
     let row = row_of(&m, "gone");
     let folder = trash(&m)[0].parent().unwrap().to_owned();
@@ -144,13 +146,89 @@ fn a_dead_instance_is_adopted_and_its_return_finds_out() {
     // Gone and come back in an orderly way, nothing is adopted.
     let fd = w.open("g", "w|creat").unwrap();
     w.write(fd, "x").unwrap();
-    w.kill(rustix::process::Signal::KILL);
+    w.kill(Signal::KILL);
     m.quarantined("g");
     m.umount();
     other.recorded();
     other.cli_ok(&["fsck", "--repair"]);
     m.remount();
     assert!(m.quarantine().iter().any(|row| row.path == "g" && row.all["kept"] == true));
+}
+
+#[test]
+fn an_instance_that_was_silent_for_longer_than_its_lease_takes_writers_again() {
+    let mut m = Mount::setup().options("retain=1h,lease=3s").mount();
+    let other = Mount::setup().export_of(&m).options("retain=1h,lease=3s,sweep=300ms").mount();
+    let w = m.agent("W");
+    for name in ["f", "gone"] {
+        w.put(name, "old").unwrap();
+    }
+    w.unlink("gone").unwrap();
+    let open = ["f", "g", "h"].map(|name| w.open(name, "w|creat").unwrap());
+    for fd in open {
+        w.write(fd, "half").unwrap();
+        w.fsync(fd).unwrap();
+    }
+    // Its close has returned, and another process has it open.
+    let closed = w.open("closed", "w|creat").unwrap();
+    w.write(closed, "whole").unwrap();
+    let holder = w.fork("H");
+    w.close(closed).unwrap();
+    m.recorded();
+    signal(m.daemon_pid(), Signal::STOP);
+    eventually("what it had is adopted", || other.quarantine().len() == 4 && !outbox(&other).is_empty());
+    let folders = |which: &str| std::fs::read_dir(m.raw(&format!(".commitfs/{which}"))).unwrap().count();
+    eventually("to the end", || folders("stage") == 1 && folders("trash") == 1);
+    signal(m.daemon_pid(), Signal::CONT);
+    // At once, whether or not it has noticed.
+    w.put("first", "new").unwrap();
+    for name in ["f", "g", "h", "closed"] {
+        let row = m.quarantined(name);
+        assert!(row.reason.as_deref().unwrap().contains("adopted"), "{row:?}");
+        eventually("its content is known to be elsewhere", || m.json(&["show", &row.id.to_string()])["kept"] == false);
+    }
+    // The kernel may gather it; the other instance's copy, below, has nothing of it.
+    drop(w.write(open[0], "more"));
+    assert_eq!(w.fsync(open[0]).unwrap_err(), "EIO");
+    for fd in open {
+        assert_eq!(w.close(fd).unwrap_err(), "EIO");
+    }
+    holder.kill(Signal::KILL);
+    for row in other.quarantine() {
+        let saved = other.home().join("saved");
+        other.cli_ok(&["quarantine", "save", &row.id.to_string(), saved.to_str().unwrap()]);
+        let content = std::fs::read(&saved).unwrap();
+        assert!(content == b"half" || content == b"whole", "{content:?}");
+    }
+    let r = m.agent("R");
+    assert_eq!(r.cat("f").unwrap(), b"old");
+    for name in ["g", "h", "closed"] {
+        r.sees_nothing(name);
+    }
+    // New files, and what they replace is kept.
+    eventually("rows without an inode are gone", || outbox(&m).is_empty());
+    for name in ["f", "g"] {
+        w.put(name, "new").unwrap();
+        w.put(name, "newer").unwrap();
+        assert_eq!(m.raw_content(name).unwrap(), b"newer");
+        w.unlink(name).unwrap();
+    }
+    let kept = |name: &str| outbox(&m).iter().filter(|row| row["path"] == name).count();
+    eventually("what was replaced and removed is kept", || kept("f") == 3 && kept("g") == 2);
+    m.cli_ok(&["trash", "restore", &row_of(&m, "g")["id"].to_string(), "--to", "back"]);
+    assert!(m.cli_ok(&["fsck"]).contains("agree"));
+    let unfinished = w.open("unfinished", "w|creat").unwrap();
+    w.write(unfinished, "own").unwrap();
+    m.recorded();
+    m.kill9();
+    drop(w);
+    m.remount();
+    let row = m.quarantined("unfinished");
+    assert!(row.reason.as_deref().unwrap().contains("daemon stopped"), "{row:?}");
+    eventually("all is settled", || {
+        std::fs::read_dir(m.raw(".commitfs/hosts")).unwrap().flatten().all(|f| f.path().extension().unwrap() == "json")
+    });
+    assert!(m.cli_ok(&["fsck"]).contains("agree") && other.cli_ok(&["fsck"]).contains("agree"));
 }
 
 #[test]
