@@ -7,11 +7,13 @@ use std::io::{self, IsTerminal as _};
 use std::sync::OnceLock;
 
 use serde::Deserialize;
+use tracing::field::{Field, Visit};
+use tracing::level_filters::LevelFilter;
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::fmt::format::{Format, Full, Writer};
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
-use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::layer::{Context, SubscriberExt as _};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
@@ -52,7 +54,7 @@ pub fn start(format: LogFormat) {
         LogFormat::Human if is_journald() => layer.with_ansi(false).event_format(ForJournald).boxed(),
         LogFormat::Human => layer.boxed(),
     };
-    if tracing_subscriber::registry().with(filter).with(layer).try_init().is_ok() {
+    if tracing_subscriber::registry().with(filter).with(MootReplies).with(layer).try_init().is_ok() {
         drop(FILTER_IN_FORCE.set(handle));
     }
 }
@@ -79,6 +81,51 @@ fn is_journald() -> bool {
     let Some(stream) = std::env::var_os("JOURNAL_STREAM") else { return false };
     let Ok(stat) = rustix::fs::fstat(io::stderr()) else { return false };
     stream.to_str() == Some(&format!("{}:{}", stat.st_dev, stat.st_ino))
+}
+
+/// Keeps back, unless somebody looks closely (`debug`), what the FUSE library calls an error although nothing is wrong: an
+/// answer that nobody waits for any more, because its process was killed with the request on its way.
+struct MootReplies;
+
+impl<S: Subscriber> Layer<S> for MootReplies {
+    fn event_enabled(&self, event: &Event<'_>, _: Context<'_, S>) -> bool {
+        if *event.metadata().level() != Level::ERROR || LevelFilter::current() >= LevelFilter::DEBUG {
+            return true;
+        }
+        let mut words = Words::default();
+        event.record(&mut words);
+        !words.is_moot()
+    }
+}
+
+/// What a library says by way of the `log` crate.
+#[derive(Default)]
+struct Words {
+    target: String,
+    message: String,
+}
+
+impl Words {
+    /// `ENOENT` is the kernel's word for a request that it has given up.
+    fn is_moot(&self) -> bool {
+        self.target == "fuser::reply"
+            && self.message.starts_with("Failed to send FUSE reply: ")
+            && self.message.ends_with("(os error 2)")
+    }
+}
+
+impl Visit for Words {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        if field.name() == "log.target" {
+            value.clone_into(&mut self.target);
+        }
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        if field.name() == "message" {
+            self.message = format!("{value:?}");
+        }
+    }
 }
 
 /// A line with its priority in front, as `sd-daemon(3)` has it.
@@ -108,5 +155,41 @@ where
         write!(writer, "<{priority}>")?;
         let line: Format<Full, SystemTime> = Format::default();
         line.with_timer(NoTime).with_level(false).format_event(context, writer, event)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Error;
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    /// Counts what comes through.
+    #[derive(Clone, Default)]
+    struct Heard(Arc<Mutex<Vec<String>>>);
+
+    impl<S: Subscriber> Layer<S> for Heard {
+        fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+            let mut words = Words::default();
+            event.record(&mut words);
+            self.0.lock().unwrap().push(words.message);
+        }
+    }
+
+    #[test]
+    fn of_answers_that_could_not_be_sent_only_those_that_somebody_waited_for_are_errors() {
+        let heard = Heard::default();
+        let log = tracing_subscriber::registry().with(EnvFilter::new("info")).with(MootReplies).with(heard.clone());
+        let reply = |errno: i32| format!("Failed to send FUSE reply: {}", Error::from_raw_os_error(errno));
+        tracing::subscriber::with_default(log, || {
+            tracing::error!(log.target = "fuser::reply", "{}", reply(2));
+            tracing::error!(log.target = "fuser::reply", "{}", reply(22));
+            tracing::error!(log.target = "fuser::session", "{}", reply(2));
+            tracing::error!("cannot do it: {}", Error::from_raw_os_error(2));
+        });
+        let (moot, heard) = (reply(2), heard.0.lock().unwrap());
+        assert_eq!(heard.len(), 3, "{heard:?}");
+        assert!(heard[0] == reply(22) && heard[1] == moot, "{heard:?}");
     }
 }
