@@ -18,7 +18,9 @@ use std::time::Duration;
 use serde_json::Value;
 
 pub use crate::commit::VerbError;
+use crate::inode::display_path;
 pub use crate::journal::DraftId;
+use crate::sys::Errno;
 pub use client::{Client, ClientError};
 pub(super) use server::bind;
 pub use server::{ControlServer, serve};
@@ -52,10 +54,27 @@ pub trait Verbs: Send + Sync + 'static {
     fn other(&self, verb: &str, request: &Value) -> Option<Result<Value, VerbError>>;
 }
 
-/// The path in a request, as [`add_path`] has put it there.
-pub fn path_in(request: &Value) -> Option<Vec<u8>> {
+/// The path in a request, as [`add_path`] has put it there, if it has one.
+pub fn path_in(request: &Value) -> Result<Option<Vec<u8>>, VerbError> {
     let hex = request["path_hex"].as_str().and_then(from_hex);
-    hex.or_else(|| request["path"].as_str().map(|path| path.as_bytes().to_vec()))
+    let path = hex.or_else(|| request["path"].as_str().map(|path| path.as_bytes().to_vec()));
+    path.map(|path| inside(&path)).transpose()
+}
+
+/// A path relative to the mount, in the one way in which names are compared: without `.` and slashes that mean nothing.
+/// Every path that somebody asks with passes here, so that nothing but the mount can be meant: `EINVAL` for one with `..`,
+/// or with a zero byte.
+pub fn inside(path: &[u8]) -> Result<Vec<u8>, VerbError> {
+    let refused = |why| Err(VerbError::new(Errno::INVAL, format!("path {}: {why}", display_path(path))));
+    if path.contains(&0) {
+        return refused("has a zero byte, which no name has");
+    }
+    let components = path.split(|&byte| byte == b'/').filter(|name| !matches!(*name, b"" | b"."));
+    let components: Vec<&[u8]> = components.collect();
+    if components.contains(&&b".."[..]) {
+        return refused("has '..' in it: say it from the root of the mount on");
+    }
+    Ok(components.join(&b'/'))
 }
 
 /// Puts a path into a request.

@@ -254,10 +254,12 @@ impl Committer {
         Ok(row)
     }
 
-    /// The folder that a path from the journal names, walked one component at a time and never through a symlink.
+    /// The folder that a path names, walked one component at a time, never through a symlink and never up: `EINVAL` for
+    /// what is no name.
     pub(super) fn find_folder<'p>(&self, path: &'p [u8]) -> Result<(Found<'_>, &'p OsStr)> {
         let mut components = path.split(|&b| b == b'/').map(OsStr::from_bytes);
         let name = components.next_back().filter(|name| !name.is_empty()).ok_or(Errno::NOENT)?;
+        at::check_name(name)?;
         let mut found = Found { by: self, looked_up: Vec::new(), folder: self.nodes.root().clone() };
         for component in components {
             let (node, _) = self.nodes.lookup(&found.folder, component)?;

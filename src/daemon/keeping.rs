@@ -39,21 +39,21 @@ impl Daemon {
     }
 
     fn restore(&self, request: &Value) -> Result<Value, VerbError> {
-        let to = path_in(request);
+        let to = path_in(request)?;
         let replace = request["replace"].as_bool().unwrap_or(false);
         let path = self.fs.restore(one(request)?, to.as_deref(), replace)?;
         Ok(json!({ "restored": display_path(&path) }))
     }
 
     fn remove(&self, request: &Value) -> Result<Value, VerbError> {
-        let path = path_in(request).ok_or_else(|| invalid("request has no path"))?;
+        let path = path_in(request)?.ok_or_else(|| invalid("request has no path"))?;
         let flag = |name: &str| request[name].as_bool().unwrap_or(false);
         let id = self.fs.remove_tree(&path, flag("force"), flag("now"))?;
         Ok(json!({ "id": id }))
     }
 
     fn refresh(&self, request: &Value) -> Result<Value, VerbError> {
-        let path = path_in(request).ok_or_else(|| invalid("request has no path"))?;
+        let path = path_in(request)?.ok_or_else(|| invalid("request has no path"))?;
         let totals = &self.fs.committer().totals;
         if !totals.is_on() {
             return Err(VerbError::new(Errno::OPNOTSUPP, "this mount keeps no folder totals (totals = false)"));

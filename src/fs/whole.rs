@@ -1,5 +1,6 @@
 //! Whole trees, as an admin removes and restores them. Nobody's request is answered here: the kernel is told.
 
+use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,7 +8,7 @@ use std::time::Duration;
 use super::Fs;
 use super::close::Answer;
 use crate::commit::{Target, VerbError};
-use crate::inode::{Node, display_path};
+use crate::inode::{Node, ROOT_ID, display_path};
 use crate::journal::OutboxId;
 use crate::sys::{Errno, Kind};
 
@@ -23,10 +24,10 @@ impl Fs {
         if path.is_empty() {
             return Err(VerbError::new(Errno::BUSY, "the root of a mount cannot be removed"));
         }
-        let target = self.committer.folder_of(path).map_err(failed)?;
-        if self.is_hidden(target.parent.id, &target.name) {
+        if self.is_reserved(path) {
             return Err(failed(Errno::NOENT));
         }
+        let target = self.committer.folder_of(path).map_err(failed)?;
         let (node, _) = self.nodes().lookup(&target.parent, &target.name).map_err(failed)?;
         let removed = self.remove_folder(&node, &target, force, now, &shown);
         self.nodes().forget(node.id, 1);
@@ -91,9 +92,13 @@ impl Fs {
         Ok(path)
     }
 
+    /// True for what the mount does not show, and everything below it.
     fn is_reserved(&self, path: &[u8]) -> bool {
-        let first = path.split(|&byte| byte == b'/').find(|name| !name.is_empty()).unwrap_or_default();
-        self.is_hidden(crate::inode::ROOT_ID, std::ffi::OsStr::from_bytes(first))
+        path.split(|&byte| byte == b'/').enumerate().any(|(depth, name)| {
+            // No folder has the id 0.
+            let folder = if depth == 0 { ROOT_ID } else { 0 };
+            self.is_hidden(folder, OsStr::from_bytes(name))
+        })
     }
 
     /// Returns when the kernel has forgotten what it knew of a name, or does not answer.

@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 
 use rustix::fs::{Access, AtFlags, Gid, Mode, OFlags, Timespec, UTIME_OMIT, Uid};
 pub use rustix::fs::{FallocateFlags, RenameFlags, StatVfs, Timestamps};
@@ -10,6 +11,12 @@ use rustix::io::retry_on_intr;
 
 use super::stat::Time;
 use super::{Errno, Result};
+
+/// `EINVAL` for what is no name of an entry of the folder that it is looked up in.
+pub fn check_name(name: &OsStr) -> Result<()> {
+    let bytes = name.as_bytes();
+    if matches!(bytes, b"" | b"." | b"..") || bytes.contains(&b'/') { Err(Errno::INVAL) } else { Ok(()) }
+}
 
 /// A reference to the inode itself: no access to its content, no side effect of opening (pipes, devices, atime).
 pub fn open_path(dir: impl AsFd, name: &OsStr) -> Result<OwnedFd> {

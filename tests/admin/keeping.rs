@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use commitfs::admin::control::{Client, ClientError};
 use serde_json::{Value, json};
 
 use crate::common::http::{Answer, Server};
@@ -189,4 +190,54 @@ fn folders_are_not_counted_where_totals_are_off() {
     let m = Setup::default().config("totals = false\n").mount();
     let refused = post(&m.http(), "/v1/folders/refresh", &json!({ "path": "" }));
     assert_eq!(refused.json()["errno"], "EOPNOTSUPP", "{}", refused.text());
+}
+
+#[test]
+fn nothing_beside_the_export_and_nothing_reserved_can_be_meant() {
+    let m = Setup::default().config("admin = '127.0.0.1:0'\nretain = '1h'\n").mount();
+    let server = m.tcp();
+    let w = m.agent("W");
+    w.mkdir("d").unwrap();
+    w.put("f", "content").unwrap();
+    w.unlink("f").unwrap();
+    let id = row_of(&server, "f")["id"].clone();
+    let beside = m.export().parent().unwrap().join("beside");
+    std::fs::create_dir(&beside).unwrap();
+
+    for path in ["../beside", "d/../../beside", "d/..", "..", "d\0"] {
+        for (target, body) in [
+            ("/v1/folders/rm".to_owned(), json!({ "path": path, "now": true })),
+            ("/v1/folders/refresh".to_owned(), json!({ "path": path })),
+            (format!("/v1/trash/{id}/restore"), json!({ "to": format!("{path}/evil") })),
+        ] {
+            let refused = post(&server, &target, &body);
+            assert_eq!(refused.status, 400, "{target} {body}: {}", refused.text());
+        }
+        let mut control = Client::connect(m.state()).unwrap();
+        for request in [
+            json!({ "verb": "remove", "path": path, "now": true }),
+            json!({ "verb": "refresh", "path": path }),
+            json!({ "verb": "rules", "path": path }),
+            json!({ "verb": "trash_restore", "id": id, "path": format!("{path}/evil") }),
+        ] {
+            let error = control.ask(&request).unwrap_err();
+            let said = error.to_string();
+            assert!(matches!(error, ClientError::Refused { errno: 22, .. }), "{request}: {said}");
+            assert!(said.contains("'..'") || said.contains("zero byte"), "{said}");
+        }
+    }
+    assert_eq!(server.get("/v1/folders?path=d/../d").status, 400);
+    for path in [".commitfs/trash", "./.commitfs", "/.commitfs/staging/"] {
+        let refused = post(&server, "/v1/folders/rm", &json!({ "path": path, "now": true }));
+        assert_eq!(refused.status, 404, "{path}: {}", refused.text());
+        let refused = post(&server, &format!("/v1/trash/{id}/restore"), &json!({ "to": format!("{path}/f") }));
+        assert_eq!(refused.status, 403, "{path}: {}", refused.text());
+    }
+    assert_eq!(in_trash(&m, &row_of(&server, "f")).metadata().unwrap().len(), 7);
+    assert_eq!(std::fs::read_dir(&beside).unwrap().count(), 0);
+    std::fs::remove_dir(&beside).unwrap();
+
+    let removed = post(&server, "/v1/folders/rm", &json!({ "path": "/./d//." }));
+    assert_eq!((removed.status, &removed.json()["path"]), (200, &json!("d")), "{}", removed.text());
+    checker::check(&m);
 }

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::paging::{folder_cursor, folder_mark, limit};
 use super::{Shared, words};
-use crate::admin::control::{add_path, from_hex};
+use crate::admin::control::{self, add_path, from_hex};
 use crate::admin::json::{counting_json, folder_json, no_folder, seconds};
 use crate::admin::problem::{Answer, Problem};
 use crate::inode::display_path;
@@ -29,10 +29,8 @@ pub(super) struct Asked {
 }
 
 /// Relative to the mount, whether it was said with slashes around it or not.
-pub(super) fn inside(path: &[u8]) -> &[u8] {
-    let begin = path.iter().position(|&byte| byte != b'/').unwrap_or(path.len());
-    let end = path.iter().rposition(|&byte| byte != b'/').map_or(begin, |last| last + 1);
-    &path[begin..end]
+pub(super) fn inside(path: &[u8]) -> Answer<Vec<u8>> {
+    control::inside(path).map_err(|error| Problem::bad_request(error.message))
 }
 
 /// The exact bytes win, the root is meant where nothing is said.
@@ -40,7 +38,7 @@ fn path_of(path: Option<String>, hex: Option<String>) -> Answer<Vec<u8>> {
     let exact =
         hex.map(|hex| from_hex(&hex).ok_or_else(|| Problem::bad_request("path_hex: is not hex"))).transpose()?;
     let path = exact.unwrap_or_else(|| path.unwrap_or_default().into_bytes());
-    Ok(inside(&path).to_vec())
+    inside(&path)
 }
 
 /// A folder, and a page of those in it.

@@ -120,7 +120,7 @@ pub(super) async fn restore(
     let exact =
         to_hex.map(|hex| from_hex(&hex).ok_or_else(|| Problem::bad_request("to_hex: is not hex"))).transpose()?;
     if let Some(path) = exact.or(to.map(String::into_bytes)) {
-        add_path(&mut request, inside(&path));
+        add_path(&mut request, &inside(&path)?);
     }
     let answer = shared.ask("trash_restore", request).await?;
     Ok(Json(json!({ "id": id, "path": answer["restored"] })))

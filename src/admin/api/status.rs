@@ -8,6 +8,7 @@ use axum::extract::{Query, State};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+use super::folders::inside;
 use super::{Shared, words};
 use crate::admin::json::{seconds, status_json};
 use crate::admin::problem::{Answer, Problem};
@@ -37,7 +38,7 @@ pub(super) async fn rules(
     asked: Result<Query<OfPath>, QueryRejection>,
 ) -> Answer<Json<Value>> {
     let Query(OfPath { path }) = asked?;
-    let rule = shared.verbs.rule(path.trim_start_matches('/').as_bytes());
+    let rule = shared.verbs.rule(&inside(path.as_bytes())?);
     Ok(Json(json!({ "path": path, "rule": rule })))
 }
 

@@ -239,7 +239,7 @@ fn draft(request: &Value) -> Result<DraftId, VerbError> {
 }
 
 fn path(request: &Value) -> Result<Vec<u8>, VerbError> {
-    path_in(request).ok_or_else(|| invalid("request has no path".to_owned()))
+    path_in(request)?.ok_or_else(|| invalid("request has no path".to_owned()))
 }
 
 fn invalid(message: String) -> VerbError {

@@ -159,3 +159,14 @@ fn hex_round_trip() {
     assert_eq!(from_hex(&to_hex(b"\x00\xffa")).unwrap(), b"\x00\xffa");
     assert!(from_hex("abc").is_none() && from_hex("zz").is_none());
 }
+
+#[test]
+fn a_path_means_something_inside_the_mount_or_is_refused() {
+    for (asked, meant) in [("", ""), ("/", ""), ("a", "a"), ("//a/./b//c/.", "a/b/c"), ("..a/b../...", "..a/b../...")] {
+        assert_eq!(inside(asked.as_bytes()).unwrap(), meant.as_bytes(), "{asked}");
+    }
+    for outside in ["..", "../a", "a/../b", "a/..", "/../a", "a\0b"] {
+        let error = inside(outside.as_bytes()).unwrap_err();
+        assert_eq!(error.errno, Errno::INVAL.raw_os_error(), "{outside}: {error}");
+    }
+}
