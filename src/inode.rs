@@ -59,6 +59,9 @@ enum Anchor {
     Name,
 }
 
+/// Folders get their parents one at a time: two at once could each come to lie in the other. Taken before a node's own locks.
+static MOVING: Mutex<()> = Mutex::new(());
+
 /// Where a node was last seen.
 #[derive(Clone, Debug)]
 pub struct Link {
@@ -220,6 +223,13 @@ impl Node {
 
     /// Records that the node now has this name, and what it looked like there.
     pub fn set_link(&self, parent: &Arc<Node>, name: &OsStr, stat: &Stat) {
+        let turn = (self.kind == Kind::Dir).then(|| MOVING.lock());
+        if turn.is_some() && !self.is_in(parent) && parent.is_below(self) {
+            // Folders above were moved on the export, and nobody has looked them up since: until then this one stays where
+            // it was, too. Otherwise a walk up would never end.
+            tracing::debug!(node = self.id, "seen in a folder that was last seen below it");
+            return;
+        }
         let mut seen = self.seen.lock();
         seen.rights = Rights::of(stat);
         let same_folder = seen.parent.as_ref().is_some_and(|p| Arc::ptr_eq(p, parent));
@@ -239,6 +249,10 @@ impl Node {
         }
     }
 
+    fn is_in(&self, folder: &Arc<Node>) -> bool {
+        self.seen.lock().parent.as_ref().is_some_and(|parent| Arc::ptr_eq(parent, folder))
+    }
+
     /// Path relative to the mount, without a leading slash, as last seen; empty for the root.
     pub fn path(&self) -> Vec<u8> {
         let link = self.link();
@@ -250,12 +264,15 @@ impl Node {
 
     /// Path of `name` in this folder.
     pub fn path_of(&self, name: &OsStr) -> Vec<u8> {
-        let mut path = self.path();
-        if !path.is_empty() {
-            path.push(b'/');
+        // A loop: folders may lie deeper in each other than a thread's stack is.
+        let mut names = vec![name.to_owned()];
+        let mut above = self.link();
+        while let Some(parent) = above.parent {
+            names.push(above.name);
+            above = parent.link();
         }
-        path.extend_from_slice(name.as_bytes());
-        path
+        names.reverse();
+        names.join(OsStr::new("/")).into_vec()
     }
 
     /// True for `folder` itself and everything below it, as last seen.
@@ -386,6 +403,16 @@ impl Node {
             Anchor::Name => false,
         });
         !other_inode && self.is_as(stat)
+    }
+}
+
+impl Drop for Node {
+    /// One by one: with the last node of a chain the folders above it may go, more of them than a stack takes.
+    fn drop(&mut self) {
+        let mut above = self.seen.get_mut().parent.take();
+        while let Some(mut node) = above.and_then(Arc::into_inner) {
+            above = node.seen.get_mut().parent.take();
+        }
     }
 }
 

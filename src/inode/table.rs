@@ -14,7 +14,7 @@ use rustix::fs::OFlags;
 use smallvec::SmallVec;
 
 use super::readers::{Content, Name, Users, Using};
-use super::{Anchor, FIRST_SYNTHETIC, Ident, Key, Node, NodeFd, ROOT_ID, Rights, Seen};
+use super::{Anchor, FIRST_SYNTHETIC, Ident, Key, Link, Node, NodeFd, ROOT_ID, Rights, Seen};
 use crate::sys::handle::Handle;
 use crate::sys::{Errno, Kind, Result, Stat, at, memory, mount, stat};
 
@@ -227,8 +227,10 @@ impl NodeTable {
         Some(folder.folder.as_ref()?.answers.write())
     }
 
-    /// Finds `name` in `parent` on the export and counts one look-up of the node.
+    /// Finds `name` in `parent` on the export and counts one look-up of the node. `EINVAL` for what is no name of an entry:
+    /// it would lead out of the export, or make a folder its own parent.
     pub fn lookup(&self, parent: &Arc<Node>, name: &OsStr) -> Result<(Arc<Node>, Stat)> {
+        at::check_name(name)?;
         let dir = self.fd(parent)?;
         if self.local
             && let Some(known) = self.lookup_known(parent, dir.as_fd(), name)?
@@ -371,11 +373,28 @@ impl NodeTable {
         }
     }
 
+    /// Down from the next folder above that is reached without its name, in a loop: that may be a long way.
     fn fd_by_name(&self, node: &Node) -> Result<OwnedFd> {
-        let link = node.link();
-        let parent = link.parent.ok_or(Errno::STALE)?;
-        let fd = at::open_path(self.fd(&parent)?, &link.name)?;
-        if Key::of(&stat::fstat(&fd)?) == node.key { Ok(fd) } else { Err(Errno::STALE) }
+        let Link { parent, name } = node.link();
+        let mut way = vec![(node.key, name)];
+        let mut above = parent.ok_or(Errno::STALE)?;
+        while matches!(above.anchor, Anchor::Name) {
+            let Link { parent, name } = above.link();
+            way.push((above.key, name));
+            above = parent.ok_or(Errno::STALE)?;
+        }
+        let mut reached = None;
+        for (key, name) in way.into_iter().rev() {
+            let fd = match &reached {
+                None => at::open_path(self.fd(&above)?, &name)?,
+                Some(folder) => at::open_path(folder, &name)?,
+            };
+            if Key::of(&stat::fstat(&fd)?) != key {
+                return Err(Errno::STALE);
+            }
+            reached = Some(fd);
+        }
+        reached.ok_or(Errno::STALE)
     }
 
     /// The node of an inode just opened under a name, with one look-up counted.
@@ -507,6 +526,71 @@ mod tests {
         table.forget(old.id, 1);
         let (again, _) = table.lookup(&root, OsStr::new("f")).unwrap();
         assert_eq!(again.id, new.id, "forgetting the old version does not touch the new one");
+    }
+
+    #[test]
+    fn only_names_of_entries_are_looked_up() {
+        let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        fs::create_dir_all(dir.path().join("d/e")).unwrap();
+        let table = table(dir.path());
+        let (d, _) = table.lookup(table.root(), OsStr::new("d")).unwrap();
+        for name in ["", ".", "..", "e/", "../d", "/"] {
+            assert_eq!(table.lookup(&d, OsStr::new(name)).unwrap_err(), Errno::INVAL, "{name:?}");
+        }
+        assert_eq!(d.path(), b"d");
+    }
+
+    #[test]
+    fn no_folder_comes_to_lie_in_itself() {
+        let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        fs::create_dir_all(dir.path().join("a/b")).unwrap();
+        let table = table(dir.path());
+        let (a, stat) = table.lookup(table.root(), OsStr::new("a")).unwrap();
+        let (b, _) = table.lookup(&a, OsStr::new("b")).unwrap();
+        a.set_link(&a, OsStr::new("."), &stat);
+        assert_eq!(a.path(), b"a");
+        // Turned upside down from outside; `b` is known already, and its new place is not looked up.
+        fs::rename(dir.path().join("a/b"), dir.path().join("b")).unwrap();
+        fs::rename(dir.path().join("a"), dir.path().join("b/a")).unwrap();
+        table.lookup(&b, OsStr::new("a")).unwrap();
+        assert_eq!((a.path(), b.path()), (b"a".to_vec(), b"a/b".to_vec()));
+        table.lookup(table.root(), OsStr::new("b")).unwrap();
+        table.lookup(&b, OsStr::new("a")).unwrap();
+        assert_eq!((a.path(), b.path()), (b"b/a".to_vec(), b"b".to_vec()));
+    }
+
+    #[test]
+    fn folders_lie_deeper_in_each_other_than_a_stack_is() {
+        const DEPTH: usize = 5000;
+        let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let (table, name) = (table(dir.path()), OsStr::new("d"));
+        let mut way = vec![table.root().clone()];
+        for _ in 0..DEPTH {
+            let above = &way[way.len() - 1];
+            at::mkdir(table.fd(above).unwrap(), name, 0o755).unwrap();
+            way.push(table.lookup(above, name).unwrap().0);
+        }
+        let last = way.pop().unwrap();
+        let (above, root) = (way.pop().unwrap(), table.root().clone());
+        way.iter().skip(1).chain([&above, &last]).for_each(|node| table.forget(node.id, 1));
+        way.clear();
+        let deep = || {
+            assert_eq!(last.path().len(), 2 * DEPTH - 1);
+            assert_eq!(table.fd_by_name(&last).map(drop), Ok(()));
+            assert!(last.is_below(&root));
+            drop((above, last));
+        };
+        std::thread::scope(|scope| {
+            std::thread::Builder::new().stack_size(64 * 1024).spawn_scoped(scope, deep).unwrap().join().unwrap();
+        });
+        assert_eq!(Arc::strong_count(&root), 4, "nothing below is left");
+        // From the top, as removing it level by level would go down by a call each.
+        let (top, up) = (table.fd(&root).unwrap(), OsStr::new("up"));
+        for _ in 1..DEPTH {
+            at::rename(at::open_path(&top, name).unwrap(), name, &top, up, at::RenameFlags::empty()).unwrap();
+            at::rmdir(&top, name).unwrap();
+            at::rename(&top, up, &top, name, at::RenameFlags::empty()).unwrap();
+        }
     }
 
     #[test]

@@ -1,7 +1,11 @@
 //! What a mount must not be confused by.
 
+use std::fs::File;
+use std::io::Write as _;
+use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Child, Command};
 
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, mkdirat, openat, renameat, unlinkat};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 use crate::common::mount::bare;
@@ -190,4 +194,57 @@ fn s10_truncations_and_renames_of_the_same_names_do_not_wait_for_each_other_for_
         assert!(goes_on.is_some(), "{} of 6 wait for ever", running.len());
     }
     checker::check(&m);
+}
+
+/// Folders `d` in each other, deeper than any path goes. Flattened at the end: to remove them from below takes a call each.
+struct Deep(OwnedFd);
+
+fn below(folder: impl AsFd) -> OwnedFd {
+    openat(folder, "d", OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap()
+}
+
+impl Deep {
+    fn make(export: OwnedFd, depth: usize) -> Deep {
+        let mut folder = export.try_clone().unwrap();
+        for _ in 0..depth {
+            mkdirat(&folder, "d", Mode::RWXU).unwrap();
+            folder = below(&folder);
+        }
+        Deep(export)
+    }
+}
+
+impl Drop for Deep {
+    fn drop(&mut self) {
+        let top = &self.0;
+        let shorten = || {
+            renameat(openat(top, "d", OFlags::PATH, Mode::empty())?, "d", top, "up")?;
+            // Not empty after a failure: then that stays.
+            unlinkat(top, "d", AtFlags::REMOVEDIR)?;
+            renameat(top, "up", top, "d")
+        };
+        while shorten().is_ok() {}
+    }
+}
+
+#[test]
+fn s47_folders_may_lie_in_each_other_deeper_than_a_path_is_long() {
+    const DEPTH: usize = 20_000;
+    // To make the names of all of them durable would take a minute.
+    let m = Mount::setup().options("totals=false").env("COMMITFS_SKIP_SYNC", "folder").mount();
+    let open = |path: &std::path::Path| openat(CWD, path, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
+    let _deep = Deep::make(open(&m.raw("")), DEPTH);
+    let bottom = |from: OwnedFd| (0..DEPTH).fold(from, |folder, _| below(folder));
+    {
+        let there = bottom(open(m.mnt()));
+        let file = openat(&there, "f", OFlags::WRONLY | OFlags::CREATE, Mode::RUSR | Mode::WUSR).unwrap();
+        File::from(file).write_all(b"content").unwrap();
+        let read = openat(&there, "f", OFlags::RDONLY, Mode::empty()).unwrap();
+        assert_eq!(std::io::read_to_string(File::from(read)).unwrap(), "content");
+    }
+    let there = bottom(open(&m.raw("")));
+    let read = openat(&there, "f", OFlags::RDONLY, Mode::empty()).unwrap();
+    assert_eq!(std::io::read_to_string(File::from(read)).unwrap(), "content");
+    unlinkat(&there, "f", AtFlags::empty()).unwrap();
+    assert_eq!(m.agent("R").list(".").unwrap(), [b"d"]);
 }
