@@ -26,7 +26,7 @@ use self::lease::Lease;
 use self::mounting::{Unserved, unmount_as_user};
 use crate::admin::control::{self, Verbs};
 use crate::admin::http;
-use crate::commit::{self, Before, Committer, RESERVED, Staging, VerbError};
+use crate::commit::{self, Before, Committer, Decisions, RESERVED, Staging, VerbError};
 use crate::config::{Config, Freshness, ReadySignal};
 use crate::folders::{Totals, TotalsOptions};
 use crate::fs::{Fs, Options};
@@ -165,6 +165,7 @@ pub fn serve(config: Config, ready: ReadySignal) -> Result<(), ServeError> {
         totals: totals.clone(),
         rules,
         postponed,
+        decisions: Decisions::default(),
         revalidate,
     });
     let reaper = Reaper::new(committer.clone(), config.reaper);

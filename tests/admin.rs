@@ -6,6 +6,8 @@ mod common;
 
 #[path = "admin/api.rs"]
 mod api;
+#[path = "admin/decisions.rs"]
+mod decisions;
 #[path = "admin/events.rs"]
 mod events;
 #[path = "admin/keeping.rs"]

@@ -3,6 +3,7 @@
 //! Each step consumes the value of the step before, so that no order but the right one can be written down:
 //! [`Sealed`] → [`Durable`] → [`Published`] → recorded. `docs/JOURNAL.md` has the crash table.
 
+mod decisions;
 mod marker;
 mod names;
 mod postponed;
@@ -26,6 +27,7 @@ use crate::sys::stat::{self, Time};
 use crate::sys::{Errno, Result, Stat};
 use crate::{failpoint, unless_skipped};
 
+pub use decisions::Decisions;
 pub use marker::{MARKER, STAGED as STAGED_MARKER, marker_of};
 pub use names::Renamed;
 pub(crate) use names::is_there;
@@ -50,6 +52,8 @@ pub struct Committer {
     pub rules: Rules,
     /// Drafts to try again.
     pub postponed: Waiting,
+    /// Drafts in quarantine that are being published or given up.
+    pub decisions: Decisions,
     /// Other hosts change names, which the NFS client does not know by itself.
     pub revalidate: bool,
 }

@@ -176,6 +176,7 @@ impl Committer {
         wants_marker: impl Fn(&[u8]) -> bool,
     ) -> std::result::Result<Target, VerbError> {
         let began = Instant::now();
+        let _deciding = self.decisions.begin(id);
         let row = self.quarantined(id)?;
         if row.path.is_empty() {
             return Err(VerbError::new(
@@ -216,6 +217,7 @@ impl Committer {
 
     /// Gives up a quarantined draft's content.
     pub fn discard_quarantined(&self, id: DraftId) -> std::result::Result<(), VerbError> {
+        let _deciding = self.decisions.begin(id);
         let row = self.quarantined_or_given_back(id)?;
         let ticket = self.journal.submit(Entry::Discarded { id, reason: "discarded by admin".to_owned() });
         self.journal

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use super::Reaper;
 use crate::commit::STAGED_MARKER;
-use crate::journal::{Entry, JournalError, OutboxId, OutboxKind, SetAside};
+use crate::journal::{DraftState, Entry, JournalError, OutboxId, OutboxKind, SetAside};
 use crate::sys::{Errno, Kind, Stat, at, clock, mount, stat};
 
 /// Names and rows per page.
@@ -232,13 +232,22 @@ impl Reaper {
             let rows = self.by.journal.read(|reader| reader.kept(after, PAGE))?;
             let Some(last) = rows.last() else { return Ok(()) };
             after = last.id;
-            let (mut lost, mut sizes, mut renamed) = (Vec::new(), Vec::new(), Vec::new());
+            let (mut lost, mut sizes, mut renamed, mut mine) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
             for row in &rows {
                 match self.by.staging.stat(&row.stage) {
-                    Err(Errno::NOENT) => match self.by.renamed_after_all(row) {
-                        Some(there) => renamed.push((row, there)),
-                        None => lost.push(row.id),
-                    },
+                    Err(Errno::NOENT) => {
+                        // One that is decided about right now, or was since the page was read, has lost nothing.
+                        let Some(deciding) = self.by.decisions.try_begin(row.id) else { continue };
+                        let now = self.by.journal.row(row.id)?;
+                        if !now.is_some_and(|now| now.state == DraftState::Quarantined && now.kept) {
+                            continue;
+                        }
+                        mine.push(deciding);
+                        match self.by.renamed_after_all(row) {
+                            Some(there) => renamed.push((row, there)),
+                            None => lost.push(row.id),
+                        }
+                    }
                     // The export could not be asked when the row was written, or the power was cut soon after.
                     Ok(found) if found.ino == row.ino && found.size != row.bytes => sizes.push((row.id, found.size)),
                     Ok(_) => {}
