@@ -90,6 +90,8 @@ impl From<VerbError> for Problem {
             Errno::INVAL | Errno::BUSY | Errno::EXIST | Errno::NOTEMPTY | Errno::ISDIR | Errno::NOTDIR => {
                 StatusCode::CONFLICT
             }
+            // A name that no file system has.
+            Errno::NAMETOOLONG => StatusCode::BAD_REQUEST,
             Errno::NODATA => StatusCode::GONE,
             Errno::PERM | Errno::ACCESS | Errno::ROFS => StatusCode::FORBIDDEN,
             Errno::NOSPC | Errno::DQUOT => StatusCode::INSUFFICIENT_STORAGE,

@@ -241,3 +241,10 @@ fn nothing_beside_the_export_and_nothing_reserved_can_be_meant() {
     assert_eq!((removed.status, &removed.json()["path"]), (200, &json!("d")), "{}", removed.text());
     checker::check(&m);
 }
+
+#[test]
+fn a_name_that_no_file_system_has_is_asked_for_wrongly() {
+    let m = Setup::default().config("admin = '127.0.0.1:0'\n").mount();
+    let refused = post(&m.tcp(), "/v1/folders/rm", &json!({ "path": "x".repeat(256) }));
+    assert_eq!((refused.status, &refused.json()["errno"]), (400, &json!("ENAMETOOLONG")), "{}", refused.text());
+}
