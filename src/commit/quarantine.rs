@@ -192,7 +192,8 @@ impl Committer {
         if let Ok(there) = self.nodes.fd(&target.parent).and_then(|dir| stat::stat_at(dir, name))
             && there.kind != Kind::File
         {
-            return Err(failed(Errno::ISDIR, "not a regular file:"));
+            let message = format!("{path}: is {}: a file does not take its place; move it away first", there.kind);
+            return Err(VerbError::new(if there.kind == Kind::Dir { Errno::ISDIR } else { Errno::EXIST }, message));
         }
         let file = Content::new(self.staging.read(&row.stage).map_err(|errno| failed(errno, "content for"))?);
         let sealed = Sealed {
@@ -235,10 +236,8 @@ impl Committer {
     fn quarantined(&self, id: DraftId) -> std::result::Result<DraftRow, VerbError> {
         let row = self.quarantined_or_given_back(id)?;
         if !row.kept {
-            return Err(VerbError::new(
-                Errno::NODATA,
-                format!("draft {id} has no content: its space was given back when the export was full"),
-            ));
+            let why = row.reason.as_deref().unwrap_or("nobody knows why");
+            return Err(VerbError::new(Errno::NODATA, format!("draft {id} has no content any more ({why})")));
         }
         Ok(row)
     }

@@ -1,5 +1,6 @@
 //! File attributes as the export's file system reports them.
 
+use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fd::AsFd;
@@ -24,6 +25,20 @@ pub enum Kind {
     Char,
     /// Block device.
     Block,
+}
+
+/// In messages.
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Kind::File => "a regular file",
+            Kind::Dir => "a folder",
+            Kind::Symlink => "a symbolic link",
+            Kind::Fifo => "a named pipe",
+            Kind::Socket => "a socket",
+            Kind::Char | Kind::Block => "a device",
+        })
+    }
 }
 
 impl Kind {

@@ -1,10 +1,11 @@
-//! Decisions about drafts in quarantine: each is made once.
+//! Decisions about drafts in quarantine: made once, and refused with the reason.
 
 use std::sync::Barrier;
 
 use commitfs::admin::control::{Client, ClientError};
 use rustix::process::Signal;
 
+use crate::common::mount::show;
 use crate::common::{Mount, Setup, checker};
 
 /// Drafts of killed writers, in quarantine.
@@ -56,4 +57,22 @@ fn s42_each_decision_is_made_once_however_many_make_one_at_a_time() {
     assert!(!m.log().contains("illegal change"), "{}", m.log());
     checker::check(&m);
     checker::totals(&m);
+}
+
+#[test]
+fn publishing_takes_the_place_of_a_file_only_and_says_what_is_there() {
+    let m = Mount::new();
+    let names = ["link".to_owned(), "folder".to_owned()];
+    let ids = quarantined(&m, &names);
+    let w = m.agent("W");
+    w.symlink("elsewhere", "link").unwrap();
+    w.mkdir("folder").unwrap();
+    for (id, there) in ids.iter().zip(["link: is a symbolic link", "folder: is a folder"]) {
+        let out = m.cli(&["quarantine", "publish", &id.to_string()]);
+        assert_eq!(out.status.code(), Some(1), "{}", show(&out));
+        assert!(String::from_utf8_lossy(&out.stderr).contains(there), "{}", show(&out));
+    }
+    w.unlink("link").unwrap();
+    m.cli_ok(&["quarantine", "publish", &ids[0].to_string()]);
+    assert_eq!(w.cat("link").unwrap(), b"new link");
 }

@@ -138,6 +138,8 @@ fn a_dead_instance_is_adopted_and_its_return_finds_out() {
     m.remount();
     let mine = m.quarantined("f");
     assert!(mine.reason.as_deref().unwrap().contains("adopted by another instance"), "{mine:?}");
+    let out = m.cli(&["quarantine", "publish", &mine.id.to_string()]);
+    assert!(String::from_utf8_lossy(&out.stderr).contains("adopted by another instance"), "{}", show(&out));
     assert_eq!(m.raw_content("f").unwrap(), b"old");
     eventually("rows without an inode are gone", || outbox(&m).is_empty());
     let w = m.agent("W");
