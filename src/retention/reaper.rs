@@ -51,7 +51,9 @@ pub struct Reaper {
     pub(super) by: Arc<Committer>,
     pub(super) options: ReaperOptions,
     /// Rows that somebody works on.
-    busy: Mutex<HashSet<OutboxId>>,
+    pub(super) busy: Mutex<HashSet<OutboxId>>,
+    /// One of them is free again.
+    pub(super) released: Condvar,
     pub(super) room: Mutex<()>,
     pub(super) purges: AtomicU64,
     state: Mutex<State>,
@@ -64,6 +66,8 @@ pub struct Reaper {
 struct State {
     stopped: bool,
     poked: bool,
+    /// Somebody waits for room: nothing is removed at a pace.
+    hurried: bool,
 }
 
 /// One row is worked on by its owner only.
@@ -75,6 +79,7 @@ pub(super) struct Busy<'a> {
 impl Drop for Busy<'_> {
     fn drop(&mut self) {
         self.reaper.busy.lock().remove(&self.id);
+        self.reaper.released.notify_all();
     }
 }
 
@@ -82,6 +87,8 @@ impl Drop for Busy<'_> {
 #[derive(Debug, Default)]
 pub(super) struct Outcome {
     pub gone: Vec<OutboxId>,
+    /// Somebody else works on these.
+    pub busy: Vec<OutboxId>,
     failed: Vec<Attempt>,
     pub bytes: u64,
 }
@@ -94,6 +101,7 @@ impl Reaper {
             by,
             options,
             busy: Mutex::default(),
+            released: Condvar::new(),
             room: Mutex::default(),
             purges: AtomicU64::new(0),
             state: Mutex::default(),
@@ -130,10 +138,19 @@ impl Reaper {
         self.state.lock().stopped
     }
 
-    /// True unless the reaper is to stop.
-    pub(super) fn pause(&self, time: Duration) -> bool {
+    /// Whether somebody waits for room.
+    pub(super) fn hurry(&self, hurried: bool) {
+        self.state.lock().hurried = hurried;
+        self.changed.notify_all();
+    }
+
+    /// Waits so that no more than `rate` names per second are removed, unless room is needed. True unless the reaper is
+    /// to stop.
+    fn keep_pace(&self, removed: u64, rate: u32, began: Instant) -> bool {
+        let time = fair(removed, rate).saturating_sub(began.elapsed());
+        let wait = !time.is_zero() && self.is_roomy();
         let mut state = self.state.lock();
-        if !state.stopped && !time.is_zero() {
+        if wait && !state.stopped && !state.hurried {
             self.changed.wait_for(&mut state, time);
         }
         !state.stopped
@@ -183,7 +200,10 @@ impl Reaper {
             if self.is_stopped() {
                 break;
             }
-            let Some(_busy) = self.work_on(row.aside.id) else { continue };
+            let Some(_busy) = self.work_on(row.aside.id) else {
+                outcome.busy.push(row.aside.id);
+                continue;
+            };
             match self.remove(row, rate, &mut removed) {
                 Ok(()) => {
                     outcome.gone.push(row.aside.id);
@@ -197,7 +217,7 @@ impl Reaper {
         }
         self.write_down(&outcome)?;
         failpoint!("reap_after_rows");
-        self.pause(fair(removed, rate).saturating_sub(began.elapsed()));
+        self.keep_pace(removed, rate, began);
         Ok(outcome)
     }
 
@@ -264,7 +284,7 @@ impl Reaper {
             if files - reported >= REPORT {
                 self.by.journal.submit(Entry::ReapBegun { id, files: files - reported });
                 reported = files;
-                return self.pause(fair(files, rate).saturating_sub(began.elapsed()));
+                return self.keep_pace(files, rate, began);
             }
             !self.is_stopped()
         });

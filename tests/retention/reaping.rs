@@ -77,6 +77,43 @@ fn a_write_without_room_has_what_is_kept_removed_and_goes_on() {
 }
 
 #[test]
+fn a_folder_that_was_not_counted_makes_room_too() {
+    let small = SmallFs::new(24);
+    let m = Mount::setup().backing(small.path()).options("retain=1h,watermark=0,totals=false").mount();
+    std::fs::create_dir(m.raw("tree")).unwrap();
+    for name in ["tree/a", "tree/b"] {
+        std::fs::write(m.raw(name), vec![1; 7 << 20]).unwrap();
+    }
+    m.cli_ok(&["rm", "-r", "tree"]);
+    assert_eq!(row_of(&m, "tree")["bytes"], 0);
+    let w = m.agent("W");
+    let fd = w.open("new", "w|creat").unwrap();
+    w.fill(fd, 0, 15 << 20, 2).unwrap();
+    w.close(fd).unwrap();
+    assert_eq!(w.stat("new").unwrap().size, 15 << 20);
+    m.nothing_quarantined();
+}
+
+#[test]
+fn a_removal_at_its_own_pace_hurries_when_a_write_finds_no_room() {
+    let small = SmallFs::new(24);
+    // After its first thousand files it would wait for a quarter of an hour.
+    let m = Mount::setup().backing(small.path()).options("watermark=0,reap_rate=1").mount();
+    std::fs::create_dir(m.raw("tree")).unwrap();
+    for n in 0..3000 {
+        std::fs::write(m.raw("tree").join(format!("f{n}")), [1; 4096]).unwrap();
+    }
+    m.cli_ok(&["rm", "-r", "tree", "--now"]);
+    eventually("it is under way", || outbox(&m).iter().any(|row| row["reaped"].as_u64().unwrap() > 0));
+    let w = m.agent("W");
+    let fd = w.open("new", "w|creat").unwrap();
+    w.fill(fd, 0, 17 << 20, 2).unwrap();
+    w.close(fd).unwrap();
+    eventually_empty(&m);
+    m.nothing_quarantined();
+}
+
+#[test]
 fn below_the_watermark_nothing_is_kept() {
     let small = SmallFs::new(24);
     let m = Mount::setup().backing(small.path()).options("retain=1h,watermark=60").mount();
