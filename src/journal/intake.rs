@@ -17,7 +17,7 @@ pub(super) struct Queued {
     pub ticket: u64,
     /// Its transaction must survive power loss.
     pub durable: bool,
-    /// Its number in the redo file.
+    /// With it the database has every entry of the redo file up to this number.
     pub redo: Option<u64>,
     pub entry: Entry,
 }

@@ -270,7 +270,12 @@ impl Journal {
 impl Shared {
     fn push(&self, entry: Entry, durable: bool) -> Ticket {
         if !redo::keeps(&entry) {
-            return Ticket(self.intake.push(entry, None, durable));
+            if !redo::ends_leaving(&entry) {
+                return Ticket(self.intake.push(entry, None, durable));
+            }
+            // What was written down before was queued before. Said so that the files take turns although only names go.
+            let redo = self.redo.lock();
+            return Ticket(self.intake.push(entry, Some(redo.last_number()), durable));
         }
         let mut redo = self.redo.lock();
         let number = redo.append(&entry);

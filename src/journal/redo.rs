@@ -76,6 +76,15 @@ pub(super) fn keeps(entry: &Entry) -> bool {
     matches!(entry, Entry::Begun(_) | Entry::Retargeted { .. })
 }
 
+/// Whether an entry tells what became of a name that was about to be taken out.
+pub(super) fn ends_leaving(entry: &Entry) -> bool {
+    match entry {
+        Entry::SetAside(_) | Entry::Unlinked { .. } => true,
+        Entry::Together(entries) => entries.iter().any(ends_leaving),
+        _ => false,
+    }
+}
+
 /// The file being written. One thread at a time.
 #[derive(Debug)]
 pub(super) struct Redo {
@@ -145,6 +154,11 @@ impl Redo {
         self.len += text.len() as u64;
         self.last_number = number;
         Ok(number)
+    }
+
+    /// The number of the last line.
+    pub fn last_number(&self) -> u64 {
+        self.last_number
     }
 
     /// The database has every line up to this one.

@@ -9,6 +9,22 @@ fn hold(journal: &Journal) -> crossbeam_channel::Sender<()> {
     go
 }
 
+fn aside(id: OutboxId) -> SetAside {
+    SetAside {
+        id,
+        kind: OutboxKind::Unlink,
+        path: b"f".to_vec(),
+        staged: format!("{id}.0"),
+        ino: 7,
+        uid: 1,
+        gid: 2,
+        bytes: 10,
+        files: 1,
+        due: SystemTime::UNIX_EPOCH,
+        change: None,
+    }
+}
+
 fn open_paths(journal: &Journal) -> Vec<(DraftId, Vec<u8>)> {
     journal.unfinished().unwrap().into_iter().map(|row| (row.id, row.path)).collect()
 }
@@ -107,6 +123,40 @@ fn the_two_files_are_written_in_turn_and_stay_small() {
 }
 
 #[test]
+fn the_files_take_turns_when_names_only_go_away() {
+    const LIMIT: u64 = 4096;
+    let dir = tempfile::tempdir().unwrap();
+    let journal = Journal::open(dir.path()).unwrap();
+    journal.0.redo.lock().limit = LIMIT;
+    let take_out = |n: i64| {
+        let aside = aside(journal.next_outbox_id());
+        journal.leaving(&aside);
+        journal.submit(match n % 3 {
+            0 => Entry::SetAside(aside.clone()),
+            1 => Entry::Together(vec![Entry::SetAside(aside.clone())]),
+            _ => Entry::Unlinked { path: aside.path, change: None },
+        });
+        aside.staged
+    };
+    for n in 0..400 {
+        take_out(n);
+        if n % 10 == 0 {
+            journal.flush().unwrap();
+        }
+    }
+    let len = |dir: &Path| redo::FILES.map(|name| std::fs::metadata(dir.join(name)).unwrap().len());
+    assert!(len(dir.path()).iter().all(|&len| len < 3 * LIMIT), "{:?}", len(dir.path()));
+    // While no row is written, nothing that tells of one is overwritten.
+    journal.flush().unwrap();
+    let held = hold(&journal);
+    let names: Vec<_> = (0..100).map(take_out).collect();
+    let left = crash(dir.path());
+    drop(held);
+    let again = Journal::open(left.path()).unwrap();
+    assert!(names.iter().all(|staged| again.was_leaving(staged).is_some()));
+}
+
+#[test]
 fn what_could_not_be_written_down_is_waited_for() {
     let dir = tempfile::tempdir().unwrap();
     let journal = Journal::open(dir.path()).unwrap();
@@ -132,19 +182,7 @@ fn what_could_not_be_written_down_is_waited_for() {
 #[test]
 fn what_a_clock_that_was_set_back_wrote_down_is_due_from_now_on() {
     let (written, now) = (9_000_000, 4_000_000);
-    let aside = SetAside {
-        id: 1,
-        kind: OutboxKind::Unlink,
-        path: b"f".to_vec(),
-        staged: "1.0".to_owned(),
-        ino: 7,
-        uid: 1,
-        gid: 2,
-        bytes: 10,
-        files: 1,
-        due: schema::time(written + 2_000_000),
-        change: None,
-    };
+    let aside = SetAside { due: schema::time(written + 2_000_000), ..aside(1) };
     assert_eq!(redo::heeding_clock(&aside, written, now).due, schema::time(now + 2_000_000));
     assert_eq!(redo::heeding_clock(&aside, now, written).due, aside.due, "a clock that goes on");
 }
