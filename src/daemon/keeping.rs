@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::Daemon;
 use crate::admin::control::path_in;
 use crate::commit::VerbError;
+use crate::folders::RefreshError;
 use crate::inode::display_path;
 use crate::journal::{JournalError, OutboxId};
 use crate::sys::Errno;
@@ -61,7 +62,10 @@ impl Daemon {
         if request["wait"] == false {
             return totals.begin_refresh(&path).map(|_| json!({})).map_err(of_journal);
         }
-        let (bytes, files) = totals.refresh(&path).map_err(of_journal)?;
+        let (bytes, files) = totals.refresh(&path).map_err(|error| match error {
+            RefreshError::Folder { errno, .. } => VerbError::new(errno, error.to_string()),
+            RefreshError::Journal(error) => of_journal(error),
+        })?;
         Ok(json!({ "drift_bytes": bytes, "drift_files": files }))
     }
 

@@ -5,7 +5,8 @@
 
 mod claims;
 mod count;
+mod failures;
 mod worker;
 
 pub use claims::{Claim, Claims, Holds};
-pub use worker::{Totals, TotalsOptions};
+pub use worker::{RefreshError, Totals, TotalsOptions};

@@ -11,7 +11,8 @@ use parking_lot::{Condvar, Mutex};
 
 use super::claims::{Claim, Claims, Holds};
 use super::count::{CountError, Waiting};
-use crate::inode::{Key, NodeTable};
+use super::failures::{Failures, Noted};
+use crate::inode::{Key, NodeTable, display_path};
 use crate::journal::folders::Freshness;
 use crate::journal::{Change, Delta, Entry, Journal, JournalError};
 use crate::sys::{Errno, Kind, Stat, clock};
@@ -24,6 +25,8 @@ const FOLD_AFTER: Duration = Duration::from_millis(300);
 const IDLE: Duration = Duration::from_secs(10);
 /// Between two folders of the slow pass.
 const PACE: Duration = Duration::from_millis(10);
+/// Before what failed is tried again, if that is not noted.
+const AGAIN: Duration = Duration::from_secs(1);
 /// Folders taken from the journal at once.
 const PAGE: usize = 64;
 /// Folders remembered here while going down; the journal has them all.
@@ -55,7 +58,27 @@ pub struct Totals {
     waiting: AtomicU64,
     state: Mutex<State>,
     changed: Condvar,
+    failures: Failures,
     thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// Why a refresh does not end with numbers.
+#[derive(Debug, thiserror::Error)]
+pub enum RefreshError {
+    /// A folder cannot be counted.
+    #[error(
+        "{} cannot be counted: {errno}; the rest is, and this folder is tried again in the background",
+        display_path(folder)
+    )]
+    Folder {
+        /// The first of them.
+        folder: Vec<u8>,
+        /// Why.
+        errno: Errno,
+    },
+    /// The journal failed.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
 }
 
 #[derive(Debug, Default)]
@@ -75,6 +98,7 @@ impl Totals {
             waiting: AtomicU64::new(0),
             state: Mutex::default(),
             changed: Condvar::new(),
+            failures: Failures::default(),
             thread: Mutex::new(None),
         })
     }
@@ -167,18 +191,25 @@ impl Totals {
     }
 
     /// Counts a folder and all below it again; returns the bytes and files that had changed from outside.
-    pub fn refresh(&self, folder: &[u8]) -> Result<(u64, u64), JournalError> {
+    /// Does not wait for folders that cannot be counted.
+    pub fn refresh(&self, folder: &[u8]) -> Result<(u64, u64), RefreshError> {
         let drift = |totals: &Totals| totals.journal.read(|reader| reader.drift_below(folder));
         let before = drift(self)?;
         let known = self.begin_refresh(folder)?;
         loop {
             let since = self.journal.read(|reader| reader.recount_before())?;
-            if self.journal.read(|reader| reader.uncounted_below(known, since))? == 0 {
+            let left = self.journal.read(|reader| reader.uncounted_below(known, since))?;
+            if left == 0 {
                 break;
+            }
+            if let Some((failed, folder, errno)) = self.failures.below(known)
+                && left <= failed
+            {
+                return Err(RefreshError::Folder { folder, errno });
             }
             let mut state = self.state.lock();
             if state.stopped {
-                return Err(JournalError::Closed);
+                return Err(JournalError::Closed.into());
             }
             self.changed.wait_for(&mut state, Duration::from_millis(50));
         }
@@ -195,6 +226,7 @@ impl Totals {
             known = known.iter().rposition(|&byte| byte == b'/').map_or(b"", |at| &known[..at]);
         }
         self.journal.wait(self.journal.submit(Entry::Recount { folder: known.to_vec() }))?;
+        self.failures.forget_below(known);
         self.poke();
         Ok(known)
     }
@@ -274,14 +306,15 @@ impl Totals {
     /// Counts folders whose turn it is; false when there are none.
     fn count_some(&self) -> Result<bool, JournalError> {
         let before = self.journal.read(|reader| reader.recount_before())?;
-        let page = self.journal.read(|reader| reader.uncounted(before, PAGE))?;
+        let failed = self.failures.waiting();
+        let page = self.journal.read(|reader| reader.uncounted(before, PAGE, &failed))?;
         if !page.is_empty() {
             self.count_down(page);
             self.changed.notify_all();
             return Ok(true);
         }
         let old = clock::now().checked_sub(self.options.recount).unwrap_or(SystemTime::UNIX_EPOCH);
-        let page = self.journal.read(|reader| reader.uncounted(old, PAGE))?;
+        let page = self.journal.read(|reader| reader.uncounted(old, PAGE, &failed))?;
         for path in &page {
             if self.is_stopped() {
                 break;
@@ -317,15 +350,31 @@ impl Totals {
 
     fn count_one(&self, waiting: &Waiting) -> Option<(Arc<std::os::fd::OwnedFd>, Vec<Vec<u8>>)> {
         match self.count(waiting) {
-            Ok(found) => Some(found),
+            Ok(found) => {
+                self.failures.forget(&waiting.path);
+                Some(found)
+            }
             // In the first case the one above tells; in the second it still waits to be counted.
-            Err(CountError::Export(Errno::NOENT | Errno::NOTDIR) | CountError::Moved) => None,
-            Err(error) => {
-                tracing::warn!(%error, path = crate::inode::display_path(&waiting.path), "cannot count a folder now");
-                // Tried again in the next round, not at once.
-                self.changed.wait_for(&mut self.state.lock(), Duration::from_secs(1));
+            Err(CountError::Export(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) | CountError::Moved) => None,
+            Err(CountError::Export(errno)) => {
+                self.failed(&waiting.path, errno);
+                None
+            }
+            Err(CountError::Journal(error)) => {
+                tracing::debug!(%error, "counting waits for the journal");
+                self.changed.wait_for(&mut self.state.lock(), AGAIN);
                 None
             }
         }
+    }
+
+    /// Others are counted meanwhile.
+    fn failed(&self, path: &[u8], error: Errno) {
+        let noted = self.failures.note(path, error);
+        if noted != Noted::Again {
+            tracing::warn!(%error, path = display_path(path), "cannot count a folder, it is tried again later");
+        }
+        let pause = if noted == Noted::No { AGAIN } else { PACE };
+        self.changed.wait_for(&mut self.state.lock(), pause);
     }
 }

@@ -3,6 +3,7 @@
 //! A change is one row of `deltas`, or part of the event's row, written with what caused it; nothing above the folder is
 //! touched. Folding (`fold.rs`) applies many deltas at once.
 
+use std::collections::HashSet;
 use std::time::SystemTime;
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -186,18 +187,22 @@ impl Reader {
         })
     }
 
-    /// Paths of at most `limit` folders that were last counted before `before`, or not yet; those first that were never
-    /// counted, the latest found of them first, so that counting goes down before it goes on.
-    pub fn uncounted(&self, before: SystemTime, limit: usize) -> Result<Vec<Vec<u8>>, JournalError> {
+    /// Paths of at most `limit` folders that were last counted before `before`, or not yet, without those in `except`;
+    /// those first that were never counted, the latest found of them first, so that counting goes down before it goes on.
+    pub fn uncounted(
+        &self,
+        before: SystemTime,
+        limit: usize,
+        except: &HashSet<Vec<u8>>,
+    ) -> Result<Vec<Vec<u8>>, JournalError> {
         self.read(|conn| {
             let mut statement = conn.prepare_cached(
                 "SELECT id FROM folders WHERE counted_at < ?1 AND parent >= 0 ORDER BY counted_at, id DESC LIMIT ?2",
             )?;
-            let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-            let ids = statement
-                .query_map(params![schema::micros(before).max(1), limit], |row| row.get(0))?
-                .collect::<rusqlite::Result<Vec<i64>>>()?;
-            ids.into_iter().map(|id| path_of(conn, id)).collect()
+            let most = i64::try_from(limit + except.len()).unwrap_or(i64::MAX);
+            let ids = statement.query_map(params![schema::micros(before).max(1), most], |row| row.get(0))?;
+            let paths = ids.map(|id| path_of(conn, id?));
+            paths.filter(|path| !path.as_ref().is_ok_and(|path| except.contains(path))).take(limit).collect()
         })
     }
 

@@ -236,6 +236,40 @@ fn the_slow_pass_finds_what_was_changed_from_outside_and_says_so() {
     assert!(m.cli_ok(&["status"]).contains("found changed from outside"), "{}", m.cli_ok(&["status"]));
 }
 
+/// A bind mount, taken away at the end.
+struct Bound(std::path::PathBuf);
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH).unwrap();
+    }
+}
+
+#[test]
+fn a_folder_that_cannot_be_counted_holds_nobody_up() {
+    let m = Mount::setup().options("recount=1s").mount();
+    let mut dead = Mount::new();
+    for name in ["dead", "alive"] {
+        std::fs::create_dir(m.raw(name)).unwrap();
+    }
+    rustix::mount::mount_bind(dead.mnt(), m.raw("dead")).unwrap();
+    let bound = Bound(m.raw("dead"));
+    dead.kill9();
+    let told = || m.log().matches("cannot count a folder").count();
+    for round in 1..=2 {
+        let refreshed = m.cli(&["refresh", "."]);
+        assert!(!refreshed.status.success(), "{}", show(&refreshed));
+        assert!(show(&refreshed).contains("dead cannot be counted"), "{}", show(&refreshed));
+        assert!(told() <= round, "{}", m.log());
+    }
+    std::fs::write(m.raw("alive/f"), "12345").unwrap();
+    eventually("the other one is counted again by itself", || m.json(&["du", "alive", "-d", "0"])["rbytes"] == 5);
+    assert!(told() <= 2, "once until it is asked for: {}", m.log());
+    drop(bound);
+    m.cli_ok(&["refresh", "."]);
+    checker::totals(&m);
+}
+
 #[test]
 fn the_rows_of_a_removed_tree_go_too() {
     let m = Mount::new();

@@ -280,7 +280,7 @@ fn counting_sets_what_is_there_and_tells_the_drift() {
     journal.submit(counted(b"", 10, 1));
     journal.submit(Entry::Found { folder: Vec::new(), names: vec![b"a".to_vec(), b"b".to_vec()] });
     journal.submit(counted(b"a", 5, 2));
-    let waiting = |journal: &Journal| journal.read(|reader| reader.uncounted(UNIX_EPOCH, 10)).unwrap();
+    let waiting = |journal: &Journal| journal.read(|reader| reader.uncounted(UNIX_EPOCH, 10, &HashSet::new())).unwrap();
     assert_eq!(waiting(&journal), [b"b".to_vec()]);
     journal.submit(counted(b"b", 0, 0));
     journal.submit(Entry::Delta(Delta::Count { folder: b"a".to_vec(), bytes: 7, files: 1, newest: None }));
@@ -295,4 +295,17 @@ fn counting_sets_what_is_there_and_tells_the_drift() {
     assert_eq!(waiting(&journal), [b"a".to_vec()]);
     journal.submit(Entry::Recount { folder: Vec::new() });
     assert_eq!(journal.read(|reader| reader.uncounted_below(b"", UNIX_EPOCH)).unwrap(), 3);
+}
+
+#[test]
+fn folders_that_are_left_out_hold_up_no_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = Journal::open(dir.path()).unwrap();
+    let names: Vec<_> = (0..100).map(|n: u8| format!("{n:02}").into_bytes()).collect();
+    journal.submit(Entry::Found { folder: Vec::new(), names: names.clone() });
+    // The latest found come first: all of the first page are left out.
+    let except = names[10..].iter().cloned().collect();
+    let mut found = journal.read(|reader| reader.uncounted(UNIX_EPOCH, 11, &except)).unwrap();
+    found.sort();
+    assert_eq!(found, [&[Vec::new()], &names[..10]].concat());
 }
