@@ -21,6 +21,10 @@ use super::{DraftId, IDLE, SOCKET, VerbError, Verbs, path_in, reply};
 
 /// Connections served at once; more are refused.
 pub(super) const CONNECTIONS: usize = 32;
+/// As many more may ask for the status, or for an end: what the others have asked for may not come back for long, although
+/// nobody waits for it any more.
+pub(super) const SPARE: usize = 8;
+const TOO_MANY: &str = "too many control connections, try again";
 /// A path has at most 4096 bytes; each may take six characters of JSON.
 const LINE: u64 = 64 * 1024;
 /// How long a stopping server waits for replies that are being written.
@@ -139,22 +143,20 @@ fn converse_apart(
     stream.set_nonblocking(false)?;
     stream.set_read_timeout(Some(IDLE))?;
     stream.set_write_timeout(Some(IDLE))?;
-    {
+    let spare = {
         let mut open = connections.open.lock();
-        if open.len() >= CONNECTIONS {
+        if open.len() >= CONNECTIONS + SPARE {
             drop(open);
-            return reply(
-                &mut stream,
-                &refusal("too many control connections, try again", Errno::AGAIN.raw_os_error()),
-            );
+            return reply(&mut stream, &refusal(TOO_MANY, Errno::AGAIN.raw_os_error()));
         }
         open.insert(number, stream.try_clone()?);
-    }
+        open.len() > CONNECTIONS
+    };
     let registered = Registered { number, connections: Arc::clone(connections) };
     let verbs = Arc::clone(verbs);
     std::thread::Builder::new().name("control-conn".to_owned()).spawn(move || {
         let _registered = registered;
-        if let Err(error) = converse(&stream, &*verbs) {
+        if let Err(error) = converse(&stream, &*verbs, spare) {
             tracing::debug!(%error, "control connection");
         }
     })?;
@@ -174,7 +176,8 @@ impl Drop for Registered {
     }
 }
 
-fn converse(stream: &UnixStream, verbs: &dyn Verbs) -> io::Result<()> {
+/// A spare connection serves but few verbs.
+fn converse(stream: &UnixStream, verbs: &dyn Verbs, spare: bool) -> io::Result<()> {
     let mut requests = BufReader::new(stream);
     let mut replies = stream;
     loop {
@@ -186,7 +189,12 @@ fn converse(stream: &UnixStream, verbs: &dyn Verbs) -> io::Result<()> {
                 continue;
             }
         };
-        match answer(&request, verbs) {
+        let answered = match request["verb"].as_str() {
+            Some("status" | "umount") => answer(&request, verbs),
+            _ if spare => Err(VerbError { message: TOO_MANY.to_owned(), errno: Errno::AGAIN.raw_os_error() }),
+            _ => answer(&request, verbs),
+        };
+        match answered {
             Ok(Answer::Line(value)) => reply(&mut replies, &value)?,
             Ok(Answer::Content(file)) => send(&mut replies, file)?,
             Err(error) => reply(&mut replies, &refusal(&error.message, error.errno))?,

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use serde_json::json;
 
-use super::server::{CONNECTIONS, LAST_REPLIES};
+use super::server::{CONNECTIONS, LAST_REPLIES, SPARE};
 use super::*;
 
 #[derive(Default)]
@@ -128,8 +128,15 @@ fn connections_are_bounded() {
     let _server = serve(dir.path(), Arc::new(Stub::default())).unwrap();
     let mut clients: Vec<_> = (0..CONNECTIONS).map(|_| Client::connect(dir.path()).unwrap()).collect();
     clients.iter_mut().for_each(|client| drop(client.status().unwrap()));
+    // What is left is for two verbs.
+    let mut spare: Vec<_> = (0..SPARE).map(|_| Client::connect(dir.path()).unwrap()).collect();
+    for client in &mut spare {
+        client.status().unwrap();
+        assert!(matches!(client.publish(1), Err(ClientError::Refused { errno: 11, .. })));
+    }
     assert!(Client::connect(dir.path()).unwrap().status().is_err());
     clients.clear();
+    spare.clear();
     let deadline = Instant::now() + Duration::from_secs(10);
     while Client::connect(dir.path()).unwrap().status().is_err() {
         assert!(Instant::now() < deadline);
