@@ -357,10 +357,14 @@ impl TryFrom<String> for Pattern {
     }
 }
 
-/// A length of time as people write it: `0`, `90` (seconds), `250ms`, `60s`, `5m`, `2h`, `7d`.
+/// A length of time as people write it: `0`, `90` (seconds), `250ms`, `60s`, `5m`, `2h`, `7d`; a hundred
+/// years at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Written", into = "String")]
 pub struct Span(pub Duration);
+
+/// A hundred years in milliseconds: with more than that, no time from now on could be told.
+const LONGEST: u64 = 36_500 * 86_400_000;
 
 #[derive(Deserialize)]
 #[serde(untagged)]
@@ -374,7 +378,7 @@ impl TryFrom<Written> for Span {
 
     fn try_from(written: Written) -> Result<Self, String> {
         match written {
-            Written::Seconds(seconds) => Ok(Span(Duration::from_secs(seconds))),
+            Written::Seconds(seconds) => seconds.to_string().parse(),
             Written::Text(text) => text.parse(),
         }
     }
@@ -400,8 +404,9 @@ impl std::str::FromStr for Span {
             "d" => 86_400_000,
             _ => 0,
         };
-        let total = number.parse::<u64>().ok().filter(|_| milliseconds > 0).and_then(|n| n.checked_mul(milliseconds));
+        let total = number.parse::<u64>().ok().filter(|_| milliseconds > 0).map(|n| n.saturating_mul(milliseconds));
         match total {
+            Some(total) if total > LONGEST => Err(format!("{text:?} is too long; 36500d is the most")),
             Some(total) => Ok(Span(Duration::from_millis(total))),
             None => Err(format!("{text:?} is no length of time; write 250ms, 60s, 5m, 2h or 7d")),
         }
@@ -517,6 +522,9 @@ mod tests {
         assert!("5x".parse::<Span>().is_err());
         assert!("".parse::<Span>().is_err());
         assert!("99999999999999999999d".parse::<Span>().is_err());
+        assert_eq!("36500d".parse::<Span>().unwrap().0, Duration::from_secs(36_500 * 86_400));
+        assert!("36501d".parse::<Span>().unwrap_err().contains("36500d is the most"));
+        assert!(Span::try_from(Written::Seconds(i64::MAX as u64)).unwrap_err().contains("too long"));
         assert_eq!("5m".parse::<Span>().unwrap().0, Duration::from_secs(300));
     }
 

@@ -157,6 +157,15 @@ fn s52_what_cannot_be_mounted_is_refused() {
     check(&[flag("--config"), config.as_os_str(), export, mnt], &[1, 2], &["no_such_key"]);
     std::fs::write(&config, "on_kill = \"sometimes\"\n").unwrap();
     check(&[flag("--config"), config.as_os_str(), export, mnt], &[1, 2], &["sometimes"]);
+    check(&[flag("-o"), flag("retain=36501d"), export, mnt], &[2], &["retain", "36500d"]);
+    for key in ["retain", "lease", "[[rule]]\nglob = '*'\nretain"] {
+        std::fs::write(&config, format!("{key} = {}\n", i64::MAX)).unwrap();
+        check(
+            &[flag("--config"), config.as_os_str(), export, mnt],
+            &[2],
+            &[key.rsplit("\n").next().unwrap(), "36500d"],
+        );
+    }
     check(&[flag("--config"), absent.as_os_str(), export, mnt], &[1, 2], &["absent"]);
 }
 
