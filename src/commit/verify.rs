@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::fs::File;
+use std::time::Duration;
 
 use super::Committer;
 use crate::inode::{Content, Key};
@@ -10,13 +11,16 @@ use crate::journal::Commit;
 use crate::rules::{self, Mode};
 use crate::sys::{Errno, direct, stat};
 
+/// The journal keeps times in this unit.
+const TICK: Duration = Duration::from_micros(1);
+
 /// What was found under a commit's name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// What was published.
     Same,
     /// Another inode, or none: it was replaced, renamed or removed since. Or other content under a name whose files are
-    /// written in place.
+    /// written in place, or that shares it with further names and was written to later.
     Gone,
     /// The inode that was published, with other content.
     Different(String),
@@ -61,22 +65,24 @@ pub fn compare<T>(
     if found.ino != commit.ino {
         return Some(Verdict::Gone);
     }
+    // The rule of another name may say that it is written in place, which is seen under all of them. What a disk or a server
+    // loses does not come with a later time.
+    let shared = found.nlink > 1 && found.mtime.to_system() > commit.mtime + TICK;
+    let different = |what: String| if shared { Verdict::Gone } else { Verdict::Different(what) };
     if found.size != commit.size {
-        return Some(Verdict::Different(format!("has {} bytes, {} were published", found.size, commit.size)));
+        return Some(different(format!("has {} bytes, {} were published", found.size, commit.size)));
     }
     // Without a digest the size is all there is; reading still shows that it can be read.
     let digest = match direct::digest(file, hold, seen) {
         Ok(Some((digest, bytes))) if bytes == commit.size => digest,
         Ok(Some((_, bytes))) => {
-            return Some(Verdict::Different(format!("{bytes} bytes can be read, {} were published", commit.size)));
+            return Some(different(format!("{bytes} bytes can be read, {} were published", commit.size)));
         }
         Ok(None) => return None,
         Err(errno) => return Some(Verdict::Unreadable(errno)),
     };
     Some(match &commit.digest {
-        Some(published) if *published != digest => {
-            Verdict::Different(format!("has digest {digest}, {published} was published"))
-        }
+        Some(published) if *published != digest => different(format!("has digest {digest}, {published} was published")),
         _ => Verdict::Same,
     })
 }

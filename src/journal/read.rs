@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use globset::GlobMatcher;
-use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, params};
 
 use super::record::{Commit, CommitKind, DraftId, DraftRow, DraftState, Owner};
 use super::{FILE, JournalError, outbox, schema};
@@ -185,14 +185,21 @@ impl Reader {
         })
     }
 
-    /// Whether an inode was published again since this commit: then it is another one with the same number.
+    /// Whether an inode was published again since this commit, or its name taken away or given back: then it may be another
+    /// one with the same number.
     pub fn is_reused(&self, commit: &Commit) -> Result<bool, JournalError> {
         self.read(|conn| {
             conn.prepare_cached(
-                "SELECT EXISTS (SELECT 1 FROM commits c JOIN drafts d USING (id)
-                 WHERE c.ino = ?2 AND d.event > (SELECT event FROM drafts WHERE id = ?1))",
+                "WITH since (event) AS (SELECT event FROM drafts WHERE id = ?1)
+                 SELECT EXISTS (SELECT 1 FROM since, commits c JOIN drafts d USING (id)
+                                WHERE c.ino = ?2 AND d.event > since.event)
+                     OR EXISTS (SELECT 1 FROM since, events e
+                                WHERE e.id > since.event AND e.path = ?3 AND e.kind IN ('unlinked', 'restored'))
+                     OR EXISTS (SELECT 1 FROM since, events e
+                                WHERE e.id > since.event AND e.kind IN ('removed', 'restored')
+                                  AND substr(?3, 1, length(e.path) + 1) = CAST(e.path || '/' AS BLOB))",
             )?
-            .query_row([commit.id, commit.ino.cast_signed()], |row| row.get(0))
+            .query_row(params![commit.id, commit.ino.cast_signed(), commit.path], |row| row.get(0))
         })
     }
 

@@ -195,6 +195,55 @@ fn verify_takes_what_was_written_in_place_since_for_no_damage() {
 }
 
 #[test]
+fn verify_takes_a_file_that_was_made_under_a_freed_name_for_another_one() {
+    let m = Setup::default().options("retain=0").mount();
+    let w = m.agent("W");
+    w.mkdir("d").unwrap();
+    for path in ["f", "d/f"] {
+        w.put(path, "published").unwrap();
+        let ino = w.stat(path).unwrap().ino;
+        if path == "f" {
+            w.unlink("f").unwrap();
+        } else {
+            m.cli_ok(&["rm", "-r", "d", "--now", "--wait"]);
+            w.mkdir("d").unwrap();
+        }
+        // Not versions: nothing tells of them. Where numbers are given out again, one of them has that of the version.
+        let again = (0..10).map(|n| format!("made{n}")).find(|name| {
+            let fd = w.open(name, "r|creat").unwrap();
+            w.close(fd).unwrap();
+            w.stat(name).unwrap().ino == ino
+        });
+        eprintln!("{path}, the same number: {again:?}");
+        w.rename(&again.unwrap_or_else(|| "made0".to_owned()), path).unwrap();
+        m.recorded();
+        let found = m.json(&["verify", "--path", path]);
+        assert_eq!((&found["gone"], &found["wrong"]), (&1.into(), &serde_json::json!([])), "{found}");
+    }
+}
+
+#[test]
+fn verify_takes_what_was_written_in_place_under_another_name_for_no_damage() {
+    let m = Mount::new();
+    let w = m.agent("W");
+    w.put("f", "published").unwrap();
+    m.recorded();
+    w.link("f", "f.log").unwrap();
+    w.append("f.log", " and gone on with").unwrap();
+    let found = m.json(&["verify", "--path", "f"]);
+    assert_eq!((&found["gone"], &found["wrong"]), (&1.into(), &serde_json::json!([])), "{found}");
+    // Other content with the time of the version is damage under however many names.
+    w.put("g", "published").unwrap();
+    m.recorded();
+    w.link("g", "g.too").unwrap();
+    let raw = std::fs::OpenOptions::new().write(true).open(m.raw("g")).unwrap();
+    let time = raw.metadata().unwrap().modified().unwrap();
+    (&raw).write_all(b"PUBLISHED").unwrap();
+    raw.set_modified(time).unwrap();
+    assert_eq!(m.cli(&["verify", "--path", "g"]).status.code(), Some(1));
+}
+
+#[test]
 fn verify_shows_how_far_it_is() {
     let m = Mount::new();
     m.agent("W").put("f", &*"content ".repeat(1 << 19)).unwrap();
