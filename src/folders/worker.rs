@@ -163,8 +163,7 @@ impl Totals {
     pub fn start(self: &Arc<Self>) -> Result<(), JournalError> {
         if !self.options.on {
             // What changes from now on is missing when they are kept again.
-            self.journal.forgo_totals();
-            return Ok(());
+            return self.journal.forgo_totals();
         }
         if self.journal.keep_totals()? {
             tracing::info!("folder totals are counted in the background");

@@ -11,6 +11,7 @@ pub mod error;
 pub mod feed;
 mod fold;
 pub mod folders;
+mod generation;
 mod history;
 mod intake;
 pub mod outbox;
@@ -23,6 +24,7 @@ mod schema;
 mod tests;
 mod writer;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
@@ -241,7 +243,10 @@ impl Journal {
     /// Says that folder totals are kept from now on. True if a change may be missing from those that are there: they
     /// are marked to be counted again.
     pub fn keep_totals(&self) -> Result<bool, JournalError> {
-        let clean = self.read(|reader| reader.meta())?.get(folders::CLEAN).is_some_and(|value| value == "1");
+        let meta = self.read(|reader| reader.meta())?;
+        let clean = meta.get(folders::CLEAN).is_some_and(|value| value == "1")
+            && generation::is_latest(&self.0.state_dir, &meta);
+        self.begin_generation(&meta)?;
         if !clean {
             let now = schema::micros(clock::now());
             self.submit(Entry::Meta { key: folders::RECOUNT, value: now.to_string() });
@@ -251,8 +256,16 @@ impl Journal {
     }
 
     /// Says that changes are not told of from now on.
-    pub fn forgo_totals(&self) {
+    pub fn forgo_totals(&self) -> Result<(), JournalError> {
+        self.begin_generation(&self.read(|reader| reader.meta())?)?;
         self.submit(Entry::Meta { key: folders::CLEAN, value: "0".to_owned() });
+        Ok(())
+    }
+
+    fn begin_generation(&self, meta: &BTreeMap<String, String>) -> Result<(), JournalError> {
+        let number = generation::begin(&self.0.state_dir, meta)?;
+        self.submit(Entry::Meta { key: generation::KEY, value: number.to_string() });
+        Ok(())
     }
 
     /// Says that nothing changes any more, and that all that did is in the journal.

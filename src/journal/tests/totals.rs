@@ -309,3 +309,32 @@ fn folders_that_are_left_out_hold_up_no_others() {
     found.sort();
     assert_eq!(found, [&[Vec::new()], &names[..10]].concat());
 }
+
+#[test]
+fn a_copy_that_is_put_back_does_not_know_what_was_counted_since() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = |kept: bool| {
+        let journal = Journal::open(dir.path()).unwrap();
+        let again = kept.then(|| journal.keep_totals().unwrap());
+        match kept {
+            true => journal.totals_are_complete(),
+            false => journal.forgo_totals().unwrap(),
+        }
+        journal.close();
+        again
+    };
+    let copy = dir.path().join("copy");
+    let put_back = || std::fs::copy(&copy, dir.path().join(FILE)).unwrap();
+    assert_eq!(run(true), Some(true));
+    assert_eq!(run(true), Some(false));
+    std::fs::copy(dir.path().join(FILE), &copy).unwrap();
+    put_back();
+    assert_eq!(run(true), Some(false), "nothing came between");
+    put_back();
+    assert_eq!(run(true), Some(true));
+    std::fs::copy(dir.path().join(FILE), &copy).unwrap();
+    run(false);
+    put_back();
+    assert_eq!(run(true), Some(true), "what came between was not told of");
+    assert_eq!(run(true), Some(false));
+}
