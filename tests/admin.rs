@@ -8,6 +8,8 @@ mod common;
 mod api;
 #[path = "admin/decisions.rs"]
 mod decisions;
+#[path = "admin/commands.rs"]
+mod commands;
 #[path = "admin/events.rs"]
 mod events;
 #[path = "admin/keeping.rs"]

@@ -97,7 +97,7 @@ pub(super) fn restore(
 ) -> Result<(), CliError> {
     let (state_dir, to) = match to {
         Some(to) => {
-            let (state_dir, inside) = target::find_below(place, to)?;
+            let (state_dir, inside) = target::find_name(place, to)?;
             (state_dir, Some(inside))
         }
         None => (target::find(place)?, None),

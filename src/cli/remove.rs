@@ -4,13 +4,14 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::path::Path;
 use std::time::Duration;
 
+use rustix::io::Errno;
 use serde_json::json;
 
 use super::outbox::said;
 use super::quarantine::daemon;
 use super::rows::{self, size, span};
 use super::{CliError, Place, print, print_json, target};
-use crate::admin::control::add_path;
+use crate::admin::control::{ClientError, add_path};
 use crate::admin::json::until;
 use crate::journal::read::Reader;
 use crate::journal::{OutboxId, OutboxState};
@@ -31,10 +32,15 @@ pub(super) fn remove(place: Place<'_>, asked: &Path, wishes: Wishes, json: bool)
     if !wishes.recursive {
         return Err(CliError::Usage("rm removes whole folders: say rm -r".to_owned()));
     }
-    let (state_dir, inside) = target::find_below(place, asked)?;
+    let (state_dir, inside) = target::find_name(place, asked)?;
     let mut request = json!({ "verb": "remove", "force": wishes.force, "now": wishes.now });
     add_path(&mut request, &inside);
-    let answer = daemon(&state_dir, "rm")?.ask(&request)?;
+    let answer = daemon(&state_dir, "rm")?.ask(&request).map_err(|error| match error {
+        ClientError::Refused { errno, .. } if errno == Errno::NOTDIR.raw_os_error() => {
+            CliError::Failure(format!("{}: is no folder, and rm removes whole folders only", rows::path(&inside)))
+        }
+        other => other.into(),
+    })?;
     let id = answer["id"].as_i64().unwrap_or_default();
     let row = Reader::open(&state_dir)?.outbox_row(id)?;
     let kept_for = row.as_ref().map_or(Duration::ZERO, |row| until(row.next_attempt));

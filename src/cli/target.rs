@@ -2,8 +2,8 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
-use std::path::{Path, PathBuf};
+use std::os::unix::ffi::OsStringExt as _;
+use std::path::{Component, Path, PathBuf};
 
 use serde::Deserialize;
 
@@ -32,25 +32,60 @@ pub(super) fn find(place: Place<'_>) -> Result<PathBuf, CliError> {
 
 /// The state folder that a path belongs to, and the path relative to the mount, for a path that need not exist.
 pub(super) fn find_below(place: Place<'_>, path: &Path) -> Result<(PathBuf, Vec<u8>), CliError> {
-    let full = resolve(path);
+    let (dir, inside) = locate(place, &resolve(path))?;
+    let inside = inside.map_or_else(|| below_root(path, &dir), Ok)?;
+    Ok((dir, inside))
+}
+
+/// The same for a name that is to be changed. A symlink means itself, and what the working folder has is not taken for
+/// something of the same name on the mount.
+pub(super) fn find_name(place: Place<'_>, path: &Path) -> Result<(PathBuf, Vec<u8>), CliError> {
+    let full = resolve_name(path);
+    let (dir, inside) = locate(place, &full)?;
+    if inside.is_none() && path.is_relative() && fs::symlink_metadata(path).is_ok() {
+        return Err(CliError::Usage(format!(
+            "{}: could mean {}, which is not on the mount of state folder {}, or a path below the mount's root; \
+             give an absolute path below the mount point",
+            path.display(),
+            full.display(),
+            dir.display()
+        )));
+    }
+    let inside = inside.map_or_else(|| below_root(path, &dir), Ok)?;
+    Ok((dir, inside))
+}
+
+/// The state folder that is meant, and the path relative to the mount if it is on it.
+fn locate(place: Place<'_>, full: &Path) -> Result<(PathBuf, Option<Vec<u8>>), CliError> {
     if place.state_dir.is_none() && place.path.is_none() {
         for root in full.ancestors() {
             if let Some(dir) = config::mounted_state_dir(root).or_else(|| from_cards(root).ok().flatten()) {
-                return Ok((dir, relative(&full, root).unwrap_or_default()));
+                return Ok((dir, full.strip_prefix(root).ok().map(plain).transpose()?));
             }
         }
     }
     let dir = find(place)?;
     let meta = Reader::open(&dir)?.meta()?;
-    let roots = ["mountpoint", "export"].into_iter().filter_map(|key| meta.get(key));
-    if let Some(inside) = roots.filter_map(|root| relative(&full, Path::new(root))).next() {
-        return Ok((dir, inside));
-    }
+    let mut roots = ["mountpoint", "export"].into_iter().filter_map(|key| meta.get(key));
+    let inside = roots.find_map(|root| full.strip_prefix(root).ok());
+    Ok((dir, inside.map(plain).transpose()?))
+}
+
+/// A path that is not on the mount is one from its root, unless it begins at another.
+fn below_root(path: &Path, dir: &Path) -> Result<Vec<u8>, CliError> {
     if path.is_relative() {
-        let plain = path.strip_prefix(".").unwrap_or(path);
-        return Ok((dir, plain.as_os_str().as_bytes().to_vec()));
+        return plain(path);
     }
     Err(CliError::Usage(format!("{}: is not on the mount of state folder {}", path.display(), dir.display())))
+}
+
+/// As the journal has it: names with one slash between them. What `..` means only a look at the folders could tell.
+fn plain(path: &Path) -> Result<Vec<u8>, CliError> {
+    if path.components().any(|part| part == Component::ParentDir) {
+        return Err(CliError::Usage(format!("{}: say it without '..'", path.display())));
+    }
+    let names: PathBuf = path.components().filter(|part| *part != Component::CurDir).collect();
+    Ok(names.into_os_string().into_vec())
 }
 
 /// A mount of commitfs, as the kernel lists it; its daemon may be gone.
@@ -78,6 +113,15 @@ pub(super) fn resolve(path: &Path) -> PathBuf {
     match (full.parent(), full.file_name()) {
         (Some(parent), Some(name)) => resolve(parent).join(name),
         _ => full,
+    }
+}
+
+/// The same without following the last component; `..` is no name.
+fn resolve_name(path: &Path) -> PathBuf {
+    let full = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    match (full.parent(), full.file_name()) {
+        (Some(parent), Some(name)) => resolve(parent).join(name),
+        _ => resolve(&full),
     }
 }
 
@@ -187,10 +231,6 @@ fn candidates() -> String {
     format!("candidates: {}", names.join(", "))
 }
 
-fn relative(path: &Path, root: &Path) -> Option<Vec<u8>> {
-    path.strip_prefix(root).ok().map(|rest| rest.as_os_str().as_bytes().to_vec())
-}
-
 /// `ID PARENT DEV ROOT MOUNTPOINT OPTIONS [TAG…] - TYPE SOURCE OPTIONS`, see proc_pid_mountinfo(5).
 fn mounts_in(mountinfo: &[u8]) -> Vec<Mount> {
     let path = |field| PathBuf::from(std::ffi::OsString::from_vec(unescape(field)));
@@ -297,8 +337,13 @@ mod tests {
         assert_eq!((found, inside), (state.clone(), b"d/new".to_vec()));
         let by_state = Place { state_dir: Some(&state), ..nothing };
         assert_eq!(find_below(by_state, Path::new("/nowhere/mnt/x")).unwrap().1, b"x");
-        assert_eq!(find_below(by_state, Path::new("d/x")).unwrap().1, b"d/x");
-        assert!(matches!(find_below(by_state, Path::new("/else/x")), Err(CliError::Usage(_))));
+        for path in ["d/x", "d//x/", "./d/./x", "/nowhere/mnt//d/x/"] {
+            assert_eq!(find_below(by_state, Path::new(path)).unwrap().1, b"d/x", "{path}");
+        }
+        assert_eq!(find_below(by_state, Path::new(".")).unwrap().1, b"");
+        for path in ["/else/x", "d/../x", "../x", "/nowhere/mnt/../x", "/nowhere/mnt/d/../../x"] {
+            assert!(matches!(find_below(by_state, Path::new(path)), Err(CliError::Usage(_))), "{path}");
+        }
         let error = find(Place { path: Some(dir.path()), ..nothing }).unwrap_err();
         assert!(error.to_string().contains("is no commitfs mount"), "{error}");
     }

@@ -1,0 +1,95 @@
+//! What commands make of the paths, files and numbers that they are given, and what they refuse.
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use crate::common::mount::show;
+use crate::common::{Mount, checker, eventually};
+
+/// `commitfs ARGS --state-dir STATE`, run in a folder.
+fn run_in(folder: &Path, m: &Mount, args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_commitfs"));
+    command.args(args).arg("--state-dir").arg(m.state()).current_dir(folder).stdin(Stdio::null()).output().unwrap()
+}
+
+/// It must end with this status, and say all of these words.
+#[track_caller]
+fn refused(out: &Output, code: i32, words: &[&str]) {
+    assert_eq!(out.status.code(), Some(code), "{}", show(out));
+    for word in words {
+        assert!(String::from_utf8_lossy(&out.stderr).contains(word), "no {word:?} in: {}", show(out));
+    }
+}
+
+#[test]
+fn a_symlink_is_no_folder_and_stands_for_itself() {
+    let m = Mount::setup().config("retain = '1h'\n").mount();
+    let w = m.agent("W");
+    w.mkdir("real").unwrap();
+    w.put("real/f", "x").unwrap();
+    w.symlink("real", "link").unwrap();
+    let on_mount = m.mnt().join("link");
+    for path in ["link", on_mount.to_str().unwrap(), &format!("{}/", on_mount.display())] {
+        refused(&m.cli(&["rm", "-r", path]), 1, &["link: is no folder"]);
+    }
+    refused(&run_in(m.mnt(), &m, &["rm", "-r", "link"]), 1, &["link: is no folder"]);
+    assert_eq!(w.cat("real/f").unwrap(), b"x");
+
+    w.put("old", "old").unwrap();
+    w.symlink("real/f", "name").unwrap();
+    w.unlink("old").unwrap();
+    let find = || m.json(&["trash", "ls"]).as_array().unwrap().iter().find(|row| row["path"] == "old").cloned();
+    let row = crate::common::poll(crate::common::wait::LIMIT, find).unwrap();
+    let name = m.mnt().join("name");
+    m.cli_ok(&["trash", "restore", &row["id"].to_string(), "--replace", "--to", name.to_str().unwrap()]);
+    eventually("it took the symlink's name", || w.cat("name").unwrap() == b"old");
+    assert_eq!(w.cat("real/f").unwrap(), b"x", "what the symlink led to stays");
+}
+
+#[test]
+fn what_the_working_folder_has_is_not_taken_for_something_on_the_mount() {
+    let m = Mount::setup().config("retain = '1h'\n").mount();
+    let w = m.agent("W");
+    w.mkdir("data").unwrap();
+    w.put("f", "x").unwrap();
+    w.unlink("f").unwrap();
+    let here = m.home().join("here");
+    std::fs::create_dir_all(here.join("data")).unwrap();
+    for path in ["data", "./data/"] {
+        refused(&run_in(&here, &m, &["rm", "-r", path]), 2, &["here/data", "absolute path"]);
+    }
+    refused(&run_in(&here, &m, &["trash", "restore", "1", "--to", "data"]), 2, &["here/data", "absolute path"]);
+    assert!(w.stat("data").unwrap().is_dir());
+    // Looking does no harm.
+    checker::totals(&m);
+    assert!(run_in(&here, &m, &["du", "data"]).status.success());
+    std::fs::remove_dir(here.join("data")).unwrap();
+    let out = run_in(&here, &m, &["rm", "-r", "data"]);
+    assert!(out.status.success(), "{}", show(&out));
+    w.sees_nothing("data");
+}
+
+#[test]
+fn paths_are_read_with_any_slashes_and_never_lead_out() {
+    let m = Mount::setup().config("retain = '1h'\n").mount();
+    let w = m.agent("W");
+    w.mkdir("ts").unwrap();
+    for name in ["a", "b", "c"] {
+        w.mkdir(&format!("ts/{name}")).unwrap();
+    }
+    checker::totals(&m);
+    for path in ["ts/", "ts//a", "./ts/./a/"] {
+        m.cli_ok(&["du", path]);
+    }
+    for (path, gone) in [("ts/a/", "ts/a"), ("ts//b", "ts/b"), ("./ts/./c", "ts/c")] {
+        m.cli_ok(&["rm", "-r", path]);
+        w.sees_nothing(gone);
+    }
+    let absent = m.mnt().join("absent/../../x");
+    for path in ["../x", "ts/../x", absent.to_str().unwrap()] {
+        for verb in [&["rm", "-r", path][..], &["du", path], &["refresh", path], &["rules", path]] {
+            refused(&m.cli(verb), 2, &["'..'"]);
+        }
+        refused(&m.cli(&["trash", "restore", "1", "--to", path]), 2, &["'..'"]);
+    }
+}
