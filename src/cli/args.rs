@@ -267,7 +267,7 @@ pub(super) enum Quarantine {
     Save {
         /// Its number
         id: DraftId,
-        /// Replaced if it exists
+        /// Replaced if it exists; a device or a FIFO is written to
         file: PathBuf,
         #[command(flatten)]
         at: At,

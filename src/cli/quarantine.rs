@@ -43,19 +43,47 @@ pub(super) fn show(place: Place<'_>, id: DraftId, json: bool) -> Result<(), CliE
 
 pub(super) fn save(place: Place<'_>, id: DraftId, file: &Path, json: bool) -> Result<(), CliError> {
     let state_dir = target::find(place)?;
-    if file == Path::new("-") {
+    if file == Path::new("-") || is_stdout(file) {
         let mut out = io::stdout().lock();
         fetch(&state_dir, id, &mut out)?;
         return out.flush().map_err(CliError::Output);
     }
     let failed = |error: &io::Error| CliError::Failure(format!("{}: {error}", file.display()));
-    let fresh = Fresh::beside(file).map_err(|error| failed(&error))?;
-    let bytes = fetch(&state_dir, id, &mut &fresh.file)?;
-    fresh.publish(file).map_err(|error| failed(&error))?;
+    let bytes = match fs::metadata(file) {
+        // A device or a FIFO is written to, not replaced.
+        Ok(there) if !there.is_file() => {
+            let open = OpenOptions::new().write(true).open(file).map_err(|error| failed(&error))?;
+            let bytes = fetch(&state_dir, id, &mut &open)?;
+            flush(&open).map_err(|error| failed(&error))?;
+            bytes
+        }
+        there => {
+            // A symlink stays, and what it leads to is replaced.
+            let target = there.and_then(|_| fs::canonicalize(file)).unwrap_or_else(|_| file.to_owned());
+            let fresh = Fresh::beside(&target).map_err(|error| failed(&error))?;
+            let bytes = fetch(&state_dir, id, &mut &fresh.file)?;
+            fresh.publish(&target).map_err(|error| failed(&error))?;
+            bytes
+        }
+    };
     if json {
         return print_json(&json!({ "id": id, "file": file.to_string_lossy(), "bytes": bytes }));
     }
     print(&format!("draft {id}: {} saved to {}\n", size(bytes), file.display()))
+}
+
+/// Whether a path such as `/dev/stdout` leads to what standard output is: a message would end up in the content.
+fn is_stdout(file: &Path) -> bool {
+    let (Ok(there), Ok(out)) = (fs::metadata(file), rustix::fs::fstat(io::stdout())) else { return false };
+    (there.dev(), there.ino()) == (out.st_dev, out.st_ino)
+}
+
+/// A disk keeps what it was given only then; most of what is no regular file has nothing to flush.
+fn flush(file: &File) -> io::Result<()> {
+    match file.sync_all() {
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
+        other => other,
+    }
 }
 
 pub(super) fn publish(place: Place<'_>, id: DraftId, json: bool) -> Result<(), CliError> {

@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use rustix::process::Signal;
+
 use crate::common::mount::show;
 use crate::common::{Mount, checker, eventually};
 
@@ -18,6 +20,46 @@ fn refused(out: &Output, code: i32, words: &[&str]) {
     assert_eq!(out.status.code(), Some(code), "{}", show(out));
     for word in words {
         assert!(String::from_utf8_lossy(&out.stderr).contains(word), "no {word:?} in: {}", show(out));
+    }
+}
+
+#[test]
+fn quarantine_save_writes_to_what_is_no_regular_file() {
+    let m = Mount::new();
+    let w = m.agent("W");
+    let fd = w.open("f", "w|creat").unwrap();
+    w.write(fd, "half of it").unwrap();
+    w.kill(Signal::KILL);
+    let id = m.quarantined("f").id.to_string();
+    let save = |to: &Path| m.cli(&["quarantine", "save", &id, to.to_str().unwrap()]);
+
+    let fifo = m.home().join("fifo");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, rustix::fs::Mode::RWXU).unwrap();
+    // Open for both, so that neither side waits for the other.
+    let both = std::fs::OpenOptions::new().read(true).write(true).open(&fifo).unwrap();
+    let out = save(&fifo);
+    assert!(out.status.success(), "{}", show(&out));
+    let mut there = [0; 10];
+    rustix::fs::fcntl_setfl(&both, rustix::fs::OFlags::NONBLOCK).unwrap();
+    std::io::Read::read_exact(&mut &both, &mut there).expect("it was written to");
+    assert_eq!(&there, b"half of it");
+
+    let full = m.home().join("full");
+    std::os::unix::fs::symlink("/dev/full", &full).unwrap();
+    refused(&save(&full), 1, &["No space left"]);
+
+    let stdout = m.home().join("stdout");
+    std::os::unix::fs::symlink("/proc/self/fd/1", &stdout).unwrap();
+    let out = save(&stdout);
+    assert_eq!((out.status.code(), &*out.stdout), (Some(0), &b"half of it"[..]), "{}", show(&out));
+
+    let (link, file) = (m.home().join("link"), m.home().join("file"));
+    std::fs::write(&file, "longer than what replaces it").unwrap();
+    std::os::unix::fs::symlink(&file, &link).unwrap();
+    assert!(save(&link).status.success());
+    assert_eq!(std::fs::read(&file).unwrap(), b"half of it");
+    for link in [&full, &stdout, &link] {
+        assert!(link.is_symlink(), "{} was replaced", link.display());
     }
 }
 
