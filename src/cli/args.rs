@@ -154,9 +154,8 @@ pub(super) enum Command {
     },
     /// What a folder holds with all below it, from the journal
     Du {
-        /// On a mount, or relative to its root
-        #[arg(default_value = "")]
-        path: PathBuf,
+        /// On a mount, or relative to its root; without, all of it
+        path: Option<PathBuf>,
         /// Levels below it to show
         #[arg(short, long, value_name = "DEPTH", default_value_t = 1)]
         depth: usize,
@@ -168,9 +167,8 @@ pub(super) enum Command {
     },
     /// Count a folder and all below it again
     Refresh {
-        /// On a mount, or relative to its root
-        #[arg(default_value = "")]
-        path: PathBuf,
+        /// On a mount, or relative to its root; without, all of it
+        path: Option<PathBuf>,
         #[command(flatten)]
         at: At,
     },

@@ -142,8 +142,8 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
         Command::Rm { path, recursive, force, now, wait, at } => {
             remove::remove(at.place(), &path, remove::Wishes { recursive, force, now, wait }, json)
         }
-        Command::Du { path, depth, sort, at } => totals::du(at.place(), &path, depth, sort, json),
-        Command::Refresh { path, at } => totals::refresh(at.place(), &path, json),
+        Command::Du { path, depth, sort, at } => totals::du(at.place(), path.as_deref(), depth, sort, json),
+        Command::Refresh { path, at } => totals::refresh(at.place(), path.as_deref(), json),
         Command::Fsck { target, repair } => remove::fsck(target.place(), repair, json),
         Command::Rules { path, at } => show::rules(at.place(), &path, json),
         Command::Quarantine(command) => match command {

@@ -1,6 +1,6 @@
 //! `du` and `refresh`: what folders hold, from the journal.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use comfy_table::Cell;
@@ -15,8 +15,8 @@ use crate::admin::json::{counting_json, folder_json, no_folder, seconds};
 use crate::journal::folders::FolderRow;
 use crate::journal::read::Reader;
 
-pub(super) fn du(place: Place<'_>, asked: &Path, depth: usize, sort: bool, json: bool) -> Result<(), CliError> {
-    let (state_dir, inside) = target::find_below(place, asked)?;
+pub(super) fn du(place: Place<'_>, asked: Option<&Path>, depth: usize, sort: bool, json: bool) -> Result<(), CliError> {
+    let (state_dir, inside) = find(place, asked)?;
     let reader = Reader::open(&state_dir)?;
     let fresh = reader.freshness()?;
     let top = reader.folder(&inside)?.ok_or_else(|| CliError::Failure(no_folder(&rows::path(&inside), &fresh)))?;
@@ -52,6 +52,14 @@ pub(super) fn du(place: Place<'_>, asked: &Path, depth: usize, sort: bool, json:
     print(&format!("{text}\n"))
 }
 
+/// Without a path, the root of the mount that is meant.
+fn find(place: Place<'_>, asked: Option<&Path>) -> Result<(PathBuf, Vec<u8>), CliError> {
+    match asked {
+        Some(path) => target::find_below(place, path),
+        None => Ok((target::find(place)?, Vec::new())),
+    }
+}
+
 /// A folder and those below it, down to `depth` levels, each before what is in it.
 fn gather(
     reader: &Reader,
@@ -77,8 +85,8 @@ fn gather(
     Ok(())
 }
 
-pub(super) fn refresh(place: Place<'_>, asked: &Path, json: bool) -> Result<(), CliError> {
-    let (state_dir, inside) = target::find_below(place, asked)?;
+pub(super) fn refresh(place: Place<'_>, asked: Option<&Path>, json: bool) -> Result<(), CliError> {
+    let (state_dir, inside) = find(place, asked)?;
     let mut request = json!({ "verb": "refresh" });
     add_path(&mut request, &inside);
     let answer = daemon(&state_dir, "refresh")?.ask(&request)?;

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use rustix::process::Signal;
+use serde_json::json;
 
 use crate::common::mount::show;
 use crate::common::{Mount, checker, eventually};
@@ -61,6 +62,19 @@ fn quarantine_save_writes_to_what_is_no_regular_file() {
     for link in [&full, &stdout, &link] {
         assert!(link.is_symlink(), "{} was replaced", link.display());
     }
+}
+
+#[test]
+fn du_and_refresh_without_a_path_mean_the_whole_mount() {
+    let m = Mount::new();
+    let w = m.agent("W");
+    w.mkdir("d").unwrap();
+    w.put("d/f", "12345").unwrap();
+    checker::totals(&m);
+    let shown = m.json(&["du"]);
+    assert_eq!((&shown["path"], &shown["rfiles"]), (&json!(""), &json!(1)), "{shown}");
+    std::fs::write(m.raw("d/g"), "123").unwrap();
+    assert_eq!(m.json(&["refresh"])["drift_files"], 1);
 }
 
 #[test]
