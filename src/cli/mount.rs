@@ -156,7 +156,9 @@ pub(super) fn umount(place: Place<'_>, force: bool) -> Result<(), CliError> {
 }
 
 fn mountpoint_of(place: Place<'_>, state_dir: &Path) -> Result<PathBuf, CliError> {
-    let remembered = Reader::open(state_dir)?.meta()?.remove("mountpoint").map(PathBuf::from);
+    // The journal may be gone, and the mount can be taken away all the same.
+    let meta = Reader::open(state_dir).and_then(|reader| reader.meta());
+    let remembered = meta.ok().and_then(|mut meta| meta.remove("mountpoint")).map(PathBuf::from);
     let named = place.path.map(target::resolve);
     // An export names its mount too.
     match (named, remembered) {

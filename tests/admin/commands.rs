@@ -1,12 +1,13 @@
 //! What commands make of the paths, files and numbers that they are given, and what they refuse.
 
+use std::ffi::OsStr;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::common::mount::show;
+use crate::common::mount::{is_mounted, show};
 use crate::common::{Mount, checker, eventually};
 
 /// `commitfs ARGS --state-dir STATE`, run in a folder.
@@ -147,5 +148,20 @@ fn paths_are_read_with_any_slashes_and_never_lead_out() {
             refused(&m.cli(verb), 2, &["'..'"]);
         }
         refused(&m.cli(&["trash", "restore", "1", "--to", path]), 2, &["'..'"]);
+    }
+}
+
+#[test]
+fn a_mount_whose_state_folder_is_gone_can_be_taken_away() {
+    for force in [false, true] {
+        let mut m = Mount::new();
+        m.expect_mess();
+        std::fs::remove_dir_all(m.state()).unwrap();
+        let mut args = vec![OsStr::new("umount"), m.mnt().as_os_str()];
+        args.extend(force.then_some(OsStr::new("--force")));
+        let out = m.cli_plain(&args);
+        assert!(out.status.success(), "{}", show(&out));
+        assert!(!is_mounted(m.mnt()));
+        m.daemon_ended();
     }
 }
