@@ -59,6 +59,9 @@ impl Daemon {
         if !totals.is_on() {
             return Err(VerbError::new(Errno::OPNOTSUPP, "this mount keeps no folder totals (totals = false)"));
         }
+        if !totals.is_folder(&path).map_err(of_journal)? {
+            return Err(VerbError::new(Errno::NOENT, format!("{}: is no folder of this mount", display_path(&path))));
+        }
         if request["wait"] == false {
             return totals.begin_refresh(&path).map(|_| json!({})).map_err(of_journal);
         }

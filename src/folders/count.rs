@@ -132,6 +132,18 @@ impl Totals {
         if taken { Ok((dir, below)) } else { Err(CountError::Moved) }
     }
 
+    /// Whether a path is that of a folder: on the export, or gone from there and still in the totals.
+    pub fn is_folder(&self, path: &[u8]) -> std::result::Result<bool, JournalError> {
+        if self.journal.read(|reader| reader.folder(path))?.is_some() {
+            return Ok(true);
+        }
+        let first = path.split(|&byte| byte == b'/').next().unwrap_or_default();
+        let found = self.open(&Waiting { path: path.to_vec(), above: None });
+        // Any other error is met again, and told, when it is counted.
+        let is_none = matches!(found, Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP));
+        Ok(!is_none && !self.is_hidden(b"", OsStr::from_bytes(first)))
+    }
+
     /// Opens a folder by the one above, or name by name from the root, and never through a symlink.
     fn open(&self, waiting: &Waiting) -> Result<OwnedFd> {
         let mut names = waiting.path.split(|&byte| byte == b'/').filter(|name| !name.is_empty()).map(OsStr::from_bytes);

@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use serde_json::json;
 
 use crate::common::mount::{is_mounted, show};
-use crate::common::{Mount, checker, eventually};
+use crate::common::{Mount, Setup, checker, eventually};
 
 /// `commitfs ARGS --state-dir STATE`, run in a folder.
 fn run_in(folder: &Path, m: &Mount, args: &[&str]) -> Output {
@@ -76,6 +76,34 @@ fn du_and_refresh_without_a_path_mean_the_whole_mount() {
     assert_eq!((&shown["path"], &shown["rfiles"]), (&json!(""), &json!(1)), "{shown}");
     std::fs::write(m.raw("d/g"), "123").unwrap();
     assert_eq!(m.json(&["refresh"])["drift_files"], 1);
+}
+
+#[test]
+fn refresh_of_what_is_no_folder_fails() {
+    let m = Setup::default().config("admin = '127.0.0.1:0'\n").mount();
+    let w = m.agent("W");
+    w.put("file", "x").unwrap();
+    w.symlink("d", "link").unwrap();
+    w.mkdir("d").unwrap();
+    checker::totals(&m);
+    let server = m.tcp();
+    let headers = [("content-type", "application/json")];
+    let ask = |path: &str| {
+        let body = json!({ "path": path }).to_string();
+        server.ask("POST", "/v1/folders/refresh", &headers, &body).status
+    };
+    for path in ["nothing", "d/nothing/below", "file", "file/below", "link", ".commitfs", ".commitfs/trash"] {
+        refused(&m.cli(&["refresh", path]), 1, &["is no folder of this mount"]);
+        assert_eq!(ask(path), 404, "{path}");
+    }
+    // Made from outside, and removed from outside: refreshing is how that is found.
+    std::fs::create_dir_all(m.raw("new/below")).unwrap();
+    std::fs::remove_dir(m.raw("d")).unwrap();
+    for path in ["d", "new/below"] {
+        m.cli_ok(&["refresh", path]);
+    }
+    assert_eq!(ask("new"), 202);
+    checker::totals(&m);
 }
 
 #[test]
