@@ -88,7 +88,7 @@ pub(super) enum Command {
         #[arg(short, long)]
         follow: bool,
         /// Begin after event ID
-        #[arg(long, value_name = "ID")]
+        #[arg(long, value_name = "ID", value_parser = clap::value_parser!(i64).range(0..))]
         after: Option<i64>,
         /// Only paths that match; a glob without '/' is matched against the last component
         #[arg(long, value_name = "GLOB")]

@@ -5,11 +5,12 @@ use std::io::{self, IsTerminal as _};
 use std::path::Path;
 use std::time::Duration;
 
+use rustix::io::Errno;
 use serde_json::{Value, json};
 
 use super::rows::{self, pairs, path, since, size, span, utc};
 use super::{CliError, Place, print, print_json, target};
-use crate::admin::control::Client;
+use crate::admin::control::{Client, ClientError};
 use crate::admin::json::counting_json;
 use crate::journal::DraftId;
 use crate::journal::read::{Counts, Reader, Story};
@@ -256,6 +257,9 @@ pub(super) fn log_level(place: Place<'_>, level: &str, json: bool) -> Result<(),
     let state_dir = target::find(place)?;
     let mut daemon = Client::connect(&state_dir)
         .map_err(|error| CliError::Failure(format!("no daemon runs for {}: {error}", state_dir.display())))?;
-    let level = daemon.log_level(level)?;
+    let level = daemon.log_level(level).map_err(|error| match error {
+        ClientError::Refused { message, errno } if errno == Errno::INVAL.raw_os_error() => CliError::Usage(message),
+        other => other.into(),
+    })?;
     if json { print_json(&json!({ "level": level })) } else { print(&format!("the daemon logs {level}\n")) }
 }

@@ -301,7 +301,7 @@ fn the_log_level_changes_while_it_runs() {
         assert!(line["timestamp"].is_string() && line["message"].is_string(), "{line}");
     }
     let out = m.cli(&["log-level", "loud"]);
-    assert_eq!(out.status.code(), Some(1), "{}", show(&out));
+    assert_eq!(out.status.code(), Some(2), "{}", show(&out));
 }
 
 #[test]

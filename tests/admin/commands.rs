@@ -193,3 +193,10 @@ fn a_mount_whose_state_folder_is_gone_can_be_taken_away() {
         m.daemon_ended();
     }
 }
+
+#[test]
+fn a_negative_event_number_is_wrong_usage() {
+    let m = Mount::new();
+    refused(&m.cli(&["events", "--after=-5"]), 2, &["-5"]);
+    m.cli_ok(&["events", "--after=0"]);
+}
