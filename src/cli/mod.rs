@@ -93,7 +93,7 @@ pub fn run() -> ExitCode {
             Err(error) => {
                 let exit = error.exit();
                 if exit != Exit::Ok && !matches!(error, CliError::Told) {
-                    eprintln!("commitfs: {error}");
+                    eprintln!("commitfs: {}", rows::message(&error.to_string()));
                 }
                 exit
             }

@@ -122,6 +122,12 @@ pub(super) fn text(bytes: &[u8]) -> String {
     shown
 }
 
+/// An error for a terminal. A name in it may hold anything; only lists, whose lines are indented, have more than one line.
+pub(super) fn message(error: &str) -> String {
+    const LISTED: &str = "\n  ";
+    error.split(LISTED).map(|line| text(line.as_bytes())).collect::<Vec<_>>().join(LISTED)
+}
+
 pub(super) fn size(bytes: u64) -> String {
     let mut value = bytes as f64;
     for unit in ["B", "KiB", "MiB", "GiB", "TiB"] {
@@ -244,5 +250,6 @@ mod tests {
         assert_eq!(utc(UNIX_EPOCH + Duration::from_millis(951_827_696_789)), "2000-02-29 12:34:56.789 UTC");
         assert_eq!(utc(UNIX_EPOCH - Duration::from_millis(1)), "1969-12-31 23:59:59.999 UTC");
         assert_eq!(text("ü\u{1b}[31m".as_bytes()), "ü\\u{1b}[31m");
+        assert_eq!(message("a\nb: busy\n  being written: \u{1b}[c"), "a\\nb: busy\n  being written: \\u{1b}[c");
     }
 }

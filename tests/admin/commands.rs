@@ -200,3 +200,14 @@ fn a_negative_event_number_is_wrong_usage() {
     refused(&m.cli(&["events", "--after=-5"]), 2, &["-5"]);
     m.cli_ok(&["events", "--after=0"]);
 }
+
+#[test]
+fn a_terminal_does_not_act_on_names_in_errors() {
+    let m = Mount::new();
+    let w = m.agent("W");
+    w.mkdir("n\n\u{1b}[31ml").unwrap();
+    let fd = w.open("n\n\u{1b}[31ml/f", "w|creat").unwrap();
+    let out = m.cli(&["rm", "-r", "n\n\u{1b}[31ml"]);
+    refused(&out, 1, &["n\\n\\u{1b}[31ml: ", "\n  being written: n\\n\\u{1b}[31ml/f\n"]);
+    w.close(fd).unwrap();
+}
