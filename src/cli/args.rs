@@ -199,7 +199,7 @@ pub(super) enum Outbox {
         #[arg(short, value_name = "N", default_value_t = 1000)]
         n: usize,
     },
-    /// Give rows all their attempts again; without numbers, every dead one
+    /// Give rows whose removal has failed all their attempts again; without numbers, every dead one
     Retry {
         /// Their numbers
         ids: Vec<OutboxId>,

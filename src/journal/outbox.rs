@@ -230,11 +230,12 @@ pub(super) fn begun(conn: &Connection, id: OutboxId, files: u64) -> rusqlite::Re
     Ok(())
 }
 
-/// Dead and dropped rows get all their attempts again; waiting ones are tried at once.
+/// Dead and dropped rows get all their attempts again, those between two attempts the next one at once. What has not
+/// failed is kept for its time.
 pub(super) fn retry(conn: &Connection, ids: &[OutboxId], now: i64) -> rusqlite::Result<()> {
     conn.prepare_cached(
         "UPDATE outbox SET state = 'pending', attempts = 0, next_attempt = ?2
-         WHERE id IN (SELECT value FROM json_each(?1))",
+         WHERE id IN (SELECT value FROM json_each(?1)) AND (state <> 'pending' OR attempts > 0)",
     )?
     .execute(params![list(ids), now])?;
     Ok(())
@@ -337,13 +338,10 @@ impl Reader {
         })
     }
 
-    /// Which of these rows there are.
-    pub fn outbox_known(&self, ids: &[OutboxId]) -> Result<std::collections::HashSet<OutboxId>, JournalError> {
-        self.read(|conn| {
-            let mut statement =
-                conn.prepare_cached("SELECT id FROM outbox WHERE id IN (SELECT value FROM json_each(?1))")?;
-            statement.query_map([list(ids)], |row| row.get(0))?.collect()
-        })
+    /// Those of these rows that there are.
+    pub fn outbox_among(&self, ids: &[OutboxId]) -> Result<Vec<OutboxRow>, JournalError> {
+        let which = "WHERE id IN (SELECT value FROM json_each(?1)) ORDER BY id";
+        self.read(|conn| conn.prepare_cached(&format!("{ROW} {which}"))?.query_map([list(ids)], row)?.collect())
     }
 
     /// Which of these names in the trash folder have a row.

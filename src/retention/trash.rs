@@ -1,5 +1,6 @@
 //! What an admin does with rows of the outbox: restore, purge, retry, drop.
 
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use crate::commit::{Target, VerbError, is_there};
 use crate::failpoint;
 use crate::folders::Holds;
 use crate::inode::{Key, Node, display_path};
-use crate::journal::{Delta, Entry, JournalError, OutboxId, OutboxKind, OutboxRow};
+use crate::journal::{Delta, Entry, JournalError, OutboxId, OutboxKind, OutboxRow, OutboxState};
 use crate::sys::at::{self, RenameFlags};
 use crate::sys::{Errno, Kind, Result, clock, stat};
 
@@ -85,17 +86,28 @@ impl Reaper {
         self.by.sync_folder(&target.parent)
     }
 
-    /// Rows that wait for the end of their retention are removed now; `None`: all of them.
+    /// Rows that wait for the end of their retention are removed now; `None`: all of them. One that nobody removes any
+    /// more is refused.
     pub fn purge(&self, ids: Option<Vec<OutboxId>>) -> std::result::Result<(), VerbError> {
-        self.check_ids(ids.as_deref().unwrap_or_default())?;
+        let rows = self.rows(ids.as_deref().unwrap_or_default())?;
+        if let Some(row) = rows.iter().find(|row| row.state != OutboxState::Pending) {
+            let (id, state) = (row.aside.id, row.state.as_str());
+            let message = format!("row {id} is {state}: commitfs outbox retry {id} tries its removal again");
+            return Err(VerbError::new(Errno::INVAL, message));
+        }
         self.by.journal.wait(self.by.journal.submit(Entry::Purged { ids })).map_err(of_journal)?;
         self.poke();
         Ok(())
     }
 
-    /// Dead and dropped rows get all their attempts again, now.
+    /// Rows whose removal has failed get all their attempts again, now. One that is merely kept is refused.
     pub fn retry(&self, ids: Vec<OutboxId>) -> std::result::Result<(), VerbError> {
-        self.check_ids(&ids)?;
+        let rows = self.rows(&ids)?;
+        if let Some(row) = rows.iter().find(|row| row.state == OutboxState::Pending && row.attempts == 0) {
+            let id = row.aside.id;
+            let message = format!("row {id} has not failed: commitfs trash purge {id} removes it before its time");
+            return Err(VerbError::new(Errno::INVAL, message));
+        }
         self.by.journal.wait(self.by.journal.submit(Entry::Retry { ids })).map_err(of_journal)?;
         self.poke();
         Ok(())
@@ -103,7 +115,7 @@ impl Reaper {
 
     /// Gives a dead row up: nobody tries to remove its inode any more.
     pub fn drop_row(&self, id: OutboxId) -> std::result::Result<(), VerbError> {
-        self.check_ids(&[id])?;
+        self.row(id)?;
         match self.by.journal.wait(self.by.journal.submit(Entry::Dropped { id })) {
             Err(JournalError::Refused { .. }) => Err(VerbError::new(
                 Errno::INVAL,
@@ -127,11 +139,13 @@ impl Reaper {
         row.ok_or_else(|| VerbError::new(Errno::NOENT, format!("no outbox row {id}")))
     }
 
-    fn check_ids(&self, ids: &[OutboxId]) -> std::result::Result<(), VerbError> {
-        let known = self.by.journal.read(|reader| reader.outbox_known(ids)).map_err(of_journal)?;
+    /// All of them, or an error that names one that there is not.
+    fn rows(&self, ids: &[OutboxId]) -> std::result::Result<Vec<OutboxRow>, VerbError> {
+        let rows = self.by.journal.read(|reader| reader.outbox_among(ids)).map_err(of_journal)?;
+        let known: HashSet<OutboxId> = rows.iter().map(|row| row.aside.id).collect();
         match ids.iter().find(|id| !known.contains(id)) {
             Some(id) => Err(VerbError::new(Errno::NOENT, format!("no outbox row {id}"))),
-            None => Ok(()),
+            None => Ok(rows),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The reaper: retries, dead letters, space.
 
+use crate::common::mount::show;
 use crate::common::{Immutable, Mount, SmallFs, checker, eventually};
 use crate::{eventually_empty, id, outbox, row_of, trash};
 
@@ -33,6 +34,34 @@ fn a_row_that_cannot_be_removed_ends_as_a_dead_letter_and_holds_nobody_up() {
     drop(guard);
     m.cli_ok(&["outbox", "retry"]);
     eventually_empty(&m);
+    checker::check(&m);
+}
+
+#[test]
+fn a_row_is_moved_only_by_the_command_for_its_state() {
+    let m = Mount::setup().config("retain = '1h'\nreap_backoff = '2ms'\n").mount();
+    let w = m.agent("W");
+    for name in ["stuck", "kept"] {
+        w.put(name, "x").unwrap();
+        w.unlink(name).unwrap();
+    }
+    let (stuck, kept) = (row_of(&m, "stuck"), row_of(&m, "kept"));
+    let path = trash(&m).into_iter().find(|path| path.ends_with(stuck["stage"].as_str().unwrap())).unwrap();
+    let guard = Immutable::new(path);
+    m.cli_ok(&["trash", "purge", &id(&stuck)]);
+    eventually("it is dead", || row_of(&m, "stuck")["state"] == "dead");
+    let refused = m.cli(&["trash", "purge", &id(&kept), &id(&stuck)]);
+    assert!(refused.status.code() == Some(1) && show(&refused).contains("outbox retry"), "{}", show(&refused));
+    assert_eq!(m.http().post(&format!("/v1/trash/{}/purge", stuck["id"])).status, 409);
+    let refused = m.cli(&["outbox", "retry", &id(&stuck), &id(&kept)]);
+    assert!(refused.status.code() == Some(1) && show(&refused).contains("trash purge"), "{}", show(&refused));
+    assert_eq!(m.http().post(&format!("/v1/outbox/{}/retry", kept["id"])).status, 409);
+    assert_eq!((&row_of(&m, "stuck")["attempts"], &row_of(&m, "kept")["state"]), (&8.into(), &"pending".into()));
+    drop(guard);
+    m.cli_ok(&["outbox", "retry", &id(&stuck)]);
+    eventually("it is gone", || outbox(&m).iter().all(|row| row["path"] != "stuck"));
+    m.cli_ok(&["trash", "restore", &id(&kept)]);
+    assert_eq!(w.cat("kept").unwrap(), b"x");
     checker::check(&m);
 }
 
