@@ -353,6 +353,13 @@ fn doctor_names_what_blocks() {
     let blocker = finding(&report, "state folder");
     assert_eq!(blocker["verdict"], "blocker");
     assert!(blocker["found"].as_str().unwrap().contains("FUSE") && blocker["remedy"].is_string(), "{blocker}");
+    let file = other.home().join("file");
+    std::fs::write(&file, "").unwrap();
+    for nowhere in [std::path::Path::new("/proc/x"), &file, &file.join("x")] {
+        let report = doctor(&[other.export().as_os_str(), "--state-dir".as_ref(), nowhere.as_os_str()], 1);
+        let blocker = finding(&report, "state folder");
+        assert!(blocker["verdict"] == "blocker" && blocker["remedy"].is_string(), "{blocker}");
+    }
     let absent = other.home().join("absent");
     assert_eq!(finding(&doctor(&[absent.as_os_str()], 1), "source")["verdict"], "blocker");
     assert_eq!(finding(&doctor(&[m.mnt().as_os_str()], 0), "source")["verdict"], "note");

@@ -181,6 +181,7 @@ fn descriptors() -> Finding {
 }
 
 pub(super) fn state_folder(dir: &Path) -> Finding {
+    let dir = &std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
     let shown = dir.display();
     if let Err(error) = journal::check_local(dir) {
         return Finding::of(
@@ -191,7 +192,16 @@ pub(super) fn state_folder(dir: &Path) -> Finding {
             "--state-dir DIR on a local disk.",
         );
     }
-    let existing = dir.ancestors().find(|dir| dir.is_dir()).unwrap_or(Path::new("/"));
+    let existing = dir.ancestors().find(|dir| dir.symlink_metadata().is_ok()).unwrap_or(Path::new("/"));
+    if let Err(error) = make_something(existing) {
+        return Finding::of(
+            "state folder",
+            Verdict::Blocker,
+            format!("{shown}: nothing can be made in {}: {error}", existing.display()),
+            "A mount makes this folder where it is missing, and writes its journal there.",
+            "--state-dir DIR where this user may write.",
+        );
+    }
     let free = match rustix::fs::statvfs(existing) {
         Ok(space) => space.f_bavail * space.f_frsize,
         Err(errno) => {
@@ -214,6 +224,13 @@ pub(super) fn state_folder(dir: &Path) -> Finding {
         );
     }
     Finding::good("state folder", format!("{shown}: on a local disk, {} free", size(free)))
+}
+
+/// A folder, which is removed again.
+fn make_something(inside: &Path) -> io::Result<()> {
+    let folder = inside.join(format!(".commitfs-doctor-{}", std::process::id()));
+    fs::create_dir(&folder)?;
+    fs::remove_dir(&folder)
 }
 
 #[cfg(test)]
