@@ -324,16 +324,17 @@ impl Fs {
                 }
             }
         }
-        let told =
-            changes.is_mtime_alone() && changes.mtime.and_then(SetTime::exact).is_some_and(|time| node.has_mtime(time));
+        let written_back = changes.is_mtime_alone() && node.kind == Kind::File;
         let fd = match self.nodes().fd(&node) {
             // The kernel writes back the times of a file whose last name was taken away. It would keep an error for whoever
             // calls syncfs next.
-            Err(Errno::STALE | Errno::NOENT) if told => return Ok(Attr { stat: node.remains(), ttl: Duration::ZERO }),
+            Err(Errno::STALE | Errno::NOENT) if written_back => {
+                return Ok(Attr { stat: node.remains(), ttl: Duration::ZERO });
+            }
             other => other?,
         };
         node.telling();
-        if told {
+        if written_back && changes.mtime.and_then(SetTime::exact).is_some_and(|time| node.has_mtime(time)) {
             let stat = stat::fstat(&fd)?;
             if !node.is_as(&stat) {
                 // The kernel writes back what it has kept of an older version of the file.

@@ -18,6 +18,21 @@ fn s47_a_file_that_is_gone_is_no_failure_of_syncfs() {
 }
 
 #[test]
+fn s47_a_file_written_in_place_that_is_gone_is_no_failure_of_syncfs() {
+    let m = Mount::new();
+    let w = m.agent("W");
+    let here = w.open(".", "r|dir").unwrap();
+    for round in 0..10 {
+        let fd = w.open("a.log", "rw|creat").unwrap();
+        w.write(fd, "one").unwrap();
+        w.write(fd, "two").unwrap();
+        w.close(fd).unwrap();
+        w.unlink("a.log").unwrap();
+        assert_eq!(w.call(&["syncfs", &here.to_string()]), Ok(()), "round {round}");
+    }
+}
+
+#[test]
 fn s58_what_is_unlinked_or_replaced_is_kept_for_a_while() {
     let m = Mount::setup().config("[[rule]]\nglob = 'never'\nretain = 0\n").mount();
     let (w, r) = m.pair();
