@@ -20,6 +20,8 @@ mod data;
 mod elsewhere;
 #[path = "semantics/failures.rs"]
 mod failures;
+#[path = "semantics/family.rs"]
+mod family;
 #[path = "semantics/hiding.rs"]
 mod hiding;
 #[path = "semantics/hostile.rs"]

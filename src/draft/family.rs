@@ -11,6 +11,7 @@ use crate::inode::Key;
 use crate::rules::{Decision, OnFailureExit, OnKill};
 use crate::sys::process::{self, Identity, Process};
 use crate::sys::procfs::{self, Exit, OpenFile};
+use crate::sys::stat;
 
 /// The process behind a request.
 #[derive(Clone, Copy, Debug)]
@@ -158,8 +159,9 @@ impl Draft {
     }
 
     /// True if the caller is a writer's process, one of its descendants, or holds the draft open although its
-    /// ancestors are gone. `is_in_place` tells whether a version is being written in place.
-    pub fn is_family(&self, caller: Caller, is_in_place: impl FnOnce(Key) -> bool) -> bool {
+    /// ancestors are gone. `is_shared` tells whether a version is written by others too: in place, or as the one below
+    /// another draft.
+    pub fn is_family(&self, caller: Caller, is_shared: impl FnOnce(Key) -> bool) -> bool {
         let openers = self.writers.lock().openers.clone();
         let mut line = process::ancestry(caller.tid).peekable();
         let Some(own) = line.peek().map(|process| process.tgid) else { return false };
@@ -170,13 +172,22 @@ impl Draft {
         if !orphaned {
             return false;
         }
-        // An outsider may read the version below, whose number the kernel may show for the draft: only who writes by
-        // that number writes the draft. Unless the version is written itself, under another name.
-        let [node, content, before] = self.inos();
-        let base = self.base_key();
-        let shared = base.is_some_and(|base| base.ino == content);
-        let before = if base.is_some_and(is_in_place) { node } else { before };
-        procfs::has_open(own, &[node, if shared { node } else { content }], before)
+        // An outsider may read the version below, whose number is the draft's too: only who writes by that number writes
+        // the draft. Unless the version is written otherwise, under another name.
+        let [node, content] = self.own_inos();
+        let began_over = self.began_over.lock().clone();
+        let content = if began_over.contains(&content) { node } else { content };
+        match procfs::has_open(own, &[node, content], &began_over) {
+            Some(ino) if began_over.contains(&ino) => {
+                self.base_key().is_none_or(|base| !is_shared(Key { ino, ..base }))
+            }
+            found => found.is_some(),
+        }
+    }
+
+    /// True if somebody may have the draft open by this number, because it began over a version that has it.
+    pub fn is_open_as(&self, ino: u64) -> bool {
+        self.handles.load(Ordering::Acquire) > 0 && self.began_over.lock().contains(&ino)
     }
 
     /// The draft as one of its writers' processes has it open.
@@ -185,10 +196,16 @@ impl Draft {
         Some(OpenFile { pid, inos: self.inos() })
     }
 
-    /// The inode numbers under which the kernel may show the draft in `/proc`: it keeps the one it was told last, which
-    /// may still be that of the version below.
-    pub(super) fn inos(&self) -> [u64; 3] {
-        let content = self.stat().map_or(self.node, |stat| stat.ino);
-        [self.node, content, self.base_key().map_or(content, |key| key.ino)]
+    /// The inode numbers under which the kernel may show the draft in `/proc`: it keeps the one it was told last.
+    pub(super) fn inos(&self) -> Vec<u64> {
+        let mut inos = self.own_inos().to_vec();
+        inos.extend_from_slice(&self.began_over.lock());
+        inos
+    }
+
+    /// Those of the node and of the content.
+    fn own_inos(&self) -> [u64; 2] {
+        let content = self.content().and_then(|content| stat::fstat(&*content));
+        [self.node, content.map_or(self.node, |stat| stat.ino)]
     }
 }

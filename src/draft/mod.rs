@@ -53,6 +53,8 @@ pub struct Draft {
     writers: Mutex<family::Writers>,
     stream: Mutex<digest::Stream>,
     taint: Mutex<Option<(&'static str, Errno)>>,
+    /// Inode numbers of the versions that it began over, which are its own until it is published.
+    began_over: Mutex<Vec<u64>>,
     /// The modification time that its writers see, where the kernel keeps it by itself.
     shown: Mutex<Option<Time>>,
     nlookup: AtomicU64,
@@ -93,7 +95,9 @@ impl Draft {
         }
     }
 
-    /// Attributes of the draft as its family sees it.
+    /// Attributes of the draft as its family sees it. Its inode number is that of the version below until another version
+    /// is there: a program that compares the number of its descriptor with that of the path, before and after a write,
+    /// finds one file.
     pub fn stat(&self) -> Result<Stat> {
         let body = self.body.read();
         let stat = match (&body.phase, &body.base) {
@@ -107,7 +111,11 @@ impl Draft {
             (None, Phase::Clean, Some(base)) => stat.nlink.min(base.like.nlink.saturating_sub(1)),
             _ => stat.nlink,
         };
-        Ok(Stat { nlink: links, ..stat })
+        let ino = match (&body.phase, &body.base) {
+            (Phase::Published(_), _) | (_, None) => stat.ino,
+            (_, Some(base)) => base.like.ino,
+        };
+        Ok(Stat { nlink: links, ino, ..stat })
     }
 
     /// Where the draft will appear, unless its name was taken away.

@@ -54,6 +54,7 @@ impl Draft {
     /// A draft without content of its own.
     pub fn new(new: NewDraft) -> Arc<Self> {
         Arc::new(Draft {
+            began_over: Mutex::new(new.base.iter().map(|base| base.like.ino).collect()),
             node: new.node,
             decision: new.decision,
             creds: new.creds,
@@ -227,6 +228,7 @@ impl Draft {
             };
         }
         let work = work.inspect_err(|&errno| self.taint_by_copy(errno))?;
+        self.begins_over(base.as_ref());
         (body.base, body.phase) = (base, Phase::Open(work));
         Ok(())
     }
@@ -266,9 +268,17 @@ impl Draft {
         self.only_resizes.store(true, Ordering::Relaxed);
         self.again.store(true, Ordering::Release);
         let work = self.fork(by, body.path(), &base, keep).inspect_err(|&errno| self.taint_by_copy(errno))?;
+        self.begins_over(Some(&base));
         body.base = Some(base);
         body.phase = Phase::Open(work);
         Ok(())
+    }
+
+    fn begins_over(&self, base: Option<&Base>) {
+        let mut began_over = self.began_over.lock();
+        if let Some(ino) = base.map(|base| base.like.ino).filter(|ino| !began_over.contains(ino)) {
+            began_over.push(ino);
+        }
     }
 
     /// As with a write, whoever asked deals with a lack of room.

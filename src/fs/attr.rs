@@ -178,7 +178,7 @@ impl Fs {
                     let was_clean = !draft.is_pending();
                     let answer = changed.and_then(|()| draft_attr(&draft, fh.is_some()));
                     if let (Ok(attr), true) = (&answer, was_clean) {
-                        self.announce_attributes(Key::of(&attr.stat));
+                        self.announce_version(Key::of(&attr.stat));
                     }
                     done(answer);
                 }
@@ -285,15 +285,21 @@ impl Fs {
         Ok(())
     }
 
-    /// Tells the kernel that what it remembers of a version's owner and mode is old. It takes no lock for that, so the
-    /// request that holds the file's need not be answered first.
-    fn announce_attributes(&self, key: Key) {
+    /// Tells the kernel that what it remembers of a version's owner and mode is old.
+    fn announce_version(&self, key: Key) {
+        if let Some(node) = self.nodes().of(key) {
+            self.announce_attributes(node.id);
+        }
+    }
+
+    /// Tells the kernel that what it remembers of a node's attributes is old. It takes no lock for that, so the request that
+    /// holds the file's need not be answered first.
+    pub(super) fn announce_attributes(&self, node: u64) {
         // A negative offset: the attributes alone.
-        if let Some(node) = self.nodes().of(key)
-            && let Some(kernel) = self.kernel.get()
-            && let Err(error) = kernel.inval_inode(INodeNo(node.id), -1, 0)
+        if let Some(kernel) = self.kernel.get()
+            && let Err(error) = kernel.inval_inode(INodeNo(node), -1, 0)
         {
-            tracing::trace!(%error, "the kernel did not take the news of a version");
+            tracing::trace!(%error, "the kernel did not take the news of a node");
         }
     }
 

@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 
 use super::Fs;
 use crate::draft::{Caller, Draft};
+use crate::inode::Key;
 use crate::journal::Owner;
 use crate::sys::cred::Creds;
 use crate::sys::process::{self, Identity, Process};
@@ -77,7 +78,10 @@ impl Fs {
 
     /// True if the caller sees a draft under its name.
     pub(super) fn is_family(&self, draft: &Draft, caller: Caller) -> bool {
-        draft.is_family(caller, |base| self.nodes().counted(base).is_some())
+        let others =
+            |base: Key| self.drafts.all().iter().any(|other| other.node != draft.node && other.is_open_as(base.ino));
+        let is_shared = |base| self.nodes().counted(base).is_some() || others(base);
+        draft.is_family(caller, is_shared)
     }
 
     /// Credentials to act under; `None` for the daemon's own.

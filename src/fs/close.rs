@@ -201,6 +201,10 @@ impl Fs {
                     _ => published.record(&self.committer),
                 };
                 settled.now(Phase::Published(Kept::Open(staged.file.clone())));
+                if replaced {
+                    // Who still has it open, and who looks at the path, see one inode number, that of the new version.
+                    self.announce_attributes(draft.node);
+                }
                 self.commits_done.fetch_add(1, Ordering::Relaxed);
                 if !digested {
                     self.digester.take(id, target.path(), staged.file, &self.committer.nodes);

@@ -44,8 +44,7 @@ impl MountId {
             if Path::new(&at) != mountpoint {
                 return None;
             }
-            let (major, minor) = std::str::from_utf8(words[2]).ok()?.split_once(':')?;
-            Some(MountId { id: number(words[0])?, dev: (major.parse().ok()?, minor.parse().ok()?) })
+            Some(MountId { id: number(words[0])?, dev: device(words[2], 10)? })
         })
     }
 }
@@ -77,28 +76,40 @@ pub fn holds(pid: u32, mount: Option<MountId>, inos: &[u64], mappings: bool) -> 
         // In the middle of `execve` a process has a new address space and nothing of the old one.
         Ok(Holds::No) if mappings && !is_executing(pid) => {
             let inos = inos.to_vec();
-            in_time(move || holds_mapping(pid, mount, &inos)).unwrap_or(Holds::Unknown)
+            match in_time(move || find_mapping(pid, mount, |ino, _| inos.contains(&ino))) {
+                Some(Ok(Some(_))) => Holds::Yes,
+                Some(Ok(None)) => Holds::No,
+                Some(Err(errno)) => unreadable(errno),
+                None => Holds::Unknown,
+            }
         }
         Ok(held) => held,
         Err(errno) => unreadable(errno),
     }
 }
 
-/// Whether a process has a file open, by any of `inos`, or has one open for writing that the kernel may still show by the
-/// number `before`. Of mappings only those by `inos` count.
-pub fn has_open(pid: u32, inos: &[u64], before: u64) -> bool {
-    let mine = |ino: u64, writes: bool| inos.contains(&ino) || (ino == before && writes);
-    matches!(find_descriptor(pid, None, mine), Ok((Holds::Yes, _)))
-        || matches!(holds(pid, None, inos, true), Holds::Yes)
+/// The number by which a process has a file open or mapped: one of `inos`, or one of `written` by which it may
+/// write.
+pub fn has_open(pid: u32, inos: &[u64], written: &[u64]) -> Option<u64> {
+    let mine = |ino: u64, writes: bool| inos.contains(&ino) || (writes && written.contains(&ino));
+    match find_descriptor(pid, |_| true, mine).ok()? {
+        (Holds::Yes, found) => found.map(|found| found.ino),
+        (Holds::No | Holds::Perhaps, _) if !is_executing(pid) => {
+            let (inos, written) = (inos.to_vec(), written.to_vec());
+            let mine = move |ino: u64, writes: bool| inos.contains(&ino) || (writes && written.contains(&ino));
+            in_time(move || find_mapping(pid, None, mine))?.ok()?
+        }
+        _ => None,
+    }
 }
 
-/// A file of a mount that a process has open.
-#[derive(Clone, Copy, Debug)]
+/// A file of a mount that a process writes.
+#[derive(Clone, Debug)]
 pub struct OpenFile {
     /// The process.
     pub pid: u32,
     /// The numbers under which the kernel may know the file.
-    pub inos: [u64; 3],
+    pub inos: Vec<u64>,
 }
 
 /// The sizes of open files as the kernel knows them, which may have gathered writes that it has not passed on. Asks
@@ -116,7 +127,8 @@ fn cached_size(mount: MountId, file: &OpenFile) -> Option<u64> {
     if is_executing(file.pid) {
         return None;
     }
-    let number = find_descriptor(file.pid, Some(mount), |ino, _| file.inos.contains(&ino)).ok()?.1?;
+    let mine = |ino: u64, writes: bool| writes && file.inos.contains(&ino);
+    let number = find_descriptor(file.pid, |id| mount.id == id, mine).ok()?.1?.number;
     let path = format!("/proc/{}/fd/{number}", file.pid);
     let stat = rustix::fs::statx(rustix::fs::CWD, path, AtFlags::STATX_DONT_SYNC, StatxFlags::SIZE).ok()?;
     ((stat.stx_dev_major, stat.stx_dev_minor) == mount.dev).then_some(stat.stx_size)
@@ -127,16 +139,23 @@ fn cached_size(mount: MountId, file: &OpenFile) -> Option<u64> {
 const LARGE: usize = 512;
 
 fn holds_descriptor(pid: u32, mount: Option<MountId>, inos: &[u64]) -> Result<Holds> {
-    find_descriptor(pid, mount, |ino, _| inos.contains(&ino)).map(|(held, _)| held)
+    let here = |id| mount.is_none_or(|mount| mount.id == id);
+    find_descriptor(pid, here, |ino, _| inos.contains(&ino)).map(|(held, _)| held)
 }
 
-/// Whether a process has such a descriptor, by inode number and whether it is open for writing, and its number if it
-/// surely has.
+/// A descriptor of another process.
+struct Found {
+    number: u32,
+    ino: u64,
+}
+
+/// Whether a process has such a descriptor, by the id of its mount, by inode number and whether it is open for writing, and
+/// which one if it surely has.
 fn find_descriptor(
     pid: u32,
-    mount: Option<MountId>,
+    is_here: impl Fn(u64) -> bool,
     is_it: impl Fn(u64, bool) -> bool,
-) -> Result<(Holds, Option<u32>)> {
+) -> Result<(Holds, Option<Found>)> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let table = rustix::fs::open(format!("/proc/{pid}/fdinfo"), flags | OFlags::DIRECTORY, Mode::empty())?;
     let mut names = [MaybeUninit::uninit(); 4096];
@@ -165,8 +184,9 @@ fn find_descriptor(
         match (field(b"ino:"), field(b"mnt_id:")) {
             // Flags are octal: their last digit is the access mode.
             (Some(ino), _) if !is_it(ino, field(b"flags:").is_some_and(|flags| (flags % 10) & 3 != 0)) => {}
-            (Some(_), Some(id)) if mount.is_none_or(|mount| mount.id == id) => {
-                return Ok((Holds::Yes, entry.file_name().to_str().ok().and_then(|name| name.parse().ok())));
+            (Some(ino), Some(id)) if is_here(id) => {
+                let number = entry.file_name().to_str().ok().and_then(|name| name.parse().ok());
+                return Ok((Holds::Yes, number.map(|number| Found { number, ino })));
             }
             (Some(_), Some(_)) => held = Holds::Perhaps,
             _ => return Ok((Holds::Unknown, None)),
@@ -175,26 +195,29 @@ fn find_descriptor(
     Ok((held, None))
 }
 
-fn holds_mapping(pid: u32, mount: Option<MountId>, inos: &[u64]) -> Holds {
-    let maps = match std::fs::read(format!("/proc/{pid}/maps")) {
-        Ok(maps) => maps,
-        Err(error) => return unreadable(errno_of(&error)),
-    };
+/// The number of such a file, by inode number and whether it is writable now, among a process's shared mappings.
+fn find_mapping(pid: u32, mount: Option<MountId>, is_it: impl Fn(u64, bool) -> bool) -> Result<Option<u64>> {
+    let maps = std::fs::read(format!("/proc/{pid}/maps")).map_err(|error| errno_of(&error))?;
     for line in maps.split(|&b| b == b'\n') {
         // address perms offset dev inode [path]; a shared mapping that is read-only now may become writable.
         let words: Vec<&[u8]> = line.split(|&b| b == b' ').filter(|word| !word.is_empty()).take(5).collect();
         let [_, perms, _, dev, ino] = words[..] else { continue };
-        let here = || mount.is_none_or(|mount| hex_device(dev) == Some(mount.dev));
-        if perms.get(3) == Some(&b's') && number(ino).is_some_and(|ino| inos.contains(&ino)) && here() {
-            return Holds::Yes;
+        let here = || mount.is_none_or(|mount| device(dev, 16) == Some(mount.dev));
+        let writes = perms.get(1) == Some(&b'w');
+        if perms.get(3) == Some(&b's')
+            && let Some(ino) = number(ino).filter(|&ino| is_it(ino, writes))
+            && here()
+        {
+            return Ok(Some(ino));
         }
     }
-    Holds::No
+    Ok(None)
 }
 
-fn hex_device(text: &[u8]) -> Option<(u32, u32)> {
+/// Major and minor number.
+fn device(text: &[u8], radix: u32) -> Option<(u32, u32)> {
     let (major, minor) = std::str::from_utf8(text).ok()?.split_once(':')?;
-    Some((u32::from_str_radix(major, 16).ok()?, u32::from_str_radix(minor, 16).ok()?))
+    Some((u32::from_str_radix(major, radix).ok()?, u32::from_str_radix(minor, radix).ok()?))
 }
 
 fn number(digits: &[u8]) -> Option<u64> {
