@@ -10,7 +10,7 @@ use super::Draft;
 use crate::inode::Key;
 use crate::rules::{Decision, OnFailureExit, OnKill};
 use crate::sys::process::{self, Identity, Process};
-use crate::sys::procfs::{self, Exit, OpenFile};
+use crate::sys::procfs::{self, Exit, MountId, OpenFile};
 use crate::sys::stat;
 
 /// The process behind a request.
@@ -158,10 +158,10 @@ impl Draft {
         self.writers.lock().hold_until.map(|(until, _)| until).filter(|until| *until > Instant::now())
     }
 
-    /// True if the caller is a writer's process, one of its descendants, or holds the draft open although its
+    /// True if the caller is a writer's process, one of its descendants, or holds the draft open on `mount` although its
     /// ancestors are gone. `is_shared` tells whether a version is written by others too: in place, or as the one below
     /// another draft.
-    pub fn is_family(&self, caller: Caller, is_shared: impl FnOnce(Key) -> bool) -> bool {
+    pub fn is_family(&self, caller: Caller, mount: Option<MountId>, is_shared: impl FnOnce(Key) -> bool) -> bool {
         let openers = self.writers.lock().openers.clone();
         let mut line = process::ancestry(caller.tid).peekable();
         let Some(own) = line.peek().map(|process| process.tgid) else { return false };
@@ -177,7 +177,7 @@ impl Draft {
         let [node, content] = self.own_inos();
         let began_over = self.began_over.lock().clone();
         let content = if began_over.contains(&content) { node } else { content };
-        match procfs::has_open(own, &[node, content], &began_over) {
+        match procfs::has_open(own, mount, &[node, content], &began_over) {
             Some(ino) if began_over.contains(&ino) => {
                 self.base_key().is_none_or(|base| !is_shared(Key { ino, ..base }))
             }

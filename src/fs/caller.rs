@@ -81,7 +81,7 @@ impl Fs {
         let others =
             |base: Key| self.drafts.all().iter().any(|other| other.node != draft.node && other.is_open_as(base.ino));
         let is_shared = |base| self.nodes().counted(base).is_some() || others(base);
-        draft.is_family(caller, is_shared)
+        draft.is_family(caller, self.mount.get().copied(), is_shared)
     }
 
     /// Credentials to act under; `None` for the daemon's own.

@@ -27,7 +27,7 @@ fn s03_a_file_keeps_its_number_until_it_is_published() {
 }
 
 #[test]
-fn s06_who_writes_another_name_of_the_version_is_an_outsider() {
+fn s06_who_has_another_file_of_the_same_number_is_an_outsider() {
     let m = Mount::new();
     let (w, r) = m.pair();
     w.put("f", "old").unwrap();
@@ -36,6 +36,10 @@ fn s06_who_writes_another_name_of_the_version_is_an_outsider() {
     w.write(fd, "new").unwrap();
     let daemon = w.double_fork("D");
     w.exit(0);
+    let elsewhere = m.agent("E");
+    // The export's own file, which is on another file system.
+    elsewhere.open(m.raw("f").as_os_str().as_encoded_bytes(), "rw").unwrap();
+    assert_eq!(elsewhere.cat("f").unwrap(), b"old");
     assert_eq!(daemon.cat("f").unwrap(), b"new");
     let besides = m.agent("B");
     let other = besides.open("other", "rw").unwrap();

@@ -88,19 +88,29 @@ pub fn holds(pid: u32, mount: Option<MountId>, inos: &[u64], mappings: bool) -> 
     }
 }
 
-/// The number by which a process has a file open or mapped: one of `inos`, or one of `written` by which it may
+/// The number by which a process has a file of a mount open or mapped: one of `inos`, or one of `written` by which it may
 /// write.
-pub fn has_open(pid: u32, inos: &[u64], written: &[u64]) -> Option<u64> {
+pub fn has_open(pid: u32, mount: Option<MountId>, inos: &[u64], written: &[u64]) -> Option<u64> {
     let mine = |ino: u64, writes: bool| inos.contains(&ino) || (writes && written.contains(&ino));
-    match find_descriptor(pid, |_| true, mine).ok()? {
+    let here = |id| mount.is_none_or(|mount| mount.id == id || device_of(pid, id) == Some(mount.dev));
+    match find_descriptor(pid, here, mine).ok()? {
         (Holds::Yes, found) => found.map(|found| found.ino),
         (Holds::No | Holds::Perhaps, _) if !is_executing(pid) => {
             let (inos, written) = (inos.to_vec(), written.to_vec());
             let mine = move |ino: u64, writes: bool| inos.contains(&ino) || (writes && written.contains(&ino));
-            in_time(move || find_mapping(pid, None, mine))?.ok()?
+            in_time(move || find_mapping(pid, mount, mine))?.ok()?
         }
         _ => None,
     }
+}
+
+/// The device of a mount in the name space of a process, which may be another one than the daemon's.
+fn device_of(pid: u32, id: u64) -> Option<(u32, u32)> {
+    let table = std::fs::read(format!("/proc/{pid}/mountinfo")).ok()?;
+    table.split(|&b| b == b'\n').find_map(|line| {
+        let mut words = line.split(|&b| b == b' ');
+        if number(words.next()?)? == id { device(words.nth(1)?, 10) } else { None }
+    })
 }
 
 /// A file of a mount that a process writes.
@@ -251,6 +261,17 @@ mod tests {
     #[test]
     fn a_pid_that_is_nobody_holds_nothing() {
         assert_eq!(holds(u32::MAX >> 1, None, &[1], true), Holds::No);
+    }
+
+    #[test]
+    fn tells_a_file_of_a_mount_in_another_name_space_from_a_stranger() {
+        let file = std::fs::File::open("/proc/self/status").unwrap();
+        let ino = file.metadata().unwrap().ino();
+        let (me, proc) = (std::process::id(), MountId::of(Path::new("/proc")).unwrap());
+        let open_on = |mount| has_open(me, Some(mount), &[ino], &[]);
+        assert_eq!(open_on(proc), Some(ino));
+        assert_eq!(open_on(MountId { id: u64::MAX, ..proc }), Some(ino), "by its device");
+        assert_eq!(open_on(MountId { id: u64::MAX, dev: (0, 0) }), None);
     }
 
     #[test]
