@@ -64,6 +64,10 @@ pub(super) struct Writers {
     open: HashMap<u64, Writer>,
     /// Every process that ever opened the draft for writing.
     openers: Vec<(u32, Option<Identity>)>,
+    /// Ticks since boot when the first of them did.
+    since: Option<u64>,
+    /// One of them could have mapped the draft for writing.
+    mappable: bool,
     /// The worst end of an opener so far.
     exit: Option<Exit>,
     /// A close without proof was answered; outsiders wait until then for the release that may be behind it.
@@ -88,8 +92,10 @@ impl Draft {
         if !appends {
             self.only_appends.store(false, Ordering::Relaxed);
         }
+        writers.mappable |= !writer.write_only;
         if writer.tgid != 0 && !writers.openers.contains(&(writer.tgid, writer.identity)) {
             writers.openers.push((writer.tgid, writer.identity));
+            writers.since.get_or_insert(writer.opened);
         }
         writers.open.insert(fh, Writer { changes: self.changes.load(Ordering::Acquire), ..writer });
     }
@@ -158,18 +164,30 @@ impl Draft {
         self.writers.lock().hold_until.map(|(until, _)| until).filter(|until| *until > Instant::now())
     }
 
-    /// True if the caller is a writer's process, one of its descendants, or holds the draft open on `mount` although its
-    /// ancestors are gone. `is_shared` tells whether a version is written by others too: in place, or as the one below
-    /// another draft.
-    pub fn is_family(&self, caller: Caller, mount: Option<MountId>, is_shared: impl FnOnce(Key) -> bool) -> bool {
-        let openers = self.writers.lock().openers.clone();
+    /// True if the caller is a writer's process, one of its descendants, or holds the draft open on `mount` although one of
+    /// its ancestors is gone. `started` tells when a process did; `is_shared` whether a version is written by others too: in
+    /// place, or as the one below another draft.
+    pub fn is_family(
+        &self,
+        caller: Caller,
+        mount: Option<MountId>,
+        started: impl FnOnce(&Process) -> Option<u64>,
+        is_shared: impl FnOnce(Key) -> bool,
+    ) -> bool {
+        let (openers, since, mappable) = {
+            let writers = self.writers.lock();
+            let Some(since) = writers.since else { return false };
+            (writers.openers.clone(), since, writers.mappable)
+        };
         let mut line = process::ancestry(caller.tid).peekable();
-        let Some(own) = line.peek().map(|process| process.tgid) else { return false };
+        let Some(own) = line.peek().copied() else { return false };
         if line.any(|process| openers.contains(&(process.tgid, process.identity))) {
             return true;
         }
+        // A process between it and the opener may be gone, and no trace of that is left. But who was there before the first
+        // open has inherited nothing, and most outsiders were.
         let orphaned = openers.iter().any(|&(tgid, identity)| process::identity(tgid) != identity);
-        if !orphaned {
+        if !orphaned && started(&own).is_some_and(|start| start < since) {
             return false;
         }
         // An outsider may read the version below, whose number is the draft's too: only who writes by that number writes
@@ -177,7 +195,7 @@ impl Draft {
         let [node, content] = self.own_inos();
         let began_over = self.began_over.lock().clone();
         let content = if began_over.contains(&content) { node } else { content };
-        match procfs::has_open(own, mount, &[node, content], &began_over) {
+        match procfs::has_open(own.tgid, mount, &[node, content], &began_over, mappable) {
             Some(ino) if began_over.contains(&ino) => {
                 self.base_key().is_none_or(|base| !is_shared(Key { ino, ..base }))
             }

@@ -33,7 +33,7 @@ struct Known {
 /// given up opens nothing, and one that was joined is missing on the export for so long.
 const LIFE: Duration = Duration::from_secs(1);
 
-/// Threads remembered. Beyond, all are forgotten: those that are gone are not told from the others.
+/// Threads, or processes, remembered. Beyond, all are forgotten: those that are gone are not told from the others.
 const THREADS: usize = 4096;
 
 impl Groups {
@@ -55,6 +55,27 @@ impl Groups {
         }
         known.insert(caller.tid, Known { thread, ids, since, groups: groups.clone() });
         groups
+    }
+}
+
+/// When processes started, in ticks since boot: slow to read, and asked for at every look at a name with a draft.
+#[derive(Debug, Default)]
+pub(super) struct Starts(Mutex<HashMap<Identity, u64>>);
+
+impl Starts {
+    fn of(&self, process: &Process) -> Option<u64> {
+        let read = || procfs::start_ticks(process.tgid);
+        let Some(identity) = process.identity else { return read() };
+        if let Some(&known) = self.0.lock().get(&identity) {
+            return Some(known);
+        }
+        let start = read()?;
+        let mut known = self.0.lock();
+        if known.len() >= THREADS {
+            known.clear();
+        }
+        known.insert(identity, start);
+        Some(start)
     }
 }
 
@@ -81,7 +102,7 @@ impl Fs {
         let others =
             |base: Key| self.drafts.all().iter().any(|other| other.node != draft.node && other.is_open_as(base.ino));
         let is_shared = |base| self.nodes().counted(base).is_some() || others(base);
-        draft.is_family(caller, self.mount.get().copied(), is_shared)
+        draft.is_family(caller, self.mount.get().copied(), |process| self.starts.of(process), is_shared)
     }
 
     /// Credentials to act under; `None` for the daemon's own.

@@ -58,7 +58,7 @@ pub use open::{OpenMode, Opened};
 pub use wait::Recovery;
 pub use xattr::STATE_DIR;
 
-use caller::Groups;
+use caller::{Groups, Starts};
 use dir::Recent;
 use handle::Handles;
 use lock::Locks;
@@ -103,6 +103,7 @@ pub struct Fs {
     recent: Recent,
     locks: Locks,
     groups: Groups,
+    starts: Starts,
     rules: Rules,
     options: Options,
     digester: Digester,
@@ -135,6 +136,7 @@ impl Fs {
             recent: Recent::default(),
             locks: Locks::default(),
             groups: Groups::default(),
+            starts: Starts::default(),
             options,
             parking: Parking::default(),
             recovery: Recovery::default(),

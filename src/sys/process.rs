@@ -24,7 +24,7 @@ pub struct Process {
 }
 
 /// What tells a process from every other one that has, had or will have its pid.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Identity {
     /// Inode number of its descriptor, where each process has one of its own (Linux 6.9).
     Inode(u64),

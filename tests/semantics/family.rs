@@ -1,6 +1,6 @@
-//! Who is told from whom by what it has open: numbers of files.
+//! Who is told from whom by what it has open: numbers of files, and processes without a trace of who forked them.
 
-use crate::common::{Mount, Setup, eventually};
+use crate::common::{Mount, Setup, eventually, filled};
 
 #[test]
 fn s03_a_file_keeps_its_number_until_it_is_published() {
@@ -24,6 +24,34 @@ fn s03_a_file_keeps_its_number_until_it_is_published() {
         let one_file = || numbers(held)[0] == numbers(held)[1];
         eventually("who has it open is told of its number", one_file);
     }
+}
+
+#[test]
+fn s03_a_grandchild_whose_parent_is_gone_sees_what_it_has_open() {
+    let m = Mount::new();
+    let (w, r) = m.pair();
+    w.put("old", &filled(1, 4096)).unwrap();
+    let new = w.open("new", "w|creat").unwrap();
+    w.write(new, "draft").unwrap();
+    let over = w.open("old", "rw").unwrap();
+    let map = w.mmap(over, 0, 4096, "shared").unwrap();
+    w.pwrite(over, 0, "draft").unwrap();
+    let orphan = w.double_fork("O");
+    assert_eq!(orphan.shown("new").data, b"draft");
+    assert_eq!(&orphan.shown("old").data[..5], b"draft");
+    orphan.close(over).unwrap();
+    assert_eq!(&orphan.shown("old").data[..5], b"draft", "it is mapped");
+    orphan.munmap(map).unwrap();
+    let after = m.agent("A");
+    let read = after.open("old", "r").unwrap();
+    for outsider in [&r, &after] {
+        outsider.sees_nothing("new");
+        assert_eq!(outsider.shown("old").data, filled(1, 4096));
+    }
+    after.close(read).unwrap();
+    orphan.unlink("new").unwrap();
+    w.close(new).unwrap();
+    r.sees_nothing("new");
 }
 
 #[test]

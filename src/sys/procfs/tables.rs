@@ -88,14 +88,14 @@ pub fn holds(pid: u32, mount: Option<MountId>, inos: &[u64], mappings: bool) -> 
     }
 }
 
-/// The number by which a process has a file of a mount open or mapped: one of `inos`, or one of `written` by which it may
-/// write.
-pub fn has_open(pid: u32, mount: Option<MountId>, inos: &[u64], written: &[u64]) -> Option<u64> {
+/// The number by which a process has a file of a mount open, or with `mappings` mapped: one of `inos`, or one of `written`
+/// by which it may write.
+pub fn has_open(pid: u32, mount: Option<MountId>, inos: &[u64], written: &[u64], mappings: bool) -> Option<u64> {
     let mine = |ino: u64, writes: bool| inos.contains(&ino) || (writes && written.contains(&ino));
     let here = |id| mount.is_none_or(|mount| mount.id == id || device_of(pid, id) == Some(mount.dev));
     match find_descriptor(pid, here, mine).ok()? {
         (Holds::Yes, found) => found.map(|found| found.ino),
-        (Holds::No | Holds::Perhaps, _) if !is_executing(pid) => {
+        (Holds::No | Holds::Perhaps, _) if mappings && !is_executing(pid) => {
             let (inos, written) = (inos.to_vec(), written.to_vec());
             let mine = move |ino: u64, writes: bool| inos.contains(&ino) || (writes && written.contains(&ino));
             in_time(move || find_mapping(pid, mount, mine))?.ok()?
@@ -268,7 +268,7 @@ mod tests {
         let file = std::fs::File::open("/proc/self/status").unwrap();
         let ino = file.metadata().unwrap().ino();
         let (me, proc) = (std::process::id(), MountId::of(Path::new("/proc")).unwrap());
-        let open_on = |mount| has_open(me, Some(mount), &[ino], &[]);
+        let open_on = |mount| has_open(me, Some(mount), &[ino], &[], false);
         assert_eq!(open_on(proc), Some(ino));
         assert_eq!(open_on(MountId { id: u64::MAX, ..proc }), Some(ino), "by its device");
         assert_eq!(open_on(MountId { id: u64::MAX, dev: (0, 0) }), None);
