@@ -6,10 +6,10 @@ mod common;
 
 #[path = "admin/api.rs"]
 mod api;
-#[path = "admin/decisions.rs"]
-mod decisions;
 #[path = "admin/commands.rs"]
 mod commands;
+#[path = "admin/decisions.rs"]
+mod decisions;
 #[path = "admin/events.rs"]
 mod events;
 #[path = "admin/keeping.rs"]
