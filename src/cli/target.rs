@@ -18,6 +18,8 @@ use crate::journal::{self, read::Reader};
 struct Card {
     host: String,
     state_dir: PathBuf,
+    #[serde(default)]
+    mountpoint: Option<PathBuf>,
 }
 
 /// The state folder of the mount that is meant.
@@ -59,7 +61,7 @@ pub(super) fn find_name(place: Place<'_>, path: &Path) -> Result<(PathBuf, Vec<u
 fn locate(place: Place<'_>, full: &Path) -> Result<(PathBuf, Option<Vec<u8>>), CliError> {
     if place.state_dir.is_none() && place.path.is_none() {
         for root in full.ancestors() {
-            if let Some(dir) = config::mounted_state_dir(root).or_else(|| from_cards(root).ok().flatten()) {
+            if let Some(dir) = config::mounted_state_dir(root).or_else(|| from_cards(root, None).ok().flatten()) {
                 return Ok((dir, full.strip_prefix(root).ok().map(plain).transpose()?));
             }
         }
@@ -130,13 +132,19 @@ fn find_at(path: &Path) -> Result<PathBuf, CliError> {
     if let Some(dir) = config::mounted_state_dir(&full) {
         return Ok(dir);
     }
-    // A mount whose daemon is gone still tells its export.
+    // A mount whose daemon is gone still tells its export, which others may have mounted elsewhere.
     let mount = mounts()?.into_iter().find(|mount| mount.point == full);
-    for export in mount.map(|mount| mount.export).iter().chain([&full]) {
-        if let Some(dir) = from_cards(export)? {
+    let is_mounted_there = |dir: &PathBuf| {
+        let meta = Reader::open(dir).and_then(|reader| reader.meta());
+        mount.is_none() || meta.is_ok_and(|meta| meta.get("mountpoint").map(Path::new) == Some(&full))
+    };
+    let there = mount.as_ref().map(|mount| mount.point.as_path());
+    for export in mount.iter().map(|mount| &mount.export).chain([&full]) {
+        if let Some(dir) = from_cards(export, there)? {
             return Ok(dir);
         }
-        if let Some(dir) = config::default_state_dir(export).filter(|dir| dir.join(journal::FILE).exists()) {
+        let default = config::default_state_dir(export).filter(|dir| dir.join(journal::FILE).exists());
+        if let Some(dir) = default.filter(is_mounted_there) {
             return Ok(dir);
         }
     }
@@ -172,14 +180,18 @@ fn find_only() -> Result<PathBuf, CliError> {
     }
 }
 
-/// The cards of this host's daemons on an export. `None` where there are none, or this user may not look.
-fn from_cards(export: &Path) -> Result<Option<PathBuf>, CliError> {
+/// The cards of this host's daemons on an export, of the one `there` or of all. `None` where there are none, or this user
+/// may not look.
+fn from_cards(export: &Path, there: Option<&Path>) -> Result<Option<PathBuf>, CliError> {
     let Ok(listing) = fs::read_dir(export.join(RESERVED).join("hosts")) else { return Ok(None) };
     let here = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let mut dirs: Vec<PathBuf> = listing
-        .filter_map(|entry| fs::read(entry.ok()?.path()).ok())
-        .filter_map(|text| serde_json::from_slice::<Card>(&text).ok())
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        // Beside the cards there are marks of those that were adopted.
+        .filter(|path| path.extension().is_some_and(|extension| extension == "json"))
+        .filter_map(|path| serde_json::from_slice::<Card>(&fs::read(path).ok()?).ok())
         .filter(|card| card.host == here.trim_end() && card.state_dir.join(journal::FILE).exists())
+        .filter(|card| there.is_none() || card.mountpoint.as_deref() == there)
         .map(|card| card.state_dir)
         .collect();
     dirs.sort();

@@ -7,7 +7,7 @@ use std::process::{Command, Output, Stdio};
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::common::mount::{is_mounted, show};
+use crate::common::mount::{is_mounted, show, signal};
 use crate::common::{Mount, Setup, checker, eventually};
 
 /// `commitfs ARGS --state-dir STATE`, run in a folder.
@@ -192,6 +192,29 @@ fn a_mount_whose_state_folder_is_gone_can_be_taken_away() {
         assert!(!is_mounted(m.mnt()));
         m.daemon_ended();
     }
+}
+
+#[test]
+fn what_is_asked_of_a_dead_mount_is_not_done_to_another_mount_of_its_export() {
+    let mut m = Mount::new();
+    m.expect_mess();
+    let other = Setup::default().export_of(&m).mount();
+    let (w, v) = (m.agent("W"), other.agent("V"));
+    w.put("mine", "here").unwrap();
+    v.put("theirs", "there").unwrap();
+    m.settled();
+    other.settled();
+    drop(w);
+    signal(m.daemon_pid(), Signal::KILL);
+    eventually("the daemon is gone", || m.daemon_is_dead());
+    let log = m.cli_plain(&["log".as_ref(), m.mnt().as_os_str()]);
+    let log = String::from_utf8_lossy(&log.stdout).into_owned();
+    assert!(log.contains("mine") && !log.contains("theirs"), "{log}");
+    let out = m.cli_plain(&["umount".as_ref(), m.mnt().as_os_str()]);
+    assert!(out.status.success(), "{}", show(&out));
+    assert!(!is_mounted(m.mnt()) && is_mounted(other.mnt()));
+    assert_eq!(v.cat("theirs").unwrap(), b"there");
+    m.daemon_ended();
 }
 
 #[test]
