@@ -78,7 +78,8 @@ fn write_one(name: &str, round: u64, how: &str) -> std::io::Result<()> {
     if ["heir", "thread"].contains(&how) {
         return close_at_once(file, round, how);
     }
-    writeln!(file, "{round:08}")?;
+    // In one call: others may append meanwhile.
+    file.write_all(format!("{round:08}\n").as_bytes())?;
     match how {
         "dup" => {
             let twin = file.as_fd().try_clone_to_owned()?;
