@@ -24,6 +24,24 @@ fn s27_the_file_is_on_the_export_when_close_returns() {
 }
 
 #[test]
+fn s27_the_last_close_of_who_reads_the_version_below_too() {
+    let m = Mount::new();
+    let w = m.agent("W");
+    w.put("f", "round 0").unwrap();
+    let mut at_once = 0;
+    for i in 1..=50 {
+        let data = format!("round {i}");
+        let below = w.open("f", "r").unwrap();
+        w.put("f", &data).unwrap();
+        at_once += u64::from(m.raw_content("f").as_deref() == Some(data.as_bytes()));
+        assert_eq!(w.pread(below, 0, 100).unwrap(), format!("round {}", i - 1).as_bytes());
+        w.close(below).unwrap();
+        eventually("published", || m.raw_content("f").as_deref() == Some(data.as_bytes()));
+    }
+    assert!(at_once >= 25, "only {at_once} of 50 closes had committed when they returned");
+}
+
+#[test]
 fn s27_close_returns_what_the_commit_came_to() {
     let m = Mount::new();
     let (w, r) = m.pair();

@@ -69,8 +69,8 @@ fn unescape(field: &[u8]) -> Vec<u8> {
     plain
 }
 
-/// Looks for a file of a mount (by the inode numbers under which the kernel may know it) in the process's descriptor
-/// table, and with `mappings` among its shared mappings.
+/// Looks for a file of a mount (by the inode numbers under which the kernel may know it) among the process's descriptors for
+/// writing, and with `mappings` among its shared mappings. Who reads may read the version that has the same number.
 pub fn holds(pid: u32, mount: Option<MountId>, inos: &[u64], mappings: bool) -> Holds {
     match holds_descriptor(pid, mount, inos) {
         // In the middle of `execve` a process has a new address space and nothing of the old one.
@@ -150,7 +150,7 @@ const LARGE: usize = 512;
 
 fn holds_descriptor(pid: u32, mount: Option<MountId>, inos: &[u64]) -> Result<Holds> {
     let here = |id| mount.is_none_or(|mount| mount.id == id);
-    find_descriptor(pid, here, |ino, _| inos.contains(&ino)).map(|(held, _)| held)
+    find_descriptor(pid, here, |ino, writes| writes && inos.contains(&ino)).map(|(held, _)| held)
 }
 
 /// A descriptor of another process.
