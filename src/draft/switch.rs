@@ -170,6 +170,13 @@ impl Switches {
         self.find(tid, at, Found::NoName);
     }
 
+    /// What the thread has looked up is no file: the open's own name is still to come, also if a first try failed.
+    pub fn goes_on(&self, tid: u32) {
+        if let Some(mut switch) = self.0.get_mut(&tid) {
+            (switch.found, switch.at, switch.since) = (Found::Nothing, None, Instant::now());
+        }
+    }
+
     fn find(&self, tid: u32, (folder, name): (u64, &OsStr), found: Found) {
         if !self.0.is_empty()
             && let Some(mut switch) = self.0.get_mut(&tid)
@@ -277,6 +284,16 @@ mod tests {
         switches.0.get_mut(&7).unwrap().began -= FRESH;
         switches.looked_up(7, (1, OsStr::new("a")), None);
         assert!(!switches.is_fresh(7, OsStr::new("a")), "an open that the kernel gave up, however often it looks");
+    }
+
+    #[test]
+    fn a_folder_that_is_found_at_the_second_try_is_on_the_way() {
+        let switches = aged(Duration::ZERO);
+        let (a, folder) = (OsStr::new("a"), OsStr::new("folder"));
+        switches.looked_up_in_vain(7, (1, folder));
+        assert_eq!(switches.looking_up(7, 1, folder), Some(Wants::Draft));
+        switches.goes_on(7);
+        assert_eq!(switches.looking_up(7, 2, a), Some(Wants::Draft));
     }
 
     #[test]

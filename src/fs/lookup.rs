@@ -82,9 +82,11 @@ impl Fs {
         let switching = self.drafts.switches.looking_up(caller.tid, folder.id, name);
         let (node, stat) = self.look(caller, folder, name)?;
         match switching {
-            Some(wants) if node.kind == Kind::File => self.see_again(caller, folder, name, wants, &node, &stat),
-            _ => Ok(Seen::Entry(self.version_entry(&node, stat, self.options.ttl))),
+            Some(wants) if node.kind == Kind::File => return self.see_again(caller, folder, name, wants, &node, &stat),
+            Some(_) => self.drafts.switches.goes_on(caller.tid),
+            None => {}
         }
+        Ok(Seen::Entry(self.version_entry(&node, stat, self.options.ttl)))
     }
 
     /// What the export has under the name now; counts a look-up.
@@ -146,11 +148,17 @@ impl Fs {
             let base = draft::Base { file: Some(file), unread: wants == Wants::EmptyDraft, like: *stat };
             let draft = self.begin_over(caller, folder, name, base);
             // While it has the name nobody here commits another draft of it; before, somebody may have.
-            let is_there = || stat::stat_at(self.nodes().fd(folder)?, name).map(|there| Key::of(&there));
-            if draft.base_key() == Some(node.key) && draft.is_clean() && is_there() != Ok(node.key) {
-                self.drafts.unlist_unused(folder.key, name, &draft);
-                self.drafts.drop_if_unreferenced(&draft);
-                return self.see(caller, folder, name, true);
+            if draft.base_key() == Some(node.key) && draft.is_clean() {
+                let there =
+                    self.nodes().fd(folder).and_then(|dir| stat::stat_at(dir, name)).map(|there| Key::of(&there));
+                if there != Ok(node.key) {
+                    self.drafts.unlist_unused(folder.key, name, &draft);
+                    self.drafts.drop_if_unreferenced(&draft);
+                    return match there {
+                        Ok(_) | Err(Errno::NOENT | Errno::STALE) => self.see(caller, folder, name, true),
+                        Err(errno) => Err(errno),
+                    };
+                }
             }
             self.drafts.switches.expect(caller.tid, &draft);
             // One that the kernel does not get to know is never forgotten either.

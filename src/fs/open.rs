@@ -244,14 +244,16 @@ impl Fs {
         if let Ok(opened) = &handle
             && writes
             && !draft.is_over()
-            && !self.takes_its_name(&draft, truncates)
         {
-            let again = look_again();
-            if again || is_round && !truncates {
-                if !again {
-                    self.drafts.switches.end(caller.tid);
-                }
-                return self.give_up_open(opened.clone(), done, Errno::STALE);
+            let refused = match self.takes_its_name(&draft, truncates) {
+                Ok(true) => None,
+                Ok(false) if look_again() => return self.give_up_open(opened.clone(), done, Errno::STALE),
+                Ok(false) => Some(Errno::STALE).filter(|_| is_round && !truncates),
+                Err(errno) => Some(errno),
+            };
+            if let Some(errno) = refused {
+                self.drafts.switches.end(caller.tid);
+                return self.give_up_open(opened.clone(), done, errno);
             }
         }
         if handle.is_ok() {
@@ -321,19 +323,36 @@ impl Fs {
     }
 
     /// True if the draft has its name, or got it again.
-    fn takes_its_name(&self, draft: &Arc<Draft>, truncates: bool) -> bool {
-        !draft.wants_name() || self.drafts.claim_if(draft, || truncates || self.is_current(draft))
+    fn takes_its_name(&self, draft: &Arc<Draft>, truncates: bool) -> Result<bool> {
+        let mut looked = Ok(());
+        let is_current = || {
+            truncates
+                || self.is_current(draft).unwrap_or_else(|errno| {
+                    looked = Err(errno);
+                    false
+                })
+        };
+        let takes = !draft.wants_name() || self.drafts.claim_if(draft, is_current);
+        looked.map(|()| takes)
     }
 
     /// Whether the name has the version that an unchanged draft stands for: another draft may have been published there
     /// since it gave the name back.
-    fn is_current(&self, draft: &Draft) -> bool {
-        let under_its_name = |target: crate::commit::Target| {
-            stat::stat_at(self.nodes().fd(&target.parent)?, &target.name).map(|there| Some(Key::of(&there)))
+    fn is_current(&self, draft: &Draft) -> Result<bool> {
+        let there = |target: crate::commit::Target| {
+            stat::stat_at(self.nodes().fd(&target.parent)?, &target.name).map(|there| Key::of(&there))
         };
-        match (draft.stands_for(), draft.target().map(under_its_name)) {
-            (Ok(None), _) | (_, None) => true,
-            (version, Some(there)) => version.is_ok() && version == there,
+        let version = match draft.stands_for() {
+            Ok(Some(version)) => version,
+            Ok(None) => return Ok(true),
+            Err(Errno::STALE | Errno::NOENT) => return Ok(false),
+            Err(other) => return Err(other),
+        };
+        match draft.target().map(there) {
+            None => Ok(true),
+            Some(Ok(found)) => Ok(found == version),
+            Some(Err(Errno::NOENT | Errno::STALE)) => Ok(false),
+            Some(Err(other)) => Err(other),
         }
     }
 
