@@ -141,11 +141,17 @@ impl Draft {
     /// Remembers the first failure: from here on every fsync and close of the draft returns it, and it is never
     /// published.
     pub fn taint(&self, step: &'static str, errno: Errno) {
-        let mut taint = self.taint.lock();
-        if taint.is_none() {
+        if self.spoil(step, errno) {
             tracing::warn!(node = self.node, step, %errno, "draft tainted");
-            *taint = Some((step, errno));
         }
+    }
+
+    /// As [`Draft::taint`], for what is logged otherwise. False if it had failed before.
+    pub fn spoil(&self, step: &'static str, errno: Errno) -> bool {
+        let mut taint = self.taint.lock();
+        let is_first = taint.is_none();
+        taint.get_or_insert((step, errno));
+        is_first
     }
 
     /// The first failure, if there was one.

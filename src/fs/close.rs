@@ -226,7 +226,7 @@ impl Fs {
             Ending::Refused { id, staged, reason } => {
                 self.committer.quarantine(id, &staged, reason, &path_of(target.as_ref()), &draft.owner);
                 // For whoever closes after this one.
-                draft.taint(reason.step(), reason.errno());
+                draft.spoil(reason.step(), reason.errno());
                 settled.now(Phase::Ended(Some(Kept::Open(staged.file.clone()))));
                 done(Err(reason.errno()));
                 self.committer.keep(&staged);
