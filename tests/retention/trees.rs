@@ -105,7 +105,7 @@ fn a_terminal_sees_how_a_removal_goes_on() {
     let mut m = Mount::setup().options("reap_rate=1").mount();
     for name in ["now", "kept"] {
         std::fs::create_dir(m.raw(name)).unwrap();
-        for n in 0..300 {
+        for n in 0..1200 {
             std::fs::File::create(m.raw(name).join(format!("f{n}"))).unwrap();
         }
     }
@@ -116,11 +116,12 @@ fn a_terminal_sees_how_a_removal_goes_on() {
         let mut script = std::process::Command::new("script");
         script.args(["-qec", &command, "/dev/null"]).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap()
     };
-    // At its own pace it would take minutes; it goes on under the next daemon, and is watched meanwhile.
+    // At its own pace, which it is held to after a thousand files, it would take minutes; it goes on under the next daemon,
+    // and is watched meanwhile.
     let mut watched = on_terminal(&m, "now --now");
     let mut output = watched.stdout.take().unwrap();
     let (mut seen, mut part) = (String::new(), [0; 4096]);
-    while !seen.contains("of 300") {
+    while !seen.contains("of 1200") {
         let n = output.read(&mut part).unwrap();
         assert!(n > 0, "ended without a bar: {seen}");
         seen += &String::from_utf8_lossy(&part[..n]);
@@ -135,7 +136,7 @@ fn a_terminal_sees_how_a_removal_goes_on() {
     // What is kept is not waited for.
     let kept = on_terminal(&m, "kept").wait_with_output().unwrap();
     let seen = String::from_utf8_lossy(&kept.stdout);
-    assert!(kept.status.success() && !seen.contains("of 300") && seen.contains("kept for"), "{seen}");
+    assert!(kept.status.success() && !seen.contains("of 1200") && seen.contains("kept for"), "{seen}");
     assert_eq!(outbox(&m).len(), 1);
     // Nobody at a terminal, nobody asked to wait: it goes by itself.
     std::fs::create_dir(m.raw("other")).unwrap();
