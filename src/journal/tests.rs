@@ -16,6 +16,23 @@ mod redone;
 mod totals;
 mod trouble;
 
+/// An unlinked file in the trash folder, due at once.
+fn aside(id: OutboxId) -> SetAside {
+    SetAside {
+        id,
+        kind: OutboxKind::Unlink,
+        path: b"d/f".to_vec(),
+        staged: format!("{id}.0"),
+        ino: 7,
+        uid: 1,
+        gid: 2,
+        bytes: 10,
+        files: 1,
+        due: SystemTime::UNIX_EPOCH,
+        change: None,
+    }
+}
+
 fn begun(id: DraftId, path: &[u8]) -> Entry {
     Entry::Begun(Begun {
         id,

@@ -9,22 +9,6 @@ fn hold(journal: &Journal) -> crossbeam_channel::Sender<()> {
     go
 }
 
-fn aside(id: OutboxId) -> SetAside {
-    SetAside {
-        id,
-        kind: OutboxKind::Unlink,
-        path: b"f".to_vec(),
-        staged: format!("{id}.0"),
-        ino: 7,
-        uid: 1,
-        gid: 2,
-        bytes: 10,
-        files: 1,
-        due: SystemTime::UNIX_EPOCH,
-        change: None,
-    }
-}
-
 fn open_paths(journal: &Journal) -> Vec<(DraftId, Vec<u8>)> {
     journal.unfinished().unwrap().into_iter().map(|row| (row.id, row.path)).collect()
 }

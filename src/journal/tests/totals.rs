@@ -6,21 +6,9 @@ use std::time::UNIX_EPOCH;
 use super::*;
 use crate::journal::folders::FolderRow;
 
-fn aside(journal: &Journal, due: SystemTime) -> OutboxId {
+fn set_aside(journal: &Journal, due: SystemTime) -> OutboxId {
     let id = journal.next_outbox_id();
-    journal.submit(Entry::SetAside(SetAside {
-        id,
-        kind: OutboxKind::Unlink,
-        path: b"d/f".to_vec(),
-        staged: format!("{id}.0"),
-        ino: 7,
-        uid: 1,
-        gid: 2,
-        bytes: 10,
-        files: 1,
-        due,
-        change: None,
-    }));
+    journal.submit(Entry::SetAside(SetAside { due, ..aside(id) }));
     id
 }
 
@@ -29,7 +17,7 @@ fn a_row_waits_fails_dies_and_is_tried_again() {
     let dir = tempfile::tempdir().unwrap();
     let journal = Journal::open(dir.path()).unwrap();
     let now = SystemTime::now();
-    let (early, late) = (aside(&journal, UNIX_EPOCH), aside(&journal, now + Duration::from_secs(3600)));
+    let (early, late) = (set_aside(&journal, UNIX_EPOCH), set_aside(&journal, now + Duration::from_secs(3600)));
     let due = |journal: &Journal| {
         let rows = journal.read(|reader| reader.outbox_due(now, 10)).unwrap();
         rows.iter().map(|row| row.aside.id).collect::<Vec<_>>()
