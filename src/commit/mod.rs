@@ -6,6 +6,7 @@
 mod decisions;
 mod marker;
 mod names;
+mod place;
 mod postponed;
 mod quarantine;
 mod recover;
@@ -117,7 +118,7 @@ pub struct Durable {
 pub struct Published {
     sealed: Sealed,
     stat: Stat,
-    placed: names::Placed,
+    placed: place::Placed,
     /// The folder could not be synced: the name is there, but may not survive a crash of the machine.
     pub unsynced: Option<Errno>,
 }

@@ -262,10 +262,12 @@ impl Draft {
         })
     }
 
-    /// Ends a sealing.
-    pub fn finish(&self, phase: Phase) {
+    /// Ends a sealing. An open that has waited since before it keeps the name, or finds the draft published and takes the
+    /// name again: `unlist`, which takes the draft off the name unless such a one is there, and the end are one step.
+    pub fn finish(&self, phase: Phase, unlist: impl FnOnce()) {
         let mut body = self.body.write();
         debug_assert!(matches!(body.phase, Phase::Sealing(_)));
+        unlist();
         body.phase = phase;
     }
 

@@ -154,14 +154,12 @@ impl Fs {
     pub(super) fn end(self: &Arc<Self>, draft: &Arc<Draft>, ending: Ending, answer: Answer, done: impl Done<()>) {
         let target = draft.target();
         let settle = |phase| {
-            match &target {
-                Some(target) if matches!(phase, Phase::Published(_)) => {
-                    self.drafts.unlist_published(target.parent.key, &target.name, draft);
-                }
+            let published = matches!(phase, Phase::Published(_));
+            draft.finish(phase, || match &target {
+                Some(target) if published => self.drafts.unlist_published(target.parent.key, &target.name, draft),
                 Some(target) => self.drafts.unlist(target.parent.key, &target.name, draft),
                 None => {}
-            }
-            draft.finish(phase);
+            });
             self.poke();
         };
         let mut settled = Settled(Some(settle));

@@ -207,7 +207,7 @@ impl Fs {
         self.drafts.unlist(folder.key, name, draft);
         if let Some(Ending::Unnamed { id, staged }) = draft.seal() {
             self.committer.discard(id, &staged, "could not be begun");
-            draft.finish(Phase::Ended(None));
+            draft.finish(Phase::Ended(None), || ());
         }
         self.drafts.drop_if_unreferenced(draft);
     }

@@ -1,7 +1,10 @@
-//! The table itself: looking inodes up, forgetting them, and reaching them again.
+//! The table itself: looking inodes up, and forgetting them.
+
+mod reach;
+#[cfg(test)]
+mod tests;
 
 use std::ffi::OsStr;
-use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
@@ -9,12 +12,12 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, AtomicUsize
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
-use parking_lot::{Mutex, RwLockWriteGuard};
+use parking_lot::Mutex;
 use rustix::fs::OFlags;
 use smallvec::SmallVec;
 
-use super::readers::{Content, Name, Users, Using};
-use super::{Anchor, FIRST_SYNTHETIC, Ident, Key, Link, Node, NodeFd, ROOT_ID, Rights, Seen};
+use super::readers::Users;
+use super::{Anchor, FIRST_SYNTHETIC, Ident, Key, Node, ROOT_ID, Rights, Seen};
 use crate::sys::handle::Handle;
 use crate::sys::{Errno, Kind, Result, Stat, at, memory, mount, stat};
 
@@ -125,106 +128,6 @@ impl NodeTable {
     /// The node with this id; `ESTALE` when the table does not know it.
     pub fn get(&self, id: u64) -> Result<Arc<Node>> {
         self.by_id.get(&id).map(|node| node.clone()).ok_or(Errno::STALE)
-    }
-
-    /// A descriptor of the node's inode, good for `*at` calls and attributes.
-    pub fn fd<'a>(&self, node: &'a Node) -> Result<NodeFd<'a>> {
-        match &node.anchor {
-            Anchor::Fd(fd) => Ok(NodeFd::Held(fd.as_fd())),
-            Anchor::Handle(handle) => {
-                let using = self.referring(node);
-                Ok(NodeFd::Opened(handle.open(self.mount_fd(), OFlags::PATH)?, using))
-            }
-            Anchor::Name => {
-                let using = self.referring(node);
-                Ok(NodeFd::Opened(self.fd_by_name(node)?, using))
-            }
-        }
-    }
-
-    /// True if the export's inodes can be reached again by handle, and none of that goes over a network.
-    pub fn is_local(&self) -> bool {
-        self.local
-    }
-
-    /// What reaches an inode without a descriptor, where the export has such a thing.
-    pub fn handle_of(&self, fd: impl AsFd) -> Option<Handle> {
-        if self.handles { Handle::of(fd).ok() } else { None }
-    }
-
-    /// Opens the version that a handle of this export's file system stands for.
-    pub fn open_handle(&self, handle: &Handle, flags: OFlags) -> Result<Arc<Content>> {
-        let file = Content::new(handle.open_file(self.mount_fd(), flags)?);
-        if self.users.is_some() {
-            self.reads(Key::of(&stat::fstat(&*file)?), &file);
-        }
-        Ok(file)
-    }
-
-    /// Opens the content of a regular file.
-    pub fn open(&self, node: &Node, flags: OFlags) -> Result<File> {
-        match &node.anchor {
-            Anchor::Fd(fd) => at::reopen(fd, flags),
-            Anchor::Handle(handle) => handle.open_file(self.mount_fd(), flags),
-            Anchor::Name => at::reopen(self.fd_by_name(node)?, flags),
-        }
-    }
-
-    /// A version is open through this file for as long as it lives.
-    pub fn reads(&self, key: Key, content: &Arc<Content>) {
-        if let Some(users) = &self.users {
-            users.add(key, content, false);
-        }
-    }
-
-    /// As [`NodeTable::reads`], for a descriptor that is good for attributes only.
-    pub fn refers(&self, key: Key, content: &Arc<Content>) {
-        if let Some(users) = &self.users {
-            users.add(key, content, true);
-        }
-    }
-
-    /// The export is an NFS mount.
-    pub fn is_nfs(&self) -> bool {
-        self.nfs
-    }
-
-    /// To be held during a call on a node's inode that asks the server.
-    pub fn using(&self, node: &Node) -> Option<Using> {
-        if node.kind == Kind::File { self.using_inode(node.key) } else { None }
-    }
-
-    /// The same by the inode of a file.
-    pub fn using_inode(&self, key: Key) -> Option<Using> {
-        self.users.as_ref().map(|users| users.enter(key))
-    }
-
-    fn referring(&self, node: &Node) -> Option<Using> {
-        self.users.as_ref().filter(|_| node.kind == Kind::File).map(|users| users.refer(node.key))
-    }
-
-    /// Leads who reads a version to its name in the trash folder, which `aside` opens: its first name is about to be
-    /// replaced.
-    pub fn lead_away(&self, key: Key, aside: impl FnOnce() -> Result<OwnedFd>) {
-        let Some(users) = &self.users else { return };
-        match users.lead_away(key, aside) {
-            Ok(Name::Free) => {}
-            // The client is done with earlier answers when it has this one.
-            Ok(Name::Left) => {
-                if let Err(errno) = stat::revalidate(self.mount_fd()) {
-                    tracing::debug!(%errno, "the export's root has no attributes");
-                }
-            }
-            Ok(Name::Busy) => tracing::debug!(?key, "a call keeps a name busy: it will be absent for a moment"),
-            Err(errno) => tracing::debug!(?key, %errno, "readers keep a name busy: it will be absent for a moment"),
-        }
-    }
-
-    /// While the value lives nobody looks names up in the folder, where a look-up would keep a name busy that is
-    /// about to be replaced.
-    pub fn quiet<'a>(&self, folder: &'a Node) -> Option<RwLockWriteGuard<'a, ()>> {
-        self.users.as_ref()?;
-        Some(folder.folder.as_ref()?.answers.write())
     }
 
     /// Finds `name` in `parent` on the export and counts one look-up of the node. `EINVAL` for what is no name of an entry:
@@ -366,37 +269,6 @@ impl NodeTable {
         }
     }
 
-    fn mount_fd(&self) -> BorrowedFd<'_> {
-        match &self.root.anchor {
-            Anchor::Fd(fd) => fd.as_fd(),
-            Anchor::Handle(_) | Anchor::Name => unreachable!("the root holds its descriptor"),
-        }
-    }
-
-    /// Down from the next folder above that is reached without its name, in a loop: that may be a long way.
-    fn fd_by_name(&self, node: &Node) -> Result<OwnedFd> {
-        let Link { parent, name } = node.link();
-        let mut way = vec![(node.key, name)];
-        let mut above = parent.ok_or(Errno::STALE)?;
-        while matches!(above.anchor, Anchor::Name) {
-            let Link { parent, name } = above.link();
-            way.push((above.key, name));
-            above = parent.ok_or(Errno::STALE)?;
-        }
-        let mut reached = None;
-        for (key, name) in way.into_iter().rev() {
-            let fd = match &reached {
-                None => at::open_path(self.fd(&above)?, &name)?,
-                Some(folder) => at::open_path(folder, &name)?,
-            };
-            if Key::of(&stat::fstat(&fd)?) != key {
-                return Err(Errno::STALE);
-            }
-            reached = Some(fd);
-        }
-        reached.ok_or(Errno::STALE)
-    }
-
     /// The node of an inode just opened under a name, with one look-up counted.
     fn remember(&self, parent: &Arc<Node>, name: &OsStr, fd: OwnedFd, stat: &Stat) -> Arc<Node> {
         let key = Key::of(stat);
@@ -484,128 +356,4 @@ fn drop_lookups(node: &Node, count: u64) -> bool {
     let before = node.nlookup.fetch_sub(count, Ordering::AcqRel);
     debug_assert!(before >= count, "the kernel forgot more than it looked up");
     before <= count
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::fs;
-
-    fn table(dir: &std::path::Path) -> NodeTable {
-        NodeTable::new(at::open_dir(rustix::fs::CWD, dir.as_os_str()).unwrap(), 100).unwrap()
-    }
-
-    #[test]
-    fn a_node_lives_as_long_as_its_lookups() {
-        let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
-        fs::write(dir.path().join("f"), "1").unwrap();
-        let table = table(dir.path());
-        let root = table.root().clone();
-        let (a, stat) = table.lookup(&root, OsStr::new("f")).unwrap();
-        let (b, _) = table.lookup(&root, OsStr::new("f")).unwrap();
-        assert!(Arc::ptr_eq(&a, &b));
-        assert_eq!(a.id, stat.ino);
-        table.forget(a.id, 1);
-        assert!(table.get(a.id).is_ok());
-        table.forget(a.id, 1);
-        assert_eq!(table.get(a.id).unwrap_err(), Errno::STALE);
-        assert_eq!(table.len(), 1);
-    }
-
-    #[test]
-    fn a_file_changed_from_outside_is_a_new_version_with_a_new_id() {
-        let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
-        fs::write(dir.path().join("f"), "1").unwrap();
-        let table = table(dir.path());
-        let root = table.root().clone();
-        let (old, _) = table.lookup(&root, OsStr::new("f")).unwrap();
-        fs::write(dir.path().join("f"), "longer").unwrap();
-        let (new, stat) = table.lookup(&root, OsStr::new("f")).unwrap();
-        assert_ne!(old.id, new.id);
-        assert_eq!(new.key, Key::of(&stat));
-        table.forget(old.id, 1);
-        let (again, _) = table.lookup(&root, OsStr::new("f")).unwrap();
-        assert_eq!(again.id, new.id, "forgetting the old version does not touch the new one");
-    }
-
-    #[test]
-    fn only_names_of_entries_are_looked_up() {
-        let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
-        fs::create_dir_all(dir.path().join("d/e")).unwrap();
-        let table = table(dir.path());
-        let (d, _) = table.lookup(table.root(), OsStr::new("d")).unwrap();
-        for name in ["", ".", "..", "e/", "../d", "/"] {
-            assert_eq!(table.lookup(&d, OsStr::new(name)).unwrap_err(), Errno::INVAL, "{name:?}");
-        }
-        assert_eq!(d.path(), b"d");
-    }
-
-    #[test]
-    fn no_folder_comes_to_lie_in_itself() {
-        let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
-        fs::create_dir_all(dir.path().join("a/b")).unwrap();
-        let table = table(dir.path());
-        let (a, stat) = table.lookup(table.root(), OsStr::new("a")).unwrap();
-        let (b, _) = table.lookup(&a, OsStr::new("b")).unwrap();
-        a.set_link(&a, OsStr::new("."), &stat);
-        assert_eq!(a.path(), b"a");
-        // Turned upside down from outside; `b` is known already, and its new place is not looked up.
-        fs::rename(dir.path().join("a/b"), dir.path().join("b")).unwrap();
-        fs::rename(dir.path().join("a"), dir.path().join("b/a")).unwrap();
-        table.lookup(&b, OsStr::new("a")).unwrap();
-        assert_eq!((a.path(), b.path()), (b"a".to_vec(), b"a/b".to_vec()));
-        table.lookup(table.root(), OsStr::new("b")).unwrap();
-        table.lookup(&b, OsStr::new("a")).unwrap();
-        assert_eq!((a.path(), b.path()), (b"b/a".to_vec(), b"b".to_vec()));
-    }
-
-    #[test]
-    fn folders_lie_deeper_in_each_other_than_a_stack_is() {
-        const DEPTH: usize = 5000;
-        let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
-        let (table, name) = (table(dir.path()), OsStr::new("d"));
-        let mut way = vec![table.root().clone()];
-        for _ in 0..DEPTH {
-            let above = &way[way.len() - 1];
-            at::mkdir(table.fd(above).unwrap(), name, 0o755).unwrap();
-            way.push(table.lookup(above, name).unwrap().0);
-        }
-        let last = way.pop().unwrap();
-        let (above, root) = (way.pop().unwrap(), table.root().clone());
-        way.iter().skip(1).chain([&above, &last]).for_each(|node| table.forget(node.id, 1));
-        way.clear();
-        let deep = || {
-            assert_eq!(last.path().len(), 2 * DEPTH - 1);
-            assert_eq!(table.fd_by_name(&last).map(drop), Ok(()));
-            assert!(last.is_below(&root));
-            drop((above, last));
-        };
-        std::thread::scope(|scope| {
-            std::thread::Builder::new().stack_size(64 * 1024).spawn_scoped(scope, deep).unwrap().join().unwrap();
-        });
-        assert_eq!(Arc::strong_count(&root), 4, "nothing below is left");
-        // From the top, as removing it level by level would go down by a call each.
-        let (top, up) = (table.fd(&root).unwrap(), OsStr::new("up"));
-        for _ in 1..DEPTH {
-            at::rename(at::open_path(&top, name).unwrap(), name, &top, up, at::RenameFlags::empty()).unwrap();
-            at::rmdir(&top, name).unwrap();
-            at::rename(&top, up, &top, name, at::RenameFlags::empty()).unwrap();
-        }
-    }
-
-    #[test]
-    fn rounds_of_sync_serve_everybody() {
-        let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
-        let table = table(dir.path());
-        let root = table.root();
-        std::thread::scope(|scope| {
-            for _ in 0..8 {
-                scope.spawn(|| {
-                    for _ in 0..20 {
-                        root.as_folder().unwrap().sync(table.fd(root).unwrap()).unwrap();
-                    }
-                });
-            }
-        });
-    }
 }
