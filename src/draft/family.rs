@@ -1,17 +1,21 @@
 //! Who writes a draft, who therefore sees it, and how its writers ended.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rustix::fs::OFlags;
 
-use super::Draft;
+use super::{Draft, Phase};
 use crate::inode::Key;
 use crate::rules::{Decision, OnFailureExit, OnKill};
-use crate::sys::process::{self, Identity, Process};
+use crate::sys::process::{self, End, Held, Identity, Process};
 use crate::sys::procfs::{self, Exit, MountId, OpenFile};
 use crate::sys::stat;
+
+/// A process that is killed is seen to be within this time, for the most part at once.
+const DYING: Duration = Duration::from_millis(20);
 
 /// The process behind a request.
 #[derive(Clone, Copy, Debug)]
@@ -25,7 +29,7 @@ pub struct Caller {
 }
 
 /// One descriptor (and its duplicates) through which a draft is written.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Writer {
     /// Process that opened it; 0 when unknown.
     pub tgid: u32,
@@ -41,6 +45,11 @@ pub struct Writer {
     pub last_pid: Option<u32>,
     /// Changes that the draft had seen when it joined.
     pub changes: u64,
+    /// The process, to know of its end.
+    process: Option<Arc<Held>>,
+    /// The process has closed one by itself; and so it was the last time that anybody did.
+    has_closed: bool,
+    closed_last: bool,
 }
 
 impl Writer {
@@ -54,6 +63,9 @@ impl Writer {
             at: Instant::now(),
             last_pid: procfs::last_pid(),
             changes: 0,
+            process: process.and_then(Held::of),
+            has_closed: false,
+            closed_last: false,
         }
     }
 }
@@ -115,7 +127,7 @@ impl Draft {
     /// The writer behind a descriptor, and whether it is the only one.
     pub(super) fn writer(&self, fh: u64) -> Option<(Writer, bool)> {
         let writers = self.writers.lock();
-        writers.open.get(&fh).map(|writer| (*writer, writers.open.len() == 1))
+        writers.open.get(&fh).map(|writer| (writer.clone(), writers.open.len() == 1))
     }
 
     /// True while somebody has the draft open for writing.
@@ -126,6 +138,38 @@ impl Draft {
     /// True while somebody has it open for writing by another descriptor than this one.
     pub(super) fn has_writers_but(&self, fh: u64) -> bool {
         self.writers.lock().open.keys().any(|&open| open != fh)
+    }
+
+    /// A process closes a duplicate of this descriptor.
+    pub fn note_close(&self, fh: u64, tgid: u32) {
+        if let Some(writer) = self.writers.lock().open.get_mut(&fh) {
+            writer.closed_last = writer.tgid == tgid;
+            writer.has_closed |= writer.closed_last;
+        }
+    }
+
+    /// The release of this descriptor has come, and no close of its process that would have told of its end: of one that
+    /// is killed the kernel may send none, and none comes with the end of a mapping. False if the process goes on, and a
+    /// signal may be on its way to it: to be asked again.
+    pub fn note_release(&self, fh: u64, again: bool) -> bool {
+        let Some((writer, _)) = self.writer(fh) else { return true };
+        // What was promised to a close is published whatever comes after.
+        let open = matches!(&self.body.read().phase, Phase::Open(work) if !work.promised.load(Ordering::Acquire));
+        if !open || writer.has_closed && !(writer.closed_last && !writer.write_only) {
+            return true;
+        }
+        let Some(process) = &writer.process else { return true };
+        if again {
+            process.wait(DYING);
+        }
+        match process.end() {
+            End::Ended(exit) => self.note_exit(writer.tgid, exit),
+            // Nobody who ends well leaves a descriptor unclosed.
+            End::Unknown if !writer.has_closed => self.note_exit(writer.tgid, Exit::Signal(libc::SIGKILL as u8)),
+            End::Unknown => {}
+            End::Runs => return writer.has_closed || again,
+        }
+        true
     }
 
     /// A process on its way out closes the draft. Only openers are judged, not helpers that inherited a descriptor, and

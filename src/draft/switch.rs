@@ -10,6 +10,7 @@ use dashmap::DashMap;
 
 use super::Draft;
 use crate::inode::Content;
+use crate::sys::procfs;
 
 /// An open on its way round.
 #[derive(Clone, Debug)]
@@ -29,6 +30,8 @@ struct Switch {
     at: Option<(u64, OsString)>,
     /// The draft that it will open.
     expected: Option<Arc<Expected>>,
+    /// The system call that is repeated, where the kernel tells: a thread that is in another one has given the open up.
+    call: Option<Box<str>>,
 }
 
 /// A draft that an open is about to reach. It keeps its name until then, or somebody else would begin another one from the
@@ -116,14 +119,42 @@ impl Switches {
             self.0.retain(|_, switch| switch.since.elapsed() < LIFE);
         }
         let now = Instant::now();
-        let (name, found) = (name.to_owned(), Found::Nothing);
-        self.0.insert(tid, Switch { node, name, began: now, since: now, wants, found, at: None, expected: None });
+        let (name, found, call) = (name.to_owned(), Found::Nothing, procfs::call(tid));
+        self.0.insert(tid, Switch { node, name, began: now, since: now, wants, found, at: None, expected: None, call });
         true
+    }
+
+    /// A request of the thread came that may belong to a repeated open: forgets an open that it has given up, because a
+    /// look-up failed, or a signal came, or the kernel wanted an answer from its own memory; or that another thread with its
+    /// number has. The kernel repeats an open within the same system call.
+    pub fn arrive(&self, tid: u32) {
+        if self.0.is_empty() {
+            return;
+        }
+        let call = self.0.get(&tid).and_then(|switch| switch.call.clone());
+        if call.is_some_and(|call| procfs::call(tid).as_ref() != Some(&call)) {
+            self.end(tid);
+        }
+    }
+
+    /// Forgets the opens that were given up by threads which do not come back.
+    pub fn expire(&self) {
+        let old = |switch: &Switch| switch.since.elapsed() >= LIFE;
+        let due: Vec<_> =
+            self.0.iter().filter(|entry| old(entry)).map(|entry| (*entry.key(), entry.call.clone())).collect();
+        for (tid, call) in due {
+            let goes_on = call.is_some() && procfs::call(tid) == call;
+            self.0.remove_if(&tid, |_, switch| {
+                let given_up = if call.is_some() { !goes_on } else { switch.since.elapsed() >= LONG_LIFE };
+                switch.call == call && old(switch) && given_up
+            });
+        }
     }
 
     /// Whether the thread that looks `name` up in folder `parent` is in the middle of an open that is repeated, and what
     /// for.
     pub fn looking_up(&self, tid: u32, parent: u64, name: &OsStr) -> Option<Wants> {
+        self.arrive(tid);
         let switch = self.get(tid, |switch| switch.name == name)?;
         let is_recent = switch.since.elapsed() < FRESH;
         let belongs = match &switch.at {
@@ -237,10 +268,13 @@ impl Switches {
 mod tests {
     use super::*;
 
+    /// Nobody's: the kernel tells of no call.
+    const TID: u32 = u32::MAX >> 1;
+
     fn aged(age: Duration) -> Switches {
         let switches = Switches::default();
-        assert!(switches.begin(7, 1, OsStr::new("a"), Wants::Draft));
-        switches.0.get_mut(&7).unwrap().since -= age;
+        assert!(switches.begin(TID, 1, OsStr::new("a"), Wants::Draft));
+        switches.0.get_mut(&TID).unwrap().since -= age;
         switches
     }
 
@@ -248,10 +282,10 @@ mod tests {
     fn a_look_up_that_the_export_kept_waiting_still_belongs_to_its_open() {
         let switches = aged(LIFE * 2);
         let (a, b) = (OsStr::new("a"), OsStr::new("b"));
-        assert_eq!(switches.looking_up(7, 1, a), Some(Wants::Draft));
-        assert_eq!(switches.looking_up(7, 1, b), None, "another name, long after");
-        assert_eq!(aged(Duration::ZERO).looking_up(7, 1, b), Some(Wants::Draft), "renamed in between");
-        assert_eq!(aged(LONG_LIFE).looking_up(7, 1, a), None);
+        assert_eq!(switches.looking_up(TID, 1, a), Some(Wants::Draft));
+        assert_eq!(switches.looking_up(TID, 1, b), None, "another name, long after");
+        assert_eq!(aged(Duration::ZERO).looking_up(TID, 1, b), Some(Wants::Draft), "renamed in between");
+        assert_eq!(aged(LONG_LIFE).looking_up(TID, 1, a), None);
     }
 
     #[test]
@@ -260,17 +294,17 @@ mod tests {
         let looked_up = |in_vain: bool| {
             let switches = aged(Duration::ZERO);
             match in_vain {
-                true => switches.looked_up_in_vain(7, (1, a)),
-                false => switches.looked_up(7, (1, a), None),
+                true => switches.looked_up_in_vain(TID, (1, a)),
+                false => switches.looked_up(TID, (1, a), None),
             }
-            assert_eq!(switches.looking_up(7, 1, a), Some(Wants::Draft));
+            assert_eq!(switches.looking_up(TID, 1, a), Some(Wants::Draft));
             switches
         };
         for in_vain in [false, true] {
             for (folder, name) in [(1, b), (2, a)] {
                 let switches = looked_up(in_vain);
-                assert_eq!(switches.looking_up(7, folder, name), None);
-                assert_eq!(switches.looking_up(7, 1, a), None, "the open is over");
+                assert_eq!(switches.looking_up(TID, folder, name), None);
+                assert_eq!(switches.looking_up(TID, 1, a), None, "the open is over");
             }
         }
     }
@@ -278,51 +312,51 @@ mod tests {
     #[test]
     fn a_look_up_is_fresh_by_its_open_only_at_once_and_for_the_same_name() {
         let switches = aged(Duration::ZERO);
-        switches.looked_up(7, (1, OsStr::new("a")), None);
-        assert!(switches.is_fresh(7, OsStr::new("a")));
-        assert!(!switches.is_fresh(7, OsStr::new("b")) && !switches.is_fresh(8, OsStr::new("a")));
-        switches.0.get_mut(&7).unwrap().began -= FRESH;
-        switches.looked_up(7, (1, OsStr::new("a")), None);
-        assert!(!switches.is_fresh(7, OsStr::new("a")), "an open that the kernel gave up, however often it looks");
+        switches.looked_up(TID, (1, OsStr::new("a")), None);
+        assert!(switches.is_fresh(TID, OsStr::new("a")));
+        assert!(!switches.is_fresh(TID, OsStr::new("b")) && !switches.is_fresh(TID + 1, OsStr::new("a")));
+        switches.0.get_mut(&TID).unwrap().began -= FRESH;
+        switches.looked_up(TID, (1, OsStr::new("a")), None);
+        assert!(!switches.is_fresh(TID, OsStr::new("a")), "an open that the kernel gave up, however often it looks");
     }
 
     #[test]
     fn a_folder_that_is_found_at_the_second_try_is_on_the_way() {
         let switches = aged(Duration::ZERO);
         let (a, folder) = (OsStr::new("a"), OsStr::new("folder"));
-        switches.looked_up_in_vain(7, (1, folder));
-        assert_eq!(switches.looking_up(7, 1, folder), Some(Wants::Draft));
-        switches.goes_on(7);
-        assert_eq!(switches.looking_up(7, 2, a), Some(Wants::Draft));
+        switches.looked_up_in_vain(TID, (1, folder));
+        assert_eq!(switches.looking_up(TID, 1, folder), Some(Wants::Draft));
+        switches.goes_on(TID);
+        assert_eq!(switches.looking_up(TID, 2, a), Some(Wants::Draft));
     }
 
     #[test]
     fn an_open_ends_with_a_look_up_in_vain() {
         let switches = aged(Duration::ZERO);
-        switches.looked_up_in_vain(7, (1, OsStr::new("a")));
-        assert!(switches.is_in_vain(7) && !switches.is_round(7) && !switches.is_fresh(7, OsStr::new("a")));
-        assert!(switches.begin(7, 1, OsStr::new("a"), Wants::Draft), "the next open of that node");
-        assert!(!switches.is_in_vain(7) && !switches.is_in_vain(8));
+        switches.looked_up_in_vain(TID, (1, OsStr::new("a")));
+        assert!(switches.is_in_vain(TID) && !switches.is_round(TID) && !switches.is_fresh(TID, OsStr::new("a")));
+        assert!(switches.begin(TID, 1, OsStr::new("a"), Wants::Draft), "the next open of that node");
+        assert!(!switches.is_in_vain(TID) && !switches.is_in_vain(TID + 1));
     }
 
     #[test]
     fn what_an_open_that_truncates_has_found_is_not_read() {
         for (wants, readable) in [(Wants::EmptyDraft, false), (Wants::Draft, true), (Wants::Version, true)] {
             let switches = Switches::default();
-            assert!(switches.begin(7, 1, OsStr::new("a"), wants));
-            switches.looked_up(7, (1, OsStr::new("a")), Some((2, Content::new(tempfile::tempfile().unwrap()))));
-            assert!(switches.version(7, 2).is_some() && switches.version(7, 1).is_none());
-            assert_eq!(switches.readable_version(7, 2).is_some(), readable, "{wants:?}");
+            assert!(switches.begin(TID, 1, OsStr::new("a"), wants));
+            switches.looked_up(TID, (1, OsStr::new("a")), Some((2, Content::new(tempfile::tempfile().unwrap()))));
+            assert!(switches.version(TID, 2).is_some() && switches.version(TID, 1).is_none());
+            assert_eq!(switches.readable_version(TID, 2).is_some(), readable, "{wants:?}");
         }
     }
 
     #[test]
     fn an_open_that_comes_back_without_a_look_up_has_no_name() {
         for age in [Duration::ZERO, LIFE * 2] {
-            assert!(!aged(age).begin(7, 1, OsStr::new("a"), Wants::Draft));
+            assert!(!aged(age).begin(TID, 1, OsStr::new("a"), Wants::Draft));
         }
         let switches = aged(Duration::ZERO);
-        switches.looked_up(7, (1, OsStr::new("a")), None);
-        assert!(switches.begin(7, 1, OsStr::new("a"), Wants::Draft), "replaced once more");
+        switches.looked_up(TID, (1, OsStr::new("a")), None);
+        assert!(switches.begin(TID, 1, OsStr::new("a"), Wants::Draft), "replaced once more");
     }
 }

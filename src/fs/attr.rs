@@ -156,6 +156,9 @@ impl Fs {
         changes: Changes,
         done: impl Done<Attr>,
     ) {
+        if changes.size.is_some() {
+            self.drafts.switches.arrive(caller.tid);
+        }
         let handle = fh.and_then(|fh| self.handles.get(fh).ok());
         let draft = match handle.as_deref() {
             Some(Handle::Draft { draft, .. }) => Some(draft.clone()),

@@ -46,7 +46,7 @@ impl Fs {
     /// The rules have the draft committed at release: nothing is proven, made durable or promised. Who looks at the name
     /// after this close is held back until the release behind it.
     fn close_without_waiting(&self, caller: Caller, fh: u64, draft: &Draft) -> Result<()> {
-        note_exit(draft, caller, process::of(caller.tid).as_ref(), procfs::space(caller.tid));
+        note_close(draft, fh, caller, process::of(caller.tid).as_ref(), procfs::space(caller.tid));
         draft.await_commit();
         draft.hold(fh, HOLD_LIMIT);
         metrics::close_proof("not_asked");
@@ -56,7 +56,7 @@ impl Fs {
     fn close_writer(self: &Arc<Self>, caller: Caller, fh: u64, draft: &Arc<Draft>, done: impl Done<()>) {
         let closer = process::of(caller.tid);
         let space = procfs::space(caller.tid);
-        note_exit(draft, caller, closer.as_ref(), space);
+        note_close(draft, fh, caller, closer.as_ref(), space);
         // Whoever closes while it executes a new program may have shared the table that it had before.
         let closer = closer.filter(|_| space != Some(Space::Fresh));
         let proof = draft::last_close(draft, self.mount.get().copied(), fh, caller.tid, closer.as_ref());
@@ -92,6 +92,15 @@ impl Fs {
 
     /// The last reference to a descriptor is gone. Commits now if no close did.
     pub fn release(self: &Arc<Self>, fh: u64) -> Result<()> {
+        self.end_descriptor(fh, true)
+    }
+
+    /// The same for one that its process never got, which tells nothing of that.
+    pub(super) fn take_back(self: &Arc<Self>, fh: u64) -> Result<()> {
+        self.end_descriptor(fh, false)
+    }
+
+    fn end_descriptor(self: &Arc<Self>, fh: u64, was_given: bool) -> Result<()> {
         self.unlock_handle(fh);
         match &*self.handles.remove(fh)? {
             Handle::Version { node, executes, .. } => {
@@ -110,44 +119,56 @@ impl Fs {
                 if counted.load(Ordering::Acquire) {
                     self.backings.close(draft.node);
                 }
-                let last = *writes && draft.remove_writer(fh);
-                // Sealed here and not on the worker: a look-up that comes after this answer must find a commit to wait
-                // for.
-                draft.await_commit();
-                let ending = if last { draft.seal_after(fh) } else { None };
-                draft.end_hold(fh);
-                self.poke();
-                match ending {
-                    Some(ending) => {
-                        let (fs, draft) = (self.clone(), draft.clone());
-                        self.commits.run(move || {
-                            let (after, closed) = (fs.clone(), draft.clone());
-                            fs.end(&draft, ending, Answer::WhenTold, move |ended| {
-                                // Its error has nobody to go to; the journal has it. That a writer was killed is no error.
-                                if let Err(errno) = ended
-                                    && !closed.is_refused()
-                                {
-                                    tracing::error!(node = closed.node, %errno, "commit after the last release failed");
-                                }
-                                closed.closed();
-                                closed.let_go(&after.committer.nodes);
-                                after.drafts.drop_if_unreferenced(&closed);
-                            });
-                        });
-                    }
-                    None => {
-                        if last {
-                            self.drafts.give_back(draft, fh);
-                        }
-                        draft.closed();
-                        draft.let_go(&self.committer.nodes);
-                        self.drafts.drop_if_unreferenced(draft);
-                    }
+                let (fs, draft, writes) = (self.clone(), draft.clone(), *writes);
+                if writes && was_given && !draft.note_release(fh, false) {
+                    self.commits.run(move || {
+                        draft.note_release(fh, true);
+                        fs.release_draft(fh, &draft, writes);
+                    });
+                } else {
+                    self.release_draft(fh, &draft, writes);
                 }
             }
             Handle::Folder(_) => {}
         }
         Ok(())
+    }
+
+    fn release_draft(self: &Arc<Self>, fh: u64, draft: &Arc<Draft>, writes: bool) {
+        let last = writes && draft.remove_writer(fh);
+        // Sealed here and not on the worker: a look-up that comes after this answer must find a commit to wait
+        // for.
+        draft.await_commit();
+        let ending = if last { draft.seal_after(fh) } else { None };
+        draft.end_hold(fh);
+        self.poke();
+        match ending {
+            Some(ending) => {
+                let (fs, draft) = (self.clone(), draft.clone());
+                self.commits.run(move || {
+                    let (after, closed) = (fs.clone(), draft.clone());
+                    fs.end(&draft, ending, Answer::WhenTold, move |ended| {
+                        // Its error has nobody to go to; the journal has it. That a writer was killed is no error.
+                        if let Err(errno) = ended
+                            && !closed.is_refused()
+                        {
+                            tracing::error!(node = closed.node, %errno, "commit after the last release failed");
+                        }
+                        closed.closed();
+                        closed.let_go(&after.committer.nodes);
+                        after.drafts.drop_if_unreferenced(&closed);
+                    });
+                });
+            }
+            None => {
+                if last {
+                    self.drafts.give_back(draft, fh);
+                }
+                draft.closed();
+                draft.let_go(&self.committer.nodes);
+                self.drafts.drop_if_unreferenced(draft);
+            }
+        }
     }
 
     /// Carries an ending out, and answers. Runs on a commit thread; no lock is held.
@@ -269,10 +290,11 @@ pub(super) enum Answer {
     AtOnce,
 }
 
-/// Remembers how a writer's process ends, if this is its last act.
-fn note_exit(draft: &Draft, caller: Caller, closer: Option<&Process>, space: Option<Space>) {
-    if let Some(process) = closer
-        && space == Some(Space::Gone)
+/// Remembers that a process has closed, and how it ends, if this is its last act.
+fn note_close(draft: &Draft, fh: u64, caller: Caller, closer: Option<&Process>, space: Option<Space>) {
+    let Some(process) = closer else { return };
+    draft.note_close(fh, process.tgid);
+    if space == Some(Space::Gone)
         && let Some(exit) = procfs::exit_of(caller.tid)
     {
         draft.note_exit(process.tgid, exit);

@@ -57,6 +57,7 @@ impl Fs {
         done: impl Done<Created>,
     ) {
         let mode = Mode { asked: mode & 0o7777, masked: mode & 0o7777 & !umask };
+        self.drafts.switches.arrive(caller.tid);
         let again = self.drafts.switches.is_in_vain(caller.tid);
         self.create_patiently(Creation { caller, parent, name: name.to_owned(), mode, flags, again }, done);
     }

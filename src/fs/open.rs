@@ -43,6 +43,7 @@ pub struct Opened {
 impl Fs {
     /// Opens the node for `caller`.
     pub fn open(self: &Arc<Self>, caller: Caller, node: u64, flags: OFlags, done: impl Done<Opened>) {
+        self.drafts.switches.arrive(caller.tid);
         if let Some(draft) = self.drafts.get(node) {
             self.open_draft(caller, draft, flags, done);
         } else {
@@ -310,7 +311,7 @@ impl Fs {
 
     /// An open that fails after its descriptor was made.
     fn give_up_open(self: &Arc<Self>, opened: Opened, done: impl Done<Opened>, errno: Errno) {
-        if let Err(error) = self.release(opened.fh) {
+        if let Err(error) = self.take_back(opened.fh) {
             tracing::error!(%error, "a descriptor that was never given out");
         }
         done(Err(errno));

@@ -133,6 +133,7 @@ fn report(fs: &Weak<Fs>) {
             sizes.insert(id, bytes);
         }
         told = sizes;
+        fs.drafts.switches.expire();
         fs.nodes().give_back();
     }
 }

@@ -3,11 +3,16 @@
 #![allow(unsafe_code)]
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::OnceLock;
+use std::sync::{Arc, LazyLock, OnceLock, Weak};
+use std::time::Duration;
 
+use dashmap::DashMap;
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::ioctl::{Updater, ioctl, opcode};
 use rustix::process::{Pid, PidfdFlags};
+use rustix::time::Timespec;
 
+use super::procfs::Exit;
 use super::{Errno, Result, procfs};
 
 /// The process of a thread.
@@ -61,6 +66,68 @@ pub fn identity(pid: u32) -> Option<Identity> {
     inode(&process).map(Identity::Inode).or_else(|| procfs::start_ticks(pid).map(Identity::Start))
 }
 
+/// A process whose end will be known although it is gone by then (Linux 6.15; before, while nobody has waited for it).
+#[derive(Debug)]
+pub struct Held {
+    process: OwnedFd,
+    tgid: u32,
+    identity: Identity,
+}
+
+/// Whether a process has come to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// It runs.
+    Runs,
+    /// It is on its way out, or gone, in this way.
+    Ended(Exit),
+    /// It is gone, and nothing is known of how.
+    Unknown,
+}
+
+/// Those that are held now: one descriptor each, however many files they write.
+static HELD: LazyLock<DashMap<Identity, Weak<Held>>> = LazyLock::new(DashMap::new);
+
+impl Held {
+    /// Holds a process; `None` if it is gone, or processes have no descriptors of their own kind (before Linux 6.9).
+    pub fn of(process: &Process) -> Option<Arc<Held>> {
+        let identity = process.identity.filter(|identity| matches!(identity, Identity::Inode(_)))?;
+        if let Some(held) = HELD.get(&identity).and_then(|held| held.upgrade()) {
+            return Some(held);
+        }
+        let descriptor = open(process.tgid, PidfdFlags::empty()).ok()?;
+        let same = inode(&descriptor).map(Identity::Inode) == Some(identity);
+        let held = same.then(|| Arc::new(Held { process: descriptor, tgid: process.tgid, identity }))?;
+        HELD.insert(identity, Arc::downgrade(&held));
+        Some(held)
+    }
+
+    /// Whether it has come to its end.
+    pub fn end(&self) -> End {
+        let gone = || match info(&self.process) {
+            Ok(Info { exit, .. }) => exit.map(End::Ended),
+            Err(_) => Some(End::Unknown),
+        };
+        // It may go while it is looked for.
+        let dying = || procfs::dying(self.tgid).map(End::Ended);
+        gone().or_else(dying).or_else(gone).unwrap_or(End::Runs)
+    }
+
+    /// Waits for its end for so long.
+    pub fn wait(&self, limit: Duration) {
+        let mut ended = [PollFd::new(&self.process, PollFlags::IN)];
+        let limit = Timespec { tv_sec: limit.as_secs() as i64, tv_nsec: limit.subsec_nanos().into() };
+        // However that ends: who asks looks at the process again.
+        poll(&mut ended, Some(&limit)).ok();
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        HELD.remove_if(&self.identity, |_, held| held.strong_count() == 0);
+    }
+}
+
 /// Whose descriptors the threads of a process have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tables {
@@ -109,6 +176,9 @@ fn by_descriptor(tid: u32) -> Result<Process> {
     const THREAD: PidfdFlags = PidfdFlags::from_bits_retain(rustix::fs::OFlags::EXCL.bits());
     let thread = open(tid, THREAD)?;
     let Info { tgid, ppid, .. } = info(&thread)?;
+    if tgid == 0 {
+        return Err(Errno::SRCH);
+    }
     let own = Identity::Inode(inode(&thread).ok_or(Errno::NOTSUP)?);
     let identity = if tgid == tid { Some(own) } else { identity(tgid) };
     Ok(Process { tgid, ppid, identity, thread: Some(own) })
@@ -127,10 +197,18 @@ fn inode(process: impl AsFd) -> Option<u64> {
     if *OWN_INODES.get_or_init(own_inodes) { Some(rustix::fs::fstat(&process).ok()?.st_ino) } else { None }
 }
 
+/// What the kernel tells of a process.
+struct Info {
+    tgid: u32,
+    ppid: u32,
+    /// How it ended, once it is gone.
+    exit: Option<Exit>,
+}
+
 /// `struct pidfd_info` of `linux/pidfd.h` in its first version (Linux 6.13), whose size is part of the call's number.
 #[repr(C)]
 #[derive(Default)]
-struct Info {
+struct RawInfo {
     mask: u64,
     cgroup: u64,
     pid: u32,
@@ -141,14 +219,17 @@ struct Info {
 }
 
 fn info(process: impl AsFd) -> Result<Info> {
-    const GET_INFO: rustix::ioctl::Opcode = opcode::read_write::<Info>(0xff, 11);
-    /// Pid, tgid and ppid are always told.
+    const GET_INFO: rustix::ioctl::Opcode = opcode::read_write::<RawInfo>(0xff, 11);
+    /// Pid, tgid and ppid, which are always told of a process that is there.
     const PID: u64 = 1;
-    let mut info = Info { mask: PID, ..Info::default() };
-    // SAFETY: the kernel reads and writes no more than the size that is part of GET_INFO, which is that of Info: integers
+    /// `PIDFD_INFO_EXIT` (Linux 6.15).
+    const EXIT: u64 = 1 << 3;
+    let mut info = RawInfo { mask: PID | EXIT, ..RawInfo::default() };
+    // SAFETY: the kernel reads and writes no more than the size that is part of GET_INFO, which is that of RawInfo: integers
     // only, any bits are valid.
-    unsafe { ioctl(process, Updater::<GET_INFO, Info>::new(&mut info))? };
-    if info.tgid == 0 { Err(Errno::SRCH) } else { Ok(info) }
+    unsafe { ioctl(process, Updater::<GET_INFO, RawInfo>::new(&mut info))? };
+    let exit = (info.mask & EXIT != 0).then(|| Exit::of(info.exit_code.cast_unsigned()));
+    Ok(Info { tgid: info.tgid, ppid: info.ppid, exit })
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use std::time::Duration;
 use rustix::fs::{Mode, OFlags};
 use rustix::time::ClockId;
 
-pub use calls::{Interruption, LockCall, interruption, lock_call};
+pub use calls::{Interruption, LockCall, call, interruption, lock_call};
 pub use tables::{Holds, MountId, OpenFile, cached_sizes, has_open, holds};
 
 /// Clock ticks per second in `/proc` (USER_HZ, the same on every Linux architecture that has FUSE).
@@ -117,6 +117,35 @@ pub enum Exit {
     Status(u8),
 }
 
+impl Exit {
+    /// From the status that `wait` gives.
+    pub(super) fn of(code: u32) -> Exit {
+        match code & 0x7f {
+            0 => Exit::Status((code >> 8) as u8),
+            signal => Exit::Signal(signal as u8),
+        }
+    }
+}
+
+/// How a process ends that is on its way out, or has a signal waiting which it cannot escape; `None` if it goes on.
+pub fn dying(pid: u32) -> Option<Exit> {
+    if is_executing(pid) {
+        return None;
+    }
+    in_time(move || exit_of(pid))?.or_else(|| is_killed(pid).then_some(Exit::Signal(libc::SIGKILL as u8)))
+}
+
+/// The kernel has each thread of a process that dies by a signal find this one.
+fn is_killed(pid: u32) -> bool {
+    let status = read(&format!("/proc/{pid}/status")).unwrap_or_default();
+    let status = String::from_utf8_lossy(&status);
+    let pending = |key: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(key));
+        line.and_then(|set| u64::from_str_radix(set.trim(), 16).ok()).unwrap_or(0)
+    };
+    (pending("SigPnd:") | pending("ShdPnd:")) & (1 << (libc::SIGKILL - 1)) != 0
+}
+
 /// How a task without an address space, which waits for an answer from here, ends; `None` if it does not.
 pub fn exit_of(tid: u32) -> Option<Exit> {
     const PF_EXITING: u64 = 0x4;
@@ -124,11 +153,7 @@ pub fn exit_of(tid: u32) -> Option<Exit> {
     if field::<u64>(&stat, 9)? & PF_EXITING == 0 {
         return None;
     }
-    let code: u32 = field(&stat, 52)?;
-    Some(match code & 0x7f {
-        0 => Exit::Status((code >> 8) as u8),
-        signal => Exit::Signal(signal as u8),
-    })
+    Some(Exit::of(field(&stat, 52)?))
 }
 
 /// When a process started, in ticks since boot; `None` if it is gone or cannot be told now.

@@ -153,6 +153,59 @@ fn s35_a_killed_writer_costs_the_daemon_no_descriptor() {
     eventually("no content is held open", || staged() == 0);
 }
 
+/// The kernel sends no close of a process that is killed while it writes out times.
+#[test]
+fn s35_a_writer_killed_in_the_middle_of_a_copy_publishes_nothing() {
+    const LEN: u64 = 32 << 20;
+    let m = Mount::new();
+    let (w, r) = m.pair();
+    let src = w.open("src", "w|creat").unwrap();
+    w.fill(src, 0, LEN, 1).unwrap();
+    w.close(src).unwrap();
+    w.put("f", "old").unwrap();
+    for round in 0..10 {
+        let v = m.agent("V");
+        let (src, to) = (v.open("src", "r").unwrap(), v.open("f", "w|trunc").unwrap());
+        v.send(&["copyrange", &src.to_string(), "0", &to.to_string(), "0", &LEN.to_string()]);
+        v.kill(Signal::KILL);
+        m.settled();
+        assert_eq!(r.cat("f").unwrap(), b"old", "round {round}");
+    }
+}
+
+#[test]
+fn s35_a_writer_killed_while_it_opens_a_new_name_publishes_nothing() {
+    let m = Mount::new();
+    for round in 0..60 {
+        let v = m.agent("V");
+        v.send(&["open", "new", "w|creat|trunc"]);
+        v.kill(Signal::KILL);
+        m.settled();
+        assert!(!m.raw("new").exists(), "round {round}");
+    }
+}
+
+#[test]
+fn s35_what_a_killed_writer_stores_after_its_close_is_not_published() {
+    for (ends_well, after) in [(true, "half56789"), (false, "old content")] {
+        let m = Mount::new();
+        let (w, r) = m.pair();
+        w.put("f", "old content").unwrap();
+        let fd = w.open("f", "rw|trunc").unwrap();
+        w.write(fd, "123456789").unwrap();
+        let map = w.mmap(fd, 0, 9, "shared").unwrap();
+        w.close(fd).unwrap();
+        w.store(map, 0, "half").unwrap();
+        if ends_well {
+            w.exit(0);
+        } else {
+            w.kill(Signal::KILL);
+        }
+        m.settled();
+        eventually("the end of the mapping", || r.cat("f").is_ok_and(|data| data == after.as_bytes()));
+    }
+}
+
 #[test]
 fn s35_what_was_closed_before_the_kill_is_published() {
     let m = Mount::new();

@@ -1,5 +1,8 @@
 //! Who sees what while a write is pending: new files, overwrites, appends, patches, truncation, mappings.
 
+use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+
 use crate::common::{Agent, Mount, eventually, filled};
 
 /// A name with an old version, a writer and an outsider.
@@ -222,6 +225,53 @@ fn s02_who_fails_to_open_one_file_for_writing_sees_no_draft_of_another() {
         w.close(fd).unwrap();
         assert_eq!(r.cat(&new).unwrap(), b"half");
     }
+}
+
+#[test]
+fn s02_who_failed_to_open_a_name_for_writing_sees_no_draft_that_is_begun_there() {
+    let m = Mount::new();
+    let (w, r) = m.pair();
+    for round in 0..20 {
+        let name = format!("f{round}");
+        w.put(&name, "version").unwrap();
+        r.stat(&name).unwrap();
+        std::fs::remove_file(m.raw(&name)).unwrap();
+        assert_eq!(r.open(&name, "w").unwrap_err(), "ENOENT");
+        let fd = w.open(&name, "w|creat").unwrap();
+        w.write(fd, "half").unwrap();
+        w.fsync(fd).unwrap();
+        assert_eq!(r.cat(&name).unwrap_err(), "ENOENT");
+        w.close(fd).unwrap();
+        assert_eq!(r.cat(&name).unwrap(), b"half");
+    }
+}
+
+/// An open that shall be answered from the kernel's memory is not repeated.
+#[test]
+fn s06_who_gives_an_open_for_writing_up_sees_no_draft() {
+    let m = Mount::new();
+    let w = m.agent("W");
+    w.put("there", "version").unwrap();
+    w.put("f", "old").unwrap();
+    let fd = w.open("f", "w|trunc").unwrap();
+    w.write(fd, "half").unwrap();
+    w.fsync(fd).unwrap();
+    let path = |name: &str| m.mnt().join(name);
+    for name in ["there", "f"] {
+        std::fs::metadata(path(name)).unwrap();
+        let given_up = rustix::fs::openat2(
+            rustix::fs::CWD,
+            path(name),
+            OFlags::WRONLY | OFlags::CLOEXEC,
+            Mode::empty(),
+            ResolveFlags::CACHED,
+        );
+        assert_eq!(given_up.err(), Some(Errno::AGAIN), "{name}");
+        assert_eq!(std::fs::metadata(path("f")).unwrap().len(), 3, "{name}");
+        assert_eq!(std::fs::read(path("f")).unwrap(), b"old", "{name}");
+    }
+    w.close(fd).unwrap();
+    assert_eq!(std::fs::read(path("f")).unwrap(), b"half");
 }
 
 #[test]

@@ -2,25 +2,31 @@
 
 use std::fs;
 
-/// The system call in which a thread waits for an answer from here, and its second argument. `None` if the kernel does
-/// not tell (without the right to trace the thread, or for one of another pid namespace).
-fn syscall_of(tid: u32) -> Option<(i64, u64)> {
+/// The system call in which a thread waits for an answer from here: its number, its arguments, and where in the program it
+/// was made. Two calls of a thread are alike only if it makes the same one again. `None` if the kernel does not tell
+/// (without the right to trace the thread, or for one of another pid namespace).
+pub fn call(tid: u32) -> Option<Box<str>> {
     if tid == 0 {
         return None;
     }
     for _ in 0..SETTLE {
         let call = fs::read_to_string(format!("/proc/{tid}/syscall")).ok()?;
-        // Between sending its request and going to sleep the thread still runs.
-        if call.starts_with("running") {
-            std::thread::yield_now();
-            continue;
+        if !call.starts_with("running") {
+            return Some(call.into());
         }
-        let mut words = call.split_whitespace();
-        let number = words.next()?.parse().ok()?;
-        let second = words.nth(1)?.strip_prefix("0x")?;
-        return Some((number, u64::from_str_radix(second, 16).ok()?));
+        // Between sending its request and going to sleep the thread still runs.
+        std::thread::yield_now();
     }
     None
+}
+
+/// The number and the second argument of such a call.
+fn syscall_of(tid: u32) -> Option<(i64, u64)> {
+    let call = call(tid)?;
+    let mut words = call.split_whitespace();
+    let number = words.next()?.parse().ok()?;
+    let second = words.nth(1)?.strip_prefix("0x")?;
+    Some((number, u64::from_str_radix(second, 16).ok()?))
 }
 
 /// How often a thread that is about to sleep is looked at.
