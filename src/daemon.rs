@@ -1,6 +1,7 @@
 //! The daemon: assembles the rooms, mounts, waits, and takes everything down again in order.
 
 mod away;
+mod belongs;
 mod chore;
 mod company;
 mod guard;
@@ -54,6 +55,9 @@ pub enum ServeError {
         /// What the system said.
         errno: Errno,
     },
+    /// Another export than this state's, or none.
+    #[error(transparent)]
+    Stranger(#[from] belongs::Stranger),
     /// Callers come with numbers that nothing can be found by.
     #[error(
         "/proc does not show the processes of this pid name space: mount it there (mount -t proc proc /proc), or run in that \
@@ -132,6 +136,7 @@ pub fn serve(config: Config, ready: ReadySignal) -> Result<(), ServeError> {
     };
     let start = |step| move |source| ServeError::Start { step, source };
     let fd_limit = mount::raise_descriptor_limit();
+    mount::raise_size_limit().map_err(start("signal of the file size limit"))?;
     // Modes are the callers': each request says what their umask leaves.
     rustix::process::umask(rustix::fs::Mode::empty());
     let root = at::open_dir(rustix::fs::CWD, config.source.as_os_str()).map_err(export("opening"))?;
@@ -144,6 +149,7 @@ pub fn serve(config: Config, ready: ReadySignal) -> Result<(), ServeError> {
     })?;
     let address = listening.address();
     let instance = instance(&config.state_dir).map_err(start("instance id in the state folder"))?;
+    belongs::check(&config.source, &root, &instance, &journal)?;
     let staging = Staging::open(&root, &instance).map_err(export("staging folder .commitfs"))?;
     let budget = (fd_limit.saturating_sub(FD_RESERVE) / 2).min(FD_MOST);
     let nodes = NodeTable::new(root, i64::try_from(budget).unwrap_or(i64::MAX)).map_err(export("root folder"))?;
@@ -465,8 +471,17 @@ fn recover_in_background(
 fn instance(state_dir: &Path) -> std::io::Result<String> {
     let file = state_dir.join("instance");
     match std::fs::read_to_string(&file) {
-        Ok(instance) if !instance.trim().is_empty() => return Ok(instance.trim().to_owned()),
-        Ok(_) => {}
+        Ok(instance) => {
+            let instance = instance.trim();
+            if instance.len() != 16 || instance.bytes().any(|byte| !byte.is_ascii_hexdigit()) {
+                return Err(std::io::Error::other(format!(
+                    "{} is damaged: 16 hexadecimal digits are expected, the name of this state's folder in \
+                     EXPORT/.commitfs/stage; without the file another one begins",
+                    file.display()
+                )));
+            }
+            return Ok(instance.to_owned());
+        }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
     }

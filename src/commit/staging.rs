@@ -69,6 +69,18 @@ pub const ADOPTED: &str = "lease (another instance has adopted the content)";
 const LISTS: usize = 1000;
 
 impl Staging {
+    /// Whether the staging folder of `instance` was made already.
+    pub fn is_there(root: impl AsFd, instance: &str) -> Result<bool> {
+        let found = at::open_dir(root, OsStr::new(RESERVED))
+            .and_then(|reserved| at::open_dir(reserved, OsStr::new("stage")))
+            .and_then(|stage| stat::revalidate(&stage).and_then(|()| stat::stat_at(&stage, instance)));
+        match found {
+            Ok(_) => Ok(true),
+            Err(Errno::NOENT | Errno::NOTDIR) => Ok(false),
+            Err(errno) => Err(errno),
+        }
+    }
+
     /// Opens or creates the staging folder of `instance` below the export's root.
     pub fn open(root: impl AsFd, instance: &str) -> Result<Self> {
         let reserved = folder(root.as_fd(), RESERVED, 0o711)?;

@@ -155,7 +155,8 @@ impl Draft {
         let Some((writer, _)) = self.writer(fh) else { return true };
         // What was promised to a close is published whatever comes after.
         let open = matches!(&self.body.read().phase, Phase::Open(work) if !work.promised.load(Ordering::Acquire));
-        if !open || writer.has_closed && !(writer.closed_last && !writer.write_only) {
+        let may_be_mapped = writer.closed_last && !writer.write_only;
+        if !open || writer.has_closed && !may_be_mapped {
             return true;
         }
         let Some(process) = &writer.process else { return true };

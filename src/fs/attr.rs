@@ -201,7 +201,8 @@ impl Fs {
         done: impl Done<Attr>,
     ) {
         // By path, and it has come to its end since the kernel looked.
-        let over = fh.is_none() && draft.is_over();
+        let named = fh.is_none();
+        let over = named && draft.is_over();
         if over && !self.drafts.switches.is_round(caller.tid) && self.send_round(caller, &draft, Wants::Draft) {
             return done(Err(Errno::STALE));
         }
@@ -232,7 +233,9 @@ impl Fs {
                 settled.drafts.drop_if_unreferenced(&stay);
             };
             if !by_path {
-                return finish(Ok(()));
+                // By name, while somebody writes it: of what that one's close will say this caller would not hear.
+                let said = if named { resized.check() } else { Ok(()) };
+                return finish(said);
             }
             let by = fs.clone();
             fs.commits.run(move || match resized.seal() {

@@ -2,6 +2,7 @@
 
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::sync::Arc;
 
 use rustix::fd::{AsRawFd, OwnedFd};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags};
@@ -110,6 +111,20 @@ pub fn raise_descriptor_limit() -> u64 {
     }
     tracing::warn!("cannot raise the limit of open descriptors");
     limit.current.unwrap_or(1024)
+}
+
+/// Lets files grow as far as the export allows: a limit on their size that the daemon was started with is not its callers'.
+/// Where it cannot be raised, a write beyond it fails with `EFBIG` and no longer ends the daemon.
+pub fn raise_size_limit() -> std::io::Result<()> {
+    signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::default())?;
+    let hard = rustix::process::getrlimit(Resource::Fsize).maximum;
+    let raise = |maximum| rustix::process::setrlimit(Resource::Fsize, Rlimit { current: maximum, maximum });
+    if let Err(errno) = raise(None).or_else(|_| raise(hard)) {
+        tracing::warn!(%errno, "cannot raise the limit of file sizes");
+    } else if let Some(limit) = rustix::process::getrlimit(Resource::Fsize).current {
+        tracing::warn!(limit, "files cannot grow beyond the limit of file sizes (ulimit -f)");
+    }
+    Ok(())
 }
 
 /// True when the error says that the file system failed as a whole, whatever was asked of it.

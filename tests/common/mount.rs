@@ -33,13 +33,19 @@ pub struct Setup {
     backing: Option<PathBuf>,
     state: Option<PathBuf>,
     bind: Option<PathBuf>,
-    descriptors: Option<u32>,
+    limit: Option<String>,
 }
 
 impl Setup {
     /// The daemon is started with this limit of open descriptors.
     pub fn descriptors(mut self, limit: u32) -> Self {
-        self.descriptors = Some(limit);
+        self.limit = Some(format!("-n {limit}"));
+        self
+    }
+
+    /// The daemon is started with this limit of the size of files, in units of 512 bytes.
+    pub fn file_size(mut self, limit: u32) -> Self {
+        self.limit = Some(format!("-f {limit}"));
         self
     }
 
@@ -348,10 +354,10 @@ impl Mount {
         assert!(Path::new("/dev/fuse").exists(), "no /dev/fuse: these tests need a kernel with FUSE");
         let log = File::options().create(true).append(true).open(self.log_path()).unwrap();
         let program = env!("CARGO_BIN_EXE_commitfs");
-        let mut command = match self.setup.descriptors {
+        let mut command = match &self.setup.limit {
             Some(limit) => {
                 let mut shell = Command::new("sh");
-                shell.args(["-c", "ulimit -n \"$0\"; exec \"$@\"", &limit.to_string(), program]);
+                shell.args(["-c", "ulimit $0; exec \"$@\"", limit, program]);
                 shell
             }
             None => Command::new(program),

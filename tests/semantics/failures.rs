@@ -29,6 +29,37 @@ fn s39_a_full_disk_is_an_error_of_fsync_or_close_and_the_old_version_stays() {
     assert_eq!(r.cat("f").unwrap(), b"there is room again");
 }
 
+/// Who may not raise the limit that the daemon was started with is told of it, and alone.
+#[test]
+fn s39_a_limit_of_file_sizes_ends_no_daemon() {
+    let m = Setup::default().file_size(8192).mount();
+    let (w, r) = m.pair();
+    w.put("f", "old").unwrap();
+    let fd = w.open("f", "w|trunc").unwrap();
+    let written = w.fill(fd, 0, 8 << 20, 1).map(drop);
+    match written.and(w.fsync(fd)).and(w.close(fd)) {
+        Ok(()) => assert_eq!(r.stat("f").unwrap().size, 8 << 20),
+        Err(errno) => assert!(errno == "EFBIG" || errno == "EIO", "{errno:?}"),
+    }
+    w.put("g", "small").unwrap();
+    assert_eq!(r.cat("g").unwrap(), b"small");
+}
+
+/// A truncation by name has no close that could tell.
+#[test]
+fn s39_a_truncation_by_name_of_a_draft_that_has_failed_says_so() {
+    let small = SmallFs::new(24);
+    let m = Setup::default().backing(small.path()).mount();
+    let (w, r) = m.pair();
+    w.put("f", "old").unwrap();
+    let fd = w.open("f", "w|trunc").unwrap();
+    let failed = w.fill(fd, 0, 60 << 20, 1).map(drop).and(w.fsync(fd));
+    assert_eq!(failed.unwrap_err(), "ENOSPC");
+    assert_eq!(w.truncate("f", 1).unwrap_err(), "ENOSPC");
+    assert_eq!(w.close(fd).unwrap_err(), "ENOSPC");
+    assert_eq!(r.cat("f").unwrap(), b"old");
+}
+
 #[test]
 fn s39_a_new_file_that_found_the_disk_full_gives_its_space_back_with_its_last_descriptor() {
     let small = SmallFs::new(24);

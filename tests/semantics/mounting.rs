@@ -86,3 +86,47 @@ fn s52_a_mount_waits_for_the_end_of_the_one_before() {
     let is_there = || std::fs::read(m.mnt().join("f")).is_ok_and(|data| data == b"content");
     eventually("the second one serves", is_there);
 }
+
+/// An empty folder where the export's file system is not mounted: recovery would take what is not there for published.
+#[test]
+fn s52_an_export_without_what_the_journal_knows_of_is_refused() {
+    if bare() {
+        return;
+    }
+    let mut m = Mount::new();
+    let w = m.agent("W");
+    let fd = w.open("new", "w|creat").unwrap();
+    w.write(fd, "half").unwrap();
+    m.recorded();
+    m.kill9();
+    drop(w);
+    let (stage, away) = (m.raw(".commitfs"), m.raw("away"));
+    std::fs::rename(&stage, &away).unwrap();
+    m.start();
+    assert_eq!(m.daemon_ended().code(), Some(1));
+    assert!(m.log().contains("not the export that this state folder knows"), "{}", m.log());
+    std::fs::remove_dir_all(&stage).ok();
+    std::fs::rename(&away, &stage).unwrap();
+    m.remount();
+    assert!(m.quarantined("new").reason.is_some());
+    assert_eq!(m.commits_of("new"), 0);
+}
+
+#[test]
+fn s52_a_state_folder_with_a_damaged_name_is_refused() {
+    if bare() {
+        return;
+    }
+    let mut m = Mount::new();
+    m.umount();
+    let instance = m.state().join("instance");
+    let name = std::fs::read(&instance).unwrap();
+    for damaged in ["../../etc\n", "", "0123\n"] {
+        std::fs::write(&instance, damaged).unwrap();
+        m.start();
+        assert_eq!(m.daemon_ended().code(), Some(1), "{damaged:?}");
+        assert!(m.log().contains("16 hexadecimal digits"), "{}", m.log());
+    }
+    std::fs::write(&instance, name).unwrap();
+    m.remount();
+}
