@@ -66,7 +66,7 @@ pub(super) enum Command {
     Quarantine(Quarantine),
     /// Return when a commit of PATH is visible: at once if it is there; status 124 if it is not there in time
     Wait {
-        /// On a mount, or relative to its root
+        /// On a mount, or relative to its root unless the working folder has that name
         path: PathBuf,
         /// Only a commit that was recorded after commit ID, as `log` numbers them
         #[arg(long, value_name = "ID")]
@@ -135,7 +135,7 @@ pub(super) enum Command {
     Trash(Trash),
     /// Remove a whole folder by one rename; its content goes in the background
     Rm {
-        /// On a mount, or relative to its root
+        /// On a mount, or relative to the root of the one that --at or --state-dir names
         path: PathBuf,
         /// With all that is in it
         #[arg(short, long)]
@@ -154,7 +154,7 @@ pub(super) enum Command {
     },
     /// What a folder holds with all below it, from the journal
     Du {
-        /// On a mount, or relative to its root; without, all of it
+        /// On a mount, or relative to its root unless the working folder has that name; without, all of it
         path: Option<PathBuf>,
         /// Levels below it to show
         #[arg(short, long, value_name = "DEPTH", default_value_t = 1)]
@@ -167,7 +167,7 @@ pub(super) enum Command {
     },
     /// Count a folder and all below it again
     Refresh {
-        /// On a mount, or relative to its root; without, all of it
+        /// On a mount, or relative to its root unless the working folder has that name; without, all of it
         path: Option<PathBuf>,
         #[command(flatten)]
         at: At,
@@ -182,7 +182,7 @@ pub(super) enum Command {
     },
     /// Which rule applies to a path, and why
     Rules {
-        /// On a mount, or relative to its root
+        /// On a mount, or relative to its root unless the working folder has that name
         path: PathBuf,
         #[command(flatten)]
         at: At,
@@ -229,7 +229,7 @@ pub(super) enum Trash {
     Restore {
         /// Its number
         id: OutboxId,
-        /// Under this path instead
+        /// Under this path instead: on a mount, or relative to the root of the one that --at or --state-dir names
         #[arg(long, value_name = "PATH")]
         to: Option<PathBuf>,
         /// Also if a file has that name

@@ -32,18 +32,27 @@ pub(super) fn find(place: Place<'_>) -> Result<PathBuf, CliError> {
     }
 }
 
-/// The state folder that a path belongs to, and the path relative to the mount, for a path that need not exist.
+/// The state folder that a path belongs to, and the path relative to the mount, for a path that need not exist. One that is
+/// on no mount is taken from the root of the only one unless the working folder has something where it begins.
 pub(super) fn find_below(place: Place<'_>, path: &Path) -> Result<(PathBuf, Vec<u8>), CliError> {
-    let (dir, inside) = locate(place, &resolve(path))?;
+    let full = resolve(path);
+    let (dir, inside) = locate(place, &full)?;
+    if inside.is_none() && is_unsaid(place) && path.is_relative() && begins_here(path) {
+        return Err(off_every_mount(path, &full, &dir));
+    }
     let inside = inside.map_or_else(|| below_root(path, &dir), Ok)?;
     Ok((dir, inside))
 }
 
 /// The same for a name that is to be changed. A symlink means itself, and what the working folder has is not taken for
-/// something of the same name on the mount.
+/// something of the same name on the mount. Nor is a mount guessed: that there is no other is no sign that it is meant,
+/// while the one that was meant may be unmounted.
 pub(super) fn find_name(place: Place<'_>, path: &Path) -> Result<(PathBuf, Vec<u8>), CliError> {
     let full = resolve_name(path);
     let (dir, inside) = locate(place, &full)?;
+    if inside.is_none() && is_unsaid(place) && path.is_relative() {
+        return Err(off_every_mount(path, &full, &dir));
+    }
     if inside.is_none() && path.is_relative() && fs::symlink_metadata(path).is_ok() {
         return Err(CliError::Usage(format!(
             "{}: could mean {}, which is not on the mount of state folder {}, or a path below the mount's root; \
@@ -57,9 +66,32 @@ pub(super) fn find_name(place: Place<'_>, path: &Path) -> Result<(PathBuf, Vec<u
     Ok((dir, inside))
 }
 
+fn is_unsaid(place: Place<'_>) -> bool {
+    place.state_dir.is_none() && place.path.is_none()
+}
+
+/// Whether the working folder has the first name of a relative path; it has itself.
+fn begins_here(path: &Path) -> bool {
+    let first = path.components().find(|part| *part != Component::CurDir);
+    first.is_none_or(|first| fs::symlink_metadata(first.as_os_str()).is_ok())
+}
+
+/// `dir` is the state folder of the only mount.
+fn off_every_mount(path: &Path, full: &Path, dir: &Path) -> CliError {
+    let meta = Reader::open(dir).and_then(|reader| reader.meta());
+    let mountpoint = meta.ok().and_then(|mut meta| meta.remove("mountpoint"));
+    CliError::Usage(format!(
+        "{}: {} is on no mount; give a path below a mount point, or, if it is one from the root of the mount that there is, \
+         say so with --at {}",
+        path.display(),
+        full.display(),
+        mountpoint.unwrap_or_else(|| "MOUNTPOINT".to_owned())
+    ))
+}
+
 /// The state folder that is meant, and the path relative to the mount if it is on it.
 fn locate(place: Place<'_>, full: &Path) -> Result<(PathBuf, Option<Vec<u8>>), CliError> {
-    if place.state_dir.is_none() && place.path.is_none() {
+    if is_unsaid(place) {
         for root in full.ancestors() {
             if let Some(dir) = config::mounted_state_dir(root).or_else(|| from_cards(root, None).ok().flatten()) {
                 return Ok((dir, full.strip_prefix(root).ok().map(plain).transpose()?));

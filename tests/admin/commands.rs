@@ -16,6 +16,15 @@ fn run_in(folder: &Path, m: &Mount, args: &[&str]) -> Output {
     command.args(args).arg("--state-dir").arg(m.state()).current_dir(folder).stdin(Stdio::null()).output().unwrap()
 }
 
+/// `commitfs ARGS`, run in a folder, where this mount is the only one that is to be seen.
+fn run_alone(folder: &Path, m: &Mount, args: &[&str]) -> Output {
+    const ALONE: &str = "sed -n 's/ - fuse.commitfs .*//p' /proc/self/mountinfo | cut -d ' ' -f 5 | while read -r point; do \
+                         [ \"$point\" = \"$0\" ] || umount -l \"$(printf %b \"$point\")\"; done; exec \"$@\"";
+    let mut command = Command::new("unshare");
+    command.args(["-m", "sh", "-c", ALONE]).arg(m.mnt()).arg(env!("CARGO_BIN_EXE_commitfs")).args(args);
+    command.current_dir(folder).stdin(Stdio::null()).output().unwrap()
+}
+
 /// It must end with this status, and say all of these words.
 #[track_caller]
 fn refused(out: &Output, code: i32, words: &[&str]) {
@@ -152,6 +161,42 @@ fn what_the_working_folder_has_is_not_taken_for_something_on_the_mount() {
     let out = run_in(&here, &m, &["rm", "-r", "data"]);
     assert!(out.status.success(), "{}", show(&out));
     w.sees_nothing("data");
+}
+
+#[test]
+fn a_path_on_no_mount_is_not_taken_for_one_on_the_only_mount() {
+    let m = Mount::setup().config("retain = '1h'\n").mount();
+    let w = m.agent("W");
+    w.mkdir("data").unwrap();
+    w.mkdir("data/old").unwrap();
+    w.put("f", "x").unwrap();
+    w.unlink("f").unwrap();
+    let root = m.mnt().to_str().unwrap();
+    // As after `umount data`, or before it was mounted.
+    let here = m.home().join("here");
+    std::fs::create_dir_all(here.join("data")).unwrap();
+    for path in ["data/old", "./data/old", "data", "nowhere/old"] {
+        let words = ["here/", "is on no mount", &format!("--at {root}")];
+        refused(&run_alone(&here, &m, &["rm", "-r", "--now", path]), 2, &words);
+        refused(&run_alone(&here, &m, &["trash", "restore", "1", "--to", path]), 2, &words);
+    }
+    assert!(w.stat("data/old").unwrap().is_dir());
+
+    // What only looks takes what the working folder has nothing of.
+    checker::totals(&m);
+    for verb in [&["du"][..], &["refresh"], &["rules"], &["wait", "--timeout", "1"]] {
+        for path in ["data/old", "./data/old", "data"] {
+            refused(&run_alone(&here, &m, &[verb, &[path]].concat()), 2, &["here/data", "is on no mount", "--at"]);
+        }
+        let out = run_alone(m.home(), &m, &[verb, &["data/old"]].concat());
+        assert!(out.status.success(), "{}", show(&out));
+    }
+
+    let out = run_alone(&here, &m, &["rm", "-r", "--at", root, "data/old"]);
+    assert!(out.status.success(), "{}", show(&out));
+    w.sees_nothing("data/old");
+    let out = run_alone(m.mnt(), &m, &["rm", "-r", "data"]);
+    assert!(out.status.success(), "{}", show(&out));
 }
 
 #[test]
