@@ -65,6 +65,12 @@ pub struct MountArgs {
     /// How lines of the log look [default: human]
     #[arg(long, value_name = "FORMAT")]
     pub log_format: Option<LogFormat>,
+    /// Look at everything, and mount nothing
+    #[arg(long, hide = true)]
+    pub fake: bool,
+    /// Let options pass that nobody knows
+    #[arg(long, hide = true)]
+    pub sloppy: bool,
     /// Started by `mount` itself: report readiness on standard output
     #[arg(long, hide = true)]
     pub daemonized: bool,
@@ -147,6 +153,7 @@ impl Config {
             Some(file) => Settings::read(file)?,
             None => Settings::default(),
         };
+        settings.sloppy = args.sloppy;
         for list in &args.options {
             settings.apply(list)?;
         }
@@ -388,6 +395,8 @@ mod tests {
                 admin_host: Vec::new(),
                 log_format: None,
                 settle: None,
+                fake: false,
+                sloppy: false,
                 daemonized: false,
             }
         }
@@ -474,6 +483,19 @@ mod tests {
             let args = MountArgs { options: vec![format!("rw,{option}")], ..place.args() };
             let message = usage(&args);
             assert!(message.contains(option.split('=').next().unwrap()), "{option}: {message}");
+        }
+    }
+
+    #[test]
+    fn what_is_unknown_is_tolerated_where_mount_asks_for_it() {
+        let place = Place::new();
+        let options = vec!["strictatime,norelatime,nosuch,threads=4".to_owned()];
+        let args = MountArgs { options: options.clone(), sloppy: true, ..place.args() };
+        assert_eq!(Config::from_args(&args).unwrap().threads, 4);
+        assert!(usage(&MountArgs { options, ..place.args() }).contains("nosuch"));
+        for options in ["threads=x", "remount,ro"] {
+            let args = MountArgs { options: vec![options.to_owned()], sloppy: true, ..place.args() };
+            assert!(usage(&args).contains(options.split(',').next().unwrap()));
         }
     }
 

@@ -156,7 +156,8 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
     }
 }
 
-/// mount(8) calls `mount.commitfs SOURCE DIR [-sfnv] [-o OPTS] [-t TYPE]`: our `mount`, with flags of its own.
+/// mount(8) calls `mount.fuse.commitfs SOURCE DIR [-sfnv] [-N SPACE] [-o OPTS] [-t TYPE]`: our `mount`, with flags that are
+/// its own.
 fn as_mount_helper(args: Vec<OsString>) -> Vec<OsString> {
     let called = args.first().map(Path::new).and_then(Path::file_name).unwrap_or(OsStr::new("commitfs"));
     if !called.as_encoded_bytes().starts_with(b"mount.") {
@@ -166,13 +167,22 @@ fn as_mount_helper(args: Vec<OsString>) -> Vec<OsString> {
     let mut rest = args.into_iter().skip(1);
     while let Some(arg) = rest.next() {
         match arg.to_str() {
-            // Tolerate sloppy options, write no mtab, be verbose: nothing to do for any of them.
-            Some("-s" | "-n" | "-v" | "-sn" | "-sv" | "-nv") => {}
             Some("-t" | "-N") => drop(rest.next()),
+            Some("-o") => helper.extend([Some(arg), rest.next()].into_iter().flatten()),
+            Some(flags) if is_of_flags(flags) => {
+                // No mtab is written, and there is nothing to be verbose about.
+                helper.extend(flags.contains('f').then(|| OsString::from("--fake")));
+                helper.extend(flags.contains('s').then(|| OsString::from("--sloppy")));
+            }
             _ => helper.push(arg),
         }
     }
     helper
+}
+
+/// Whether these are flags of mount(8), one or more.
+fn is_of_flags(word: &str) -> bool {
+    word.strip_prefix('-').is_some_and(|flags| !flags.is_empty() && flags.chars().all(|flag| "sfnv".contains(flag)))
 }
 
 /// Writes to standard output, all of it at once.
@@ -199,10 +209,12 @@ mod tests {
     #[test]
     fn called_by_mount() {
         let words = |line: &str| line.split(' ').map(OsString::from).collect::<Vec<_>>();
-        let args = as_mount_helper(words("/sbin/mount.commitfs /e /m -n -o rw,nodev -t fuse.commitfs"));
+        let args = as_mount_helper(words("/sbin/mount.fuse.commitfs /e /m -n -o rw,nodev -t fuse.commitfs"));
         assert_eq!(args, words("commitfs mount /e /m -o rw,nodev"));
         let Command::Mount(mount) = Cli::try_parse_from(args).unwrap().command else { panic!("not mount") };
         assert_eq!(mount.options, ["rw,nodev"]);
+        let args = as_mount_helper(words("mount.commitfs /e /m -f -sv -o ro"));
+        assert_eq!(args, words("commitfs mount /e /m --fake --sloppy -o ro"));
         assert_eq!(as_mount_helper(words("commitfs -n")), words("commitfs -n"));
     }
 

@@ -25,6 +25,9 @@ pub(super) fn mount(args: &MountArgs) -> Result<(), CliError> {
         return serve_detached(args);
     }
     let config = Config::from_args(args)?;
+    if args.fake {
+        return Ok(());
+    }
     if !args.foreground {
         return start(args, &config);
     }
@@ -74,6 +77,9 @@ fn start(args: &MountArgs, config: &Config) -> Result<(), CliError> {
     command.args(["mount", "--foreground", "--daemonized"]);
     for list in &args.options {
         command.arg("-o").arg(list);
+    }
+    if args.sloppy {
+        command.arg("--sloppy");
     }
     if let Some(file) = &args.config {
         command.arg("--config").arg(file);

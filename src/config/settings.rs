@@ -37,6 +37,10 @@ const IGNORED: &[&str] = &[
     "owner",
     "group",
     "relatime",
+    "norelatime",
+    "strictatime",
+    "nostrictatime",
+    "diratime",
     "nodiratime",
 ];
 
@@ -81,6 +85,9 @@ pub(super) struct Settings {
     pub history: Option<Kept>,
     #[serde(rename = "rule")]
     pub rules: Vec<Rule>,
+    /// Options that nobody knows are passed over.
+    #[serde(skip)]
+    pub sloppy: bool,
 }
 
 /// A flag the kernel knows.
@@ -258,6 +265,10 @@ impl Settings {
             (name, None) if KERNEL.contains(&name) => self.kernel_options.push(KernelOption(name.to_owned())),
             (name, None) if IGNORED.contains(&name) => {}
             (name, _) if name.starts_with("x-") || name.starts_with("X-") || name == "comment" => {}
+            ("remount", _) => {
+                return Err("a mount is not changed while it serves; unmount it, and mount it anew".to_owned());
+            }
+            _ if self.sloppy => {}
             _ => return Err(format!("unknown; known are {NAMED}, {}", KERNEL.join(", "))),
         }
         Ok(())

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::Signal;
 
-use crate::common::mount::{bare, is_mounted, signal};
+use crate::common::mount::{bare, is_mounted, show, signal};
 use crate::common::{Mount, eventually};
 
 /// In a mount name space of its own, where the FUSE device is open to everybody as it is on ordinary machines.
@@ -56,6 +56,36 @@ fn s52_an_ordinary_user_mounts_for_himself() {
     assert!(said.contains("of another\n"), "what would change its owner is not written: {said}");
     assert!(said.contains(r#""uid":1000"#) || said.contains(r#""uid": 1000"#), "{said}");
     assert!(said.ends_with("one\ntwo\n") && !said.contains("src:\nf"), "{said}");
+}
+
+/// As mount(8) calls it, by its name in /sbin.
+#[test]
+fn s52_the_mount_helper_takes_the_flags_of_mount() {
+    let m = Mount::setup().unmounted();
+    let helper = m.home().join("mount.fuse.commitfs");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_commitfs"), &helper).unwrap();
+    let call = |flags: &[&str], options: &str| {
+        let mut command = Command::new(&helper);
+        command.args([m.export(), m.mnt()]).args(flags).args(["-o", &format!("state_dir={}", m.state().display())]);
+        command.args(["-o", options, "-t", "fuse.commitfs"]).stdin(Stdio::null()).output().unwrap()
+    };
+    // -f: check, and mount nothing.
+    for flags in [&["-f"][..], &["-f", "-n", "-v"], &["-fnv"]] {
+        let out = call(flags, "rw,strictatime,_netdev");
+        assert!(out.status.success() && !is_mounted(m.mnt()), "{flags:?}: {}", show(&out));
+        let out = call(flags, "rw,no_such_option");
+        assert_eq!(out.status.code(), Some(2), "{flags:?}: {}", show(&out));
+    }
+    // -s: what is unknown does no harm.
+    let out = call(&["-f", "-s"], "rw,no_such_option");
+    assert!(out.status.success(), "{}", show(&out));
+    let out = call(&["-s"], "remount,ro");
+    assert_eq!(out.status.code(), Some(2), "{}", show(&out));
+    assert!(String::from_utf8_lossy(&out.stderr).contains("unmount it, and mount it anew"), "{}", show(&out));
+    let out = call(&["-s", "-n"], "rw,strictatime,no_such_option");
+    let served = is_mounted(m.mnt());
+    let ended = m.cli_plain(&["umount".as_ref(), m.mnt().as_os_str()]);
+    assert!(out.status.success() && served && ended.status.success(), "{}\n{}", show(&out), show(&ended));
 }
 
 /// The system's `umount` waits for nothing; whoever mounts again at once does.
