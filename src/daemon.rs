@@ -8,6 +8,7 @@ mod guard;
 mod history;
 mod keeping;
 mod lease;
+mod leaving;
 mod mounting;
 mod postponed;
 mod settle;
@@ -17,14 +18,14 @@ use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use self::away::Watch;
 use self::guard::Guard;
 use self::lease::Lease;
-use self::mounting::{Unserved, unmount_as_user};
+use self::mounting::Unserved;
 use crate::admin::control::{self, Verbs};
 use crate::admin::http;
 use crate::commit::{self, Before, Committer, Decisions, RESERVED, Staging, VerbError};
@@ -110,9 +111,6 @@ const FD_WORK: u64 = 128;
 
 /// The most descriptors that are held for nodes: each one keeps an inode in the kernel's memory.
 const FD_MOST: u64 = 32_768;
-
-/// How long an unmount waits for commits in flight.
-const DRAIN_LIMIT: Duration = Duration::from_secs(60);
 
 /// What ends the daemon.
 enum End {
@@ -295,43 +293,6 @@ impl Daemon {
         }
         Ok(watch)
     }
-
-    /// Waits until every release that the kernel has queued so far was read, and for the commits they began. False if
-    /// the export is away.
-    fn settle_releases(&self) -> bool {
-        let (fs, mountpoint) = (self.fs.clone(), self.config.mountpoint.clone());
-        let settled = self.unless_away(move || {
-            // Requests are read in order: one of our own goes behind those that are there.
-            if let Err(errno) = rustix::fs::statfs(&mountpoint) {
-                tracing::debug!(%errno, "the mount does not answer");
-            }
-            let limit = Instant::now() + DRAIN_LIMIT;
-            while fs.is_settling() && Instant::now() < limit {
-                std::thread::sleep(Duration::from_millis(5));
-            }
-        });
-        settled.is_some()
-    }
-
-    /// Takes the mount away from whoever waits for an export that does not answer.
-    fn take_away(&self) -> sys::Result<()> {
-        match mount::abort(&self.config.mountpoint) {
-            Err(Errno::PERM) => unmount_as_user(&self.config.mountpoint, true),
-            other => other,
-        }
-    }
-
-    fn unmount_now(&self, detach: bool) -> sys::Result<()> {
-        let mountpoint = &self.config.mountpoint;
-        let unmounted = match mount::unmount(mountpoint) {
-            Err(Errno::BUSY) if detach => mount::detach(mountpoint),
-            other => other,
-        };
-        match unmounted {
-            Err(Errno::PERM) => unmount_as_user(mountpoint, detach),
-            other => other,
-        }
-    }
 }
 
 impl Verbs for Daemon {
@@ -364,24 +325,7 @@ impl Verbs for Daemon {
     }
 
     fn unmount(&self, force: bool) -> Result<(), VerbError> {
-        let answers = self.settle_releases();
-        let unmounted = if force && !answers { self.take_away() } else { self.unmount_now(force) };
-        if force && unmounted.is_ok() {
-            // The kernel says so only when nobody has anything open there any more. If the end has begun, nobody listens.
-            drop(self.end.try_send(End::Unmounted));
-        }
-        unmounted.map_err(|errno| {
-            let mountpoint = self.config.mountpoint.display();
-            let mut message = format!("{mountpoint}: {errno}");
-            if !answers {
-                message.push_str("\n  the export does not answer; --force takes the mount away without it");
-                return VerbError { message, errno: errno.raw_os_error() };
-            }
-            for (path, bytes) in self.fs.busy() {
-                message.push_str(&format!("\n  being written: {} ({bytes} bytes)", display_path(&path)));
-            }
-            VerbError { message, errno: errno.raw_os_error() }
-        })
+        self.leave(force)
     }
 
     fn rule(&self, path: &[u8]) -> String {

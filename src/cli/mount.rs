@@ -16,6 +16,7 @@ use crate::journal;
 use crate::journal::read::Reader;
 use crate::log;
 use crate::sys::mount as kernel;
+use crate::sys::procfs::MountId;
 
 /// How long an unmounted daemon may take to end.
 const END: Duration = Duration::from_secs(60);
@@ -140,14 +141,17 @@ pub(super) fn umount(place: Place<'_>, force: bool) -> Result<(), CliError> {
         Err(error) => return Err(CliError::Failure(format!("control socket in {}: {error}", state_dir.display()))),
     };
     let status = client.status()?;
-    client.unmount(force)?;
-    drop(client);
     let pid = status["pid"].as_u64();
     let mountpoint = status["mountpoint"].as_str().map(PathBuf::from);
+    // The one on top, or the daemon refuses. What lies below it stays, and is no sign that it has not gone.
+    let on_top = || mountpoint.as_deref().and_then(MountId::of);
+    let mounted = on_top();
+    client.unmount(force)?;
+    drop(client);
     let deadline = Instant::now() + END;
     while pid.is_some_and(is_running)
         || Client::connect(&state_dir).is_ok()
-        || mountpoint.as_deref().map(is_mount).transpose()? == Some(true)
+        || (mounted.is_some() && on_top() == mounted)
     {
         if Instant::now() > deadline {
             return Err(CliError::Failure(format!(

@@ -161,6 +161,11 @@ impl Fs {
         }
     }
 
+    /// As which the kernel knows the file system, once it is mounted.
+    pub fn mount(&self) -> Option<MountId> {
+        self.mount.get().copied()
+    }
+
     /// What the file system stands on.
     pub fn committer(&self) -> &Arc<Committer> {
         &self.committer

@@ -1,6 +1,7 @@
 //! Mounts by users other than root, and mounts right after another.
 
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::Signal;
@@ -86,6 +87,34 @@ fn s52_the_mount_helper_takes_the_flags_of_mount() {
     let served = is_mounted(m.mnt());
     let ended = m.cli_plain(&["umount".as_ref(), m.mnt().as_os_str()]);
     assert!(out.status.success() && served && ended.status.success(), "{}\n{}", show(&out), show(&ended));
+}
+
+#[test]
+fn s52_of_stacked_mounts_the_upper_one_is_taken_away_first() {
+    if bare() {
+        return;
+    }
+    let mut lower = Mount::new();
+    lower.agent("W").put("f", "lower").unwrap();
+    lower.settled();
+    let upper = Mount::setup().unmounted();
+    let mut mount = Command::new(env!("CARGO_BIN_EXE_commitfs"));
+    mount.arg("mount").arg("--state-dir").arg(upper.state()).args([upper.export(), lower.mnt()]);
+    let out = mount.stdin(Stdio::null()).output().unwrap();
+    assert!(out.status.success(), "{}", show(&out));
+    std::fs::write(lower.mnt().join("f"), "upper").unwrap();
+    for force in [&["umount"][..], &["umount", "--force"]] {
+        let out = lower.cli(force);
+        assert_eq!(out.status.code(), Some(1), "{}", show(&out));
+        assert!(String::from_utf8_lossy(&out.stderr).contains("another mount lies over it"), "{}", show(&out));
+        assert_eq!(std::fs::read(lower.mnt().join("f")).unwrap(), b"upper");
+    }
+    let began = Instant::now();
+    let out = lower.cli_plain(&["umount".as_ref(), lower.mnt().as_os_str()]);
+    assert!(out.status.success() && began.elapsed() < Duration::from_secs(30), "{}", show(&out));
+    assert_eq!(std::fs::read(lower.mnt().join("f")).unwrap(), b"lower");
+    lower.umount();
+    assert_eq!(upper.raw_content("f").unwrap(), b"upper");
 }
 
 /// The system's `umount` waits for nothing; whoever mounts again at once does.
