@@ -1,4 +1,4 @@
-//! Taking the mount away, and saying what keeps it.
+//! Taking the mount away, and saying who keeps it.
 
 use std::time::{Duration, Instant};
 
@@ -30,9 +30,7 @@ impl Daemon {
             } else if !answers {
                 message.push_str("\n  the export does not answer; --force takes the mount away without it");
             } else {
-                for (path, bytes) in self.fs.busy() {
-                    message.push_str(&format!("\n  being written: {} ({bytes} bytes)", display_path(&path)));
-                }
+                message.push_str(&self.held_by(errno));
             }
             VerbError { message, errno: errno.raw_os_error() }
         })
@@ -85,5 +83,23 @@ impl Daemon {
             Err(Errno::PERM) => unmount_as_user(mountpoint, detach),
             other => other,
         }
+    }
+
+    /// Who keeps the mount from being taken away, as far as that is known here.
+    fn held_by(&self, errno: Errno) -> String {
+        let mut lines = String::new();
+        for (path, bytes, writer) in self.fs.busy() {
+            let (path, command, pid) = (display_path(&path), &writer.command, writer.pid);
+            lines.push_str(&format!("\n  being written: {path} ({bytes} bytes) by {command}, pid {pid}"));
+        }
+        lines.push_str(match (errno, lines.is_empty()) {
+            (Errno::BUSY, true) => {
+                "\n  nothing is being written; what holds it is a working folder or a file that somebody has open there \
+                 (fuser -vm tells whose), and --force takes it away all the same"
+            }
+            (Errno::BUSY, false) => "\n  --force takes it away all the same, and sends what is being written to quarantine",
+            _ => "",
+        });
+        lines
     }
 }

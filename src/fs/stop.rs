@@ -8,8 +8,8 @@ use std::time::Duration;
 use super::Fs;
 use super::close::Answer;
 use crate::commit::{Target, VerbError};
-use crate::draft::Ending;
-use crate::journal::{DraftId, Entry};
+use crate::draft::{Draft, Ending};
+use crate::journal::{DraftId, Entry, Owner};
 use crate::sys::procfs;
 
 /// How often the journal is told the sizes of growing drafts.
@@ -66,11 +66,15 @@ impl Fs {
         self.drafts.all().iter().any(|draft| draft.held_until().is_some() || draft.is_sealing())
     }
 
-    /// Drafts that somebody has open for writing: path and bytes.
-    pub fn busy(&self) -> Vec<(Vec<u8>, u64)> {
-        let mut busy: Vec<_> =
-            self.drafts.all().iter().filter_map(|draft| Some((draft.target()?.path(), draft.progress()?.1))).collect();
-        busy.sort();
+    /// Drafts that somebody has open for writing: path, bytes, and who began it.
+    pub fn busy(&self) -> Vec<(Vec<u8>, u64, Owner)> {
+        let sizes: HashMap<DraftId, u64> = self.sizes().into_iter().collect();
+        let of = |draft: &Arc<Draft>| {
+            let (path, (id, staged)) = (draft.target()?.path(), draft.progress()?);
+            Some((path, sizes.get(&id).copied().unwrap_or(staged), draft.owner.clone()))
+        };
+        let mut busy: Vec<_> = self.drafts.all().iter().filter_map(of).collect();
+        busy.sort_by(|one, other| one.0.cmp(&other.0));
         busy
     }
 

@@ -263,6 +263,15 @@ fn what_is_asked_of_a_dead_mount_is_not_done_to_another_mount_of_its_export() {
 }
 
 #[test]
+fn a_mount_that_is_in_use_says_by_what_it_may_be() {
+    let m = Mount::new();
+    let w = m.agent("W");
+    let out = m.cli(&["umount"]);
+    refused(&out, 1, &["nothing is being written", "working folder", "--force"]);
+    drop(w);
+}
+
+#[test]
 fn a_negative_event_number_is_wrong_usage() {
     let m = Mount::new();
     refused(&m.cli(&["events", "--after=-5"]), 2, &["-5"]);

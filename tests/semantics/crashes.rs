@@ -70,7 +70,8 @@ fn s41_a_forced_umount_ends_the_daemon_though_files_are_open() {
     let fd = w.open("old", "w|trunc").unwrap();
     w.write(fd, "half").unwrap();
     let refused = m.cli(&["umount"]);
-    assert!(String::from_utf8_lossy(&refused.stderr).contains("being written: old"), "{refused:?}");
+    let who = format!("being written: old (4 bytes) by agent, pid {}\n", w.pid());
+    assert!(String::from_utf8_lossy(&refused.stderr).contains(&who), "{refused:?}");
     m.cli_ok(&["umount", "--force"]);
     assert!(m.daemon_ended().success());
     assert!(w.close(fd).is_err());
