@@ -66,7 +66,7 @@ pub enum ServeError {
     )]
     Proc,
     /// The mount.
-    #[error("mounting {}: {source}{}", path.display(), remedy(source))]
+    #[error("mounting {}: {}{}", path.display(), mounting::said(source), mounting::remedy(source))]
     Mount {
         /// The mount point.
         path: PathBuf,
@@ -89,18 +89,6 @@ pub enum ServeError {
         /// What the system said.
         source: std::io::Error,
     },
-}
-
-fn remedy(error: &std::io::Error) -> &'static str {
-    match error.kind() {
-        std::io::ErrorKind::NotFound => {
-            "; is /dev/fuse there (modprobe fuse), and fusermount3 for users other than root (package fuse3)?"
-        }
-        std::io::ErrorKind::PermissionDenied => {
-            "; users other than root need fusermount3 (package fuse3), and user_allow_other in /etc/fuse.conf for allow_other"
-        }
-        _ => "",
-    }
 }
 
 /// Descriptors kept back for open files, the journal, sockets and look-ups in progress.

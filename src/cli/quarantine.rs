@@ -35,7 +35,7 @@ pub(super) fn show(place: Place<'_>, id: DraftId, json: bool) -> Result<(), CliE
         return print_json(&object);
     }
     let content = match staged {
-        Some(path) => format!("content: {}\n", path.display()),
+        Some(staged) => format!("content: {}\n", staged.display()),
         None => String::new(),
     };
     print(&format!("{}{content}", story_text(&story)))
@@ -45,15 +45,16 @@ pub(super) fn save(place: Place<'_>, id: DraftId, file: &Path, json: bool) -> Re
     let state_dir = target::find(place)?;
     if file == Path::new("-") || is_stdout(file) {
         let mut out = io::stdout().lock();
-        fetch(&state_dir, id, &mut out)?;
+        fetch(&state_dir, id, &mut out, CliError::Output)?;
         return out.flush().map_err(CliError::Output);
     }
     let failed = |error: &io::Error| CliError::Failure(format!("{}: {error}", file.display()));
+    let written = |error: io::Error| failed(&error);
     let bytes = match fs::metadata(file) {
         // A device or a FIFO is written to, not replaced.
         Ok(there) if !there.is_file() => {
             let open = OpenOptions::new().write(true).open(file).map_err(|error| failed(&error))?;
-            let bytes = fetch(&state_dir, id, &mut &open)?;
+            let bytes = fetch(&state_dir, id, &mut &open, written)?;
             flush(&open).map_err(|error| failed(&error))?;
             bytes
         }
@@ -61,7 +62,7 @@ pub(super) fn save(place: Place<'_>, id: DraftId, file: &Path, json: bool) -> Re
             // A symlink stays, and what it leads to is replaced.
             let target = there.and_then(|_| fs::canonicalize(file)).unwrap_or_else(|_| file.to_owned());
             let fresh = Fresh::beside(&target).map_err(|error| failed(&error))?;
-            let bytes = fetch(&state_dir, id, &mut &fresh.file)?;
+            let bytes = fetch(&state_dir, id, &mut &fresh.file, written)?;
             fresh.publish(&target).map_err(|error| failed(&error))?;
             bytes
         }
@@ -139,8 +140,45 @@ pub(super) fn daemon(state_dir: &Path, verb: &str) -> Result<Client, CliError> {
     })
 }
 
-/// Copies a draft's content: from the daemon, or where it lies when there is none.
-fn fetch(state_dir: &Path, id: DraftId, to: &mut impl Write) -> Result<u64, CliError> {
+/// Copies a draft's content. `written` makes an error of one of `to`, which is not one of where the content comes from.
+fn fetch(
+    state_dir: &Path,
+    id: DraftId,
+    to: &mut impl Write,
+    written: impl FnOnce(io::Error) -> CliError,
+) -> Result<u64, CliError> {
+    let mut to = Output { to, failed: None };
+    let fetched = fetch_to(state_dir, id, &mut to);
+    match (fetched, to.failed) {
+        (Err(_), Some(error)) => Err(written(error)),
+        (fetched, _) => fetched,
+    }
+}
+
+/// Keeps the error of a write from being taken for one of reading.
+struct Output<'a, W> {
+    to: &'a mut W,
+    failed: Option<io::Error>,
+}
+
+impl<W: Write> Write for Output<'_, W> {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        self.to.write(data).map_err(|error| {
+            let kind = error.kind();
+            if kind != io::ErrorKind::Interrupted {
+                self.failed = Some(error);
+            }
+            kind.into()
+        })
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.to.flush()
+    }
+}
+
+/// From the daemon, or where it lies when there is none.
+fn fetch_to(state_dir: &Path, id: DraftId, to: &mut impl Write) -> Result<u64, CliError> {
     match Client::connect(state_dir) {
         Ok(mut client) => return Ok(client.save(id, to)?),
         Err(error) if is_nobody(&error) => {}

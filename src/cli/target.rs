@@ -26,7 +26,13 @@ struct Card {
 pub(super) fn find(place: Place<'_>) -> Result<PathBuf, CliError> {
     match (place.state_dir, place.path) {
         (Some(dir), _) if dir.is_dir() => Ok(dir.to_owned()),
-        (Some(dir), _) => Err(CliError::Failure(format!("state folder {}: does not exist", dir.display()))),
+        (Some(dir), _) => Err(match fs::metadata(dir) {
+            Ok(_) => CliError::Usage(format!("state folder {}: is not a folder", dir.display())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                CliError::Failure(format!("state folder {}: does not exist", dir.display()))
+            }
+            Err(error) => CliError::Failure(format!("state folder {}: {error}", dir.display())),
+        }),
         (None, Some(path)) => find_at(path),
         (None, None) => find_only(),
     }

@@ -1,5 +1,6 @@
 //! Mounting, and taking away what comes to nothing.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use fuser::{MountOption, Session, SessionACL};
@@ -8,6 +9,8 @@ use rustix::mount::MountFlags;
 use crate::config::Config;
 use crate::fuse::Adapter;
 use crate::sys::{self, Errno, mount};
+
+const FUSE: &str = "/dev/fuse";
 
 /// Mounts. As root by the kernel directly: the protocol library would unmount whatever lies at the mount point when the
 /// session ends, which for a mount over itself may be the export. Anybody else goes through fusermount3.
@@ -52,6 +55,28 @@ pub(super) fn session(adapter: Adapter, config: &Config) -> std::io::Result<Sess
     let device = mount::mount_fuse(&config.source, &config.mountpoint, flags, &own.join(","))?;
     let unserved = Unserved::at(&config.mountpoint);
     Session::from_fd(adapter, device, acl, session).inspect(|_| unserved.serves())
+}
+
+/// What the system said, on one line: fusermount3 ends its words with a newline.
+pub(super) fn said(error: &std::io::Error) -> String {
+    error.to_string().trim_end().replace('\n', "; ")
+}
+
+/// What may help against it.
+pub(super) fn remedy(error: &std::io::Error) -> &'static str {
+    let opened = std::fs::OpenOptions::new().read(true).write(true).open(FUSE);
+    match (error.kind(), opened.map_err(|error| error.kind())) {
+        (ErrorKind::PermissionDenied, Err(ErrorKind::PermissionDenied)) => {
+            "; this user may not open /dev/fuse, which everybody may on ordinary machines: chmod 666 /dev/fuse"
+        }
+        (ErrorKind::PermissionDenied, _) => {
+            "; users other than root need fusermount3 (package fuse3), and user_allow_other in /etc/fuse.conf for allow_other"
+        }
+        (ErrorKind::NotFound, _) => {
+            "; is /dev/fuse there (modprobe fuse), and fusermount3 for users other than root (package fuse3)?"
+        }
+        _ => "",
+    }
 }
 
 /// A mount that may not come to serve: then it is taken away again.

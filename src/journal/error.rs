@@ -71,7 +71,7 @@ pub enum JournalError {
         dir: PathBuf,
     },
     /// There is no journal to read.
-    #[error("state folder {}: has no journal; nothing was ever mounted with it", dir.display())]
+    #[error("state folder {}: has no journal; it was removed, or nothing was ever mounted with it", dir.display())]
     Absent {
         /// The folder.
         dir: PathBuf,

@@ -8,7 +8,7 @@ use globset::GlobMatcher;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, params};
 
 use super::record::{Commit, CommitKind, DraftId, DraftRow, DraftState, Owner};
-use super::{FILE, JournalError, outbox, schema};
+use super::{FILE, JournalError, is_in_use, outbox, schema};
 
 /// A read-only connection. Each call is one short read transaction, so that the writer's log can always be reset.
 pub struct Reader {
@@ -127,6 +127,10 @@ impl Reader {
         let file = state_dir.join(FILE);
         match std::fs::metadata(&file) {
             Ok(_) => {}
+            // Opened by a daemon, it was there.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && is_in_use(state_dir) => {
+                return Err(JournalError::Removed { dir: state_dir.to_owned() });
+            }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 return Err(JournalError::Absent { dir: state_dir.to_owned() });
             }

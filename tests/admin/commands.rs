@@ -57,7 +57,15 @@ fn quarantine_save_writes_to_what_is_no_regular_file() {
 
     let full = m.home().join("full");
     std::os::unix::fs::symlink("/dev/full", &full).unwrap();
-    refused(&save(&full), 1, &["No space left"]);
+    let out = save(&full);
+    refused(&out, 1, &[&format!("commitfs: {}: No space left", full.display())]);
+    let gone = Command::new("sh")
+        .args(["-c", "exec 3>&1; { sleep 0.3; \"$@\" 2>&3; echo $? >&3; } | :", "sh", env!("CARGO_BIN_EXE_commitfs")])
+        .args(["quarantine", "save", &id, "-", "--state-dir"])
+        .arg(m.state())
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8_lossy(&gone.stdout), "0\n", "nobody listens, and nobody need be told");
 
     let stdout = m.home().join("stdout");
     std::os::unix::fs::symlink("/proc/self/fd/1", &stdout).unwrap();
@@ -269,6 +277,22 @@ fn a_mount_that_is_in_use_says_by_what_it_may_be() {
     let out = m.cli(&["umount"]);
     refused(&out, 1, &["nothing is being written", "working folder", "--force"]);
     drop(w);
+}
+
+#[test]
+fn a_journal_that_is_gone_and_a_state_folder_that_is_none_are_called_so() {
+    let mut m = Mount::new();
+    m.expect_mess();
+    std::fs::remove_file(m.state().join("journal.sqlite")).unwrap();
+    refused(&m.cli(&["log"]), 1, &["was removed or replaced while it was in use", "mounted again"]);
+    m.cli(&["umount", "--force"]);
+    m.daemon_ended();
+    let file = m.home().join("file");
+    std::fs::write(&file, "x").unwrap();
+    let at = |dir: &Path| m.cli_plain(&["log".as_ref(), "--state-dir".as_ref(), dir.as_os_str()]);
+    refused(&at(&file), 2, &["file: is not a folder"]);
+    refused(&at(&m.home().join("absent")), 1, &["absent: does not exist"]);
+    refused(&at(m.home()), 1, &["has no journal"]);
 }
 
 #[test]

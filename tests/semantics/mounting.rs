@@ -1,6 +1,6 @@
 //! Mounts by users other than root, and mounts right after another.
 
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::mount::{UnmountFlags, unmount};
@@ -31,8 +31,8 @@ exec setpriv --reuid 1000 --regid 1000 --clear-groups sh -eu -c '
   cat src/f' "$2"
 "#;
 
-#[test]
-fn s52_an_ordinary_user_mounts_for_himself() {
+/// A script, with an export and a mount point of the user's, and where the program is.
+fn run_as_user(script: &str) -> Output {
     // Not in the build folder, which may lie where that user cannot go.
     let folder = tempfile::tempdir().unwrap();
     let top = folder.path();
@@ -43,12 +43,36 @@ fn s52_an_ordinary_user_mounts_for_himself() {
     std::os::unix::fs::chown(top, Some(1000), Some(1000)).unwrap();
     let program = top.join("commitfs");
     std::fs::copy(env!("CARGO_BIN_EXE_commitfs"), &program).unwrap();
-    let out = Command::new("unshare")
-        .args(["--mount", "sh", "-c", SCRIPT, "sh"])
-        .args([top, program.as_path()])
-        .env("XDG_STATE_HOME", top.join("state"))
-        .output()
-        .unwrap();
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", script, "sh"]).args([top, program.as_path()]);
+    command.env("XDG_STATE_HOME", top.join("state")).output().unwrap()
+}
+
+/// What keeps an ordinary user from mounting: the device, and then the configuration.
+const REFUSED: &str = r#"
+cd "$1"
+mknod fuse c 10 229
+mount --bind fuse /dev/fuse
+mount --bind /dev/null /etc/fuse.conf
+for mode in 600 666; do
+  chmod $mode fuse
+  setpriv --reuid 1000 --regid 1000 --clear-groups "$2" mount -o allow_other src mnt
+done
+"#;
+
+#[test]
+fn s52_what_keeps_an_ordinary_user_from_mounting_is_said() {
+    let out = run_as_user(REFUSED);
+    let complaints = String::from_utf8_lossy(&out.stderr);
+    let lines: Vec<_> = complaints.lines().filter(|line| line.starts_with("commitfs: ")).collect();
+    assert_eq!(lines.len(), 2, "{}", show(&out));
+    assert!(lines[0].contains("may not open /dev/fuse"), "{}", show(&out));
+    assert!(lines[1].contains("user_allow_other in /etc/fuse.conf") && !lines[1].contains("\\n"), "{}", show(&out));
+}
+
+#[test]
+fn s52_an_ordinary_user_mounts_for_himself() {
+    let out = run_as_user(SCRIPT);
     let (said, complaints) = (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
     assert!(out.status.success(), "{said}\n{complaints}");
     let mut lines = said.lines();
