@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead as _, IsTerminal as _, Write};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -35,7 +36,7 @@ pub(super) fn show(place: Place<'_>, id: DraftId, json: bool) -> Result<(), CliE
         return print_json(&object);
     }
     let content = match staged {
-        Some(staged) => format!("content: {}\n", staged.display()),
+        Some(staged) => format!("content: {}\n", rows::text(staged.as_os_str().as_bytes())),
         None => String::new(),
     };
     print(&format!("{}{content}", story_text(&story)))
@@ -70,7 +71,8 @@ pub(super) fn save(place: Place<'_>, id: DraftId, file: &Path, json: bool) -> Re
     if json {
         return print_json(&json!({ "id": id, "file": file.to_string_lossy(), "bytes": bytes }));
     }
-    print(&format!("draft {id}: {} saved to {}\n", size(bytes), file.display()))
+    let shown = rows::text(file.as_os_str().as_bytes());
+    print(&format!("draft {id}: {} saved to {shown}\n", size(bytes)))
 }
 
 /// Whether a path such as `/dev/stdout` leads to what standard output is: a message would end up in the content.

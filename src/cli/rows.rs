@@ -71,7 +71,7 @@ pub(super) fn log_table(rows: &[LogRow]) -> String {
 pub(super) fn pairs(rows: &[(&str, String)]) -> String {
     let mut table = plain_table(&[]);
     for (name, value) in rows {
-        table.add_row(vec![emphasised(name), Cell::new(value)]);
+        table.add_row(vec![emphasised(name), Cell::new(text(value.as_bytes()))]);
     }
     lines(&mut table)
 }
@@ -111,7 +111,7 @@ pub(super) fn text(bytes: &[u8]) -> String {
     let mut shown = String::new();
     for chunk in bytes.utf8_chunks() {
         for c in chunk.valid().chars() {
-            if c.is_control() {
+            if c.is_control() || is_unseen(c) {
                 shown.extend(c.escape_default());
             } else {
                 shown.push(c);
@@ -120,6 +120,15 @@ pub(super) fn text(bytes: &[u8]) -> String {
         shown.extend(chunk.invalid().escape_ascii().map(char::from));
     }
     shown
+}
+
+/// Characters of no width, and those that turn lines around or break them: two names that look alike may not be.
+fn is_unseen(c: char) -> bool {
+    matches!(
+        c,
+        '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
+            | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}'
+    )
 }
 
 /// An error for a terminal. A name in it may hold anything; only lists, whose lines are indented, have more than one line.
@@ -250,6 +259,8 @@ mod tests {
         assert_eq!(utc(UNIX_EPOCH + Duration::from_millis(951_827_696_789)), "2000-02-29 12:34:56.789 UTC");
         assert_eq!(utc(UNIX_EPOCH - Duration::from_millis(1)), "1969-12-31 23:59:59.999 UTC");
         assert_eq!(text("ü\u{1b}[31m".as_bytes()), "ü\\u{1b}[31m");
+        assert_eq!(text("a\u{202e}b\u{2028}c\u{200b}d".as_bytes()), "a\\u{202e}b\\u{2028}c\\u{200b}d");
+        assert!(pairs(&[("export", "/a\u{1b}[2J\n\u{202e}b".to_owned())]).contains("/a\\u{1b}[2J\\n\\u{202e}b"));
         assert_eq!(message("a\nb: busy\n  being written: \u{1b}[c"), "a\\nb: busy\n  being written: \\u{1b}[c");
     }
 }

@@ -308,7 +308,17 @@ fn a_terminal_does_not_act_on_names_in_errors() {
     let w = m.agent("W");
     w.mkdir("n\n\u{1b}[31ml").unwrap();
     let fd = w.open("n\n\u{1b}[31ml/f", "w|creat").unwrap();
+    let reversed = w.open("\u{202e}fdp\u{2028}\u{200b}", "w|creat").unwrap();
     let out = m.cli(&["rm", "-r", "n\n\u{1b}[31ml"]);
     refused(&out, 1, &["n\\n\\u{1b}[31ml: ", "\n  being written: n\\n\\u{1b}[31ml/f\n"]);
+    eventually("both are listed", || m.pending().len() == 2);
+    assert!(m.cli_ok(&["pending"]).contains("\\u{202e}fdp\\u{2028}\\u{200b}\n"));
     w.close(fd).unwrap();
+    w.close(reversed).unwrap();
+    let state = m.home().join("state\u{1b}[2J");
+    std::fs::rename(m.state(), &state).unwrap();
+    let status = m.cli_plain(&["status".as_ref(), "--state-dir".as_ref(), state.as_os_str()]);
+    std::fs::rename(&state, m.state()).unwrap();
+    let text = String::from_utf8_lossy(&status.stdout);
+    assert!(text.contains("state\\u{1b}[2J") && !text.contains('\u{1b}'), "{}", show(&status));
 }
