@@ -136,6 +136,17 @@ pub(super) fn umount(place: Place<'_>, force: bool) -> Result<(), CliError> {
             if !is_mount(&mountpoint)? {
                 return Err(CliError::Failure(format!("{}: is not mounted", mountpoint.display())));
             }
+            // The journal remembers where it was mounted. Since then somebody else may have mounted there.
+            if let Some(there) =
+                config::mounted_state_dir(&mountpoint).filter(|there| *there != target::resolve(&state_dir))
+            {
+                return Err(CliError::Failure(format!(
+                    "{}: is mounted with state folder {} now; to take that away, say commitfs umount {}",
+                    mountpoint.display(),
+                    there.display(),
+                    mountpoint.display()
+                )));
+            }
             return take_away(&mountpoint, force);
         }
         Err(error) => return Err(CliError::Failure(format!("control socket in {}: {error}", state_dir.display()))),

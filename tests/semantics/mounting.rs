@@ -141,6 +141,30 @@ fn s52_of_stacked_mounts_the_upper_one_is_taken_away_first() {
     assert_eq!(upper.raw_content("f").unwrap(), b"upper");
 }
 
+#[test]
+fn s52_a_mount_that_is_gone_does_not_have_its_successor_taken_away() {
+    if bare() {
+        return;
+    }
+    let mut first = Mount::new();
+    first.expect_mess();
+    first.kill9();
+    let second = Mount::setup().unmounted();
+    let mut mount = Command::new(env!("CARGO_BIN_EXE_commitfs"));
+    mount.arg("mount").arg("--state-dir").arg(second.state()).args([second.export(), first.mnt()]);
+    let out = mount.stdin(Stdio::null()).output().unwrap();
+    assert!(out.status.success(), "{}", show(&out));
+    let refused: Vec<Output> =
+        [&["umount"][..], &["umount", "--force"]].iter().map(|umount| first.cli(umount)).collect();
+    let still = is_mounted(first.mnt());
+    let ended = second.cli(&["umount"]);
+    for out in refused {
+        assert_eq!(out.status.code(), Some(1), "{}", show(&out));
+        assert!(String::from_utf8_lossy(&out.stderr).contains("is mounted with state folder"), "{}", show(&out));
+    }
+    assert!(still && ended.status.success(), "{}", show(&ended));
+}
+
 /// The system's `umount` waits for nothing; whoever mounts again at once does.
 #[test]
 fn s52_a_mount_waits_for_the_end_of_the_one_before() {
