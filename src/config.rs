@@ -50,7 +50,7 @@ pub struct MountArgs {
     /// Folder of the journal, on a local disk [default: below /var/lib/commitfs for root, else the XDG state folder]
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
-    /// Serve HTTP (API, events, metrics, web page) on TCP too; on other than loopback addresses only with a token
+    /// Serve HTTP (API, events, metrics, web page) on TCP too: without a token only to look, and on loopback addresses only
     #[arg(long, value_name = "ADDR:PORT")]
     pub admin: Option<String>,
     /// File with the token that requests over TCP must show

@@ -1,5 +1,5 @@
 //! Who may ask: the right host name (a name that an attacker's DNS points here is not), the right origin (another site's
-//! page is not), the token where one is set.
+//! page is not), the token where one is set. Over TCP without a token everybody on this host may ask, so they may only look.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -44,6 +44,29 @@ impl Token {
     }
 }
 
+/// What who asks may do. Known to each request that is let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rights {
+    /// See what is told of files; not what is in drafts, which their modes keep from others.
+    Look,
+    /// Everything.
+    Change,
+}
+
+/// Why those who may only look are refused.
+pub(super) const ONLY_LOOKS: &str = "without a token this address only looks, and shows no contents: mount with \
+                                     admin_token_file (--admin-token-file FILE), or ask over http.sock in the state folder";
+
+impl Rights {
+    /// For what an owner of the export may do, and not everybody on the host.
+    pub(super) fn to_change(self) -> Result<(), Problem> {
+        match self {
+            Rights::Change => Ok(()),
+            Rights::Look => Err(Problem::new(StatusCode::FORBIDDEN, ONLY_LOOKS)),
+        }
+    }
+}
+
 /// What is let in.
 #[derive(Debug, Default)]
 pub(super) struct Policy {
@@ -54,10 +77,13 @@ pub(super) struct Policy {
 }
 
 /// Refuses what must not come through, and says of every answer that it is nobody else's business.
-pub(super) async fn check(State(policy): State<Arc<Policy>>, request: Request, next: Next) -> Response {
+pub(super) async fn check(State(policy): State<Arc<Policy>>, mut request: Request, next: Next) -> Response {
     let via = request.extensions().get::<Connection>().map_or(Via::Tcp, |connection| connection.via);
     let mut response = match policy.judge(via, request.method(), request.headers()) {
-        Ok(()) => next.run(request).await,
+        Ok(rights) => {
+            request.extensions_mut().insert(rights);
+            next.run(request).await
+        }
         Err(problem) => problem.into_response(),
     };
     let headers = response.headers_mut();
@@ -74,7 +100,7 @@ pub(super) async fn check(State(policy): State<Arc<Policy>>, request: Request, n
 }
 
 impl Policy {
-    fn judge(&self, via: Via, method: &Method, headers: &HeaderMap) -> Result<(), Problem> {
+    fn judge(&self, via: Via, method: &Method, headers: &HeaderMap) -> Result<Rights, Problem> {
         let forbidden = |detail: String| Err(Problem::new(StatusCode::FORBIDDEN, detail));
         // A proxy in front may have judged another one than would be judged here.
         if headers.get_all(HOST).iter().count() > 1 {
@@ -103,10 +129,16 @@ impl Policy {
         if !method.is_safe() && matches!(site, Some(b"cross-site" | b"same-site")) {
             return forbidden("another site's page asks for a change".to_owned());
         }
-        match &self.token {
-            Some(token) if via == Via::Tcp && !shows(headers, token) => Err(Problem::unauthorized()),
-            _ => Ok(()),
+        let rights = match (via, &self.token) {
+            (Via::Unix, _) => Rights::Change,
+            (Via::Tcp, Some(token)) if shows(headers, token) => Rights::Change,
+            (Via::Tcp, Some(_)) => return Err(Problem::unauthorized()),
+            (Via::Tcp, None) => Rights::Look,
+        };
+        if !method.is_safe() {
+            rights.to_change()?;
         }
+        Ok(rights)
     }
 
     /// A plain address cannot be made to point here by somebody's DNS; a name can, unless it is known.
@@ -180,7 +212,7 @@ mod tests {
             map.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(value).unwrap());
         }
         match policy.judge(via, &method, &map) {
-            Ok(()) => 200,
+            Ok(_) => 200,
             Err(problem) => problem.into_response().status().as_u16(),
         }
     }
@@ -209,8 +241,10 @@ mod tests {
 
     #[test]
     fn pages_of_other_sites_are_refused() {
-        let policy = Policy { hosts: vec!["files.example.org".to_owned()], token: None };
+        let token = Token::new("0123456789abcdef");
+        let policy = Policy { hosts: vec!["files.example.org".to_owned()], token };
         let host = ("host", "127.0.0.1:9000");
+        let shown = ("authorization", "Bearer 0123456789abcdef");
         for (origin, expected) in [
             ("http://127.0.0.1:9000", 200),
             ("http://127.0.0.1:9001", 403),
@@ -219,12 +253,35 @@ mod tests {
             ("https://files.example.org", 200),
             ("https://files.example.org.evil.example", 403),
         ] {
-            assert_eq!(status(&policy, Via::Tcp, Method::POST, &[host, ("origin", origin)]), expected, "{origin}");
+            assert_eq!(
+                status(&policy, Via::Tcp, Method::POST, &[host, shown, ("origin", origin)]),
+                expected,
+                "{origin}"
+            );
         }
         for (site, post) in [("same-origin", 200), ("none", 200), ("cross-site", 403), ("same-site", 403)] {
-            assert_eq!(status(&policy, Via::Tcp, Method::POST, &[host, ("sec-fetch-site", site)]), post, "{site}");
-            assert_eq!(status(&policy, Via::Tcp, Method::GET, &[host, ("sec-fetch-site", site)]), 200, "{site}");
+            assert_eq!(
+                status(&policy, Via::Tcp, Method::POST, &[host, shown, ("sec-fetch-site", site)]),
+                post,
+                "{site}"
+            );
+            assert_eq!(status(&policy, Via::Tcp, Method::GET, &[host, shown, ("sec-fetch-site", site)]), 200, "{site}");
         }
+    }
+
+    #[test]
+    fn without_a_token_the_address_only_looks() {
+        let (open, closed) = (Policy::default(), Policy { token: Token::new("0123456789abcdef"), hosts: Vec::new() });
+        let shown = [("authorization", "Bearer 0123456789abcdef")];
+        for method in [Method::POST, Method::PUT, Method::DELETE, Method::PATCH] {
+            assert_eq!(status(&open, Via::Tcp, method.clone(), &[]), 403, "{method}");
+            assert_eq!(status(&open, Via::Tcp, method.clone(), &shown), 403, "{method}: there is no token to show");
+            assert_eq!(status(&open, Via::Unix, method.clone(), &[]), 200, "{method}");
+            assert_eq!(status(&closed, Via::Tcp, method.clone(), &shown), 200, "{method}");
+        }
+        let rights = |policy: &Policy, via| policy.judge(via, &Method::GET, &HeaderMap::new()).unwrap();
+        assert_eq!(rights(&open, Via::Tcp), Rights::Look);
+        assert_eq!((rights(&open, Via::Unix), rights(&closed, Via::Unix)), (Rights::Change, Rights::Change));
     }
 
     #[test]

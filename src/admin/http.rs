@@ -1,8 +1,8 @@
 //! The HTTP server: a socket in the state folder for its owner, TCP on request. Runs on a thread of its own.
 //!
 //! Connections are bounded, so are a request's header and its time to arrive. The socket has places of its own: whoever
-//! fills those of the address, which needs no token, does not keep the owner out. At the end streams are told, requests
-//! under way are answered, and what does not end by itself is cut off.
+//! fills those of the address, for which no token is needed to look, does not keep the owner out. At the end streams are
+//! told, requests under way are answered, and what does not end by itself is cut off.
 
 use std::fs;
 use std::io;
@@ -52,7 +52,7 @@ const TICK: Duration = Duration::from_secs(5);
 pub struct Options {
     /// Serve TCP here too.
     pub listen: Option<SocketAddr>,
-    /// What requests over TCP must show.
+    /// What requests over TCP must show; without one they may only look.
     pub token: Option<Token>,
     /// Host names besides `localhost` and plain addresses.
     pub hosts: Vec<String>,

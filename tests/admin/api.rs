@@ -11,7 +11,7 @@ use crate::common::mount::show;
 use crate::common::{Mount, Setup, eventually};
 
 fn with_tcp() -> Mount {
-    Setup::default().config("admin = '127.0.0.1:0'\n").mount()
+    Setup::default().admin().mount()
 }
 
 /// The paths in `d` that a list has, read three rows at a time.
@@ -106,6 +106,63 @@ fn quarantine_is_published_and_discarded() {
 }
 
 #[test]
+fn without_a_token_the_address_only_looks() {
+    let m = Setup::default().config("admin = '127.0.0.1:0'\nretain = '1h'\n").mount();
+    let (server, owner) = (m.tcp(), m.http());
+    let w = m.agent("W");
+    w.mkdir("d").unwrap();
+    w.put("d/kept", "x").unwrap();
+    w.unlink("d/kept").unwrap();
+    let fd = w.open("secret", "w|creat").unwrap();
+    w.write(fd, "nobody else's").unwrap();
+    w.kill(Signal::KILL);
+    let id = m.quarantined("secret").id;
+    eventually("it is in the trash", || !owner.get("/v1/trash").json()["items"].as_array().unwrap().is_empty());
+    let kept = owner.get("/v1/trash").json()["items"][0]["id"].clone();
+    let refused = |answer: crate::common::http::Answer, what: &str| {
+        assert_eq!(answer.status, 403, "{what}: {}", answer.text());
+        assert_eq!(answer.header("content-type"), Some("application/problem+json"), "{what}");
+        let detail = answer.json()["detail"].as_str().unwrap().to_owned();
+        assert!(detail.contains("admin_token_file") && detail.contains("http.sock"), "{what}: {detail}");
+        assert!(!answer.text().contains("nobody"), "{what}");
+    };
+    let json = [("content-type", "application/json")];
+    for (target, body) in [
+        (format!("/v1/quarantine/{id}/publish"), ""),
+        (format!("/v1/quarantine/{id}/discard"), ""),
+        ("/v1/outbox/retry".to_owned(), ""),
+        (format!("/v1/outbox/{kept}/retry"), ""),
+        (format!("/v1/outbox/{kept}/drop"), ""),
+        ("/v1/trash/purge".to_owned(), ""),
+        (format!("/v1/trash/{kept}/purge"), ""),
+        (format!("/v1/trash/{kept}/restore"), ""),
+        ("/v1/folders/refresh".to_owned(), "{}"),
+        ("/v1/folders/rm".to_owned(), r#"{"path":"d"}"#),
+        ("/v1/log-level".to_owned(), r#"{"level":"trace"}"#),
+    ] {
+        refused(server.ask("POST", &target, &json, body), &target);
+    }
+    let content = format!("/v1/quarantine/{id}/content");
+    refused(server.get(&content), &content);
+    assert_eq!(server.ask("HEAD", &content, &[], "").status, 403);
+
+    // What is told of files is there to be seen.
+    for target in ["/v1/quarantine", "/v1/trash", "/v1/pending", "/v1/folders", "/metrics", "/"] {
+        assert_eq!(server.get(target).status, 200, "{target}");
+    }
+    let why = |server: &Server| server.get("/v1/status").json()["changes_refused"].clone();
+    assert!(why(&server).as_str().unwrap().contains("admin_token_file"));
+    assert_eq!(why(&owner), Value::Null);
+
+    // Nothing of it was done, and the owner of the socket may do it all.
+    assert_eq!((m.quarantine().len(), &owner.get("/v1/trash").json()["items"][0]["id"]), (1, &kept));
+    assert_eq!(owner.get(&content).text(), "nobody else's");
+    assert_eq!(owner.post(&format!("/v1/quarantine/{id}/discard")).status, 200);
+    assert_eq!(owner.ask("POST", "/v1/folders/rm", &json, r#"{"path":"d"}"#).status, 200);
+    assert_eq!(owner.post("/v1/trash/purge").status, 200);
+}
+
+#[test]
 fn what_is_asked_wrongly_is_a_problem() {
     let m = with_tcp();
     let server = m.tcp();
@@ -175,7 +232,7 @@ fn what_is_asked_wrongly_is_a_problem() {
 
 #[test]
 fn other_sites_and_other_names_are_refused() {
-    let m = Setup::default().config("admin = '127.0.0.1:0'\nadmin_hosts = ['files.example.org']\n").mount();
+    let m = Setup::default().admin().config("admin_hosts = ['files.example.org']\n").mount();
     let w = m.agent("W");
     let fd = w.open("f", "w|creat").unwrap();
     w.write(fd, "x").unwrap();

@@ -97,7 +97,7 @@ fn du_and_refresh_without_a_path_mean_the_whole_mount() {
 
 #[test]
 fn refresh_of_what_is_no_folder_fails() {
-    let m = Setup::default().config("admin = '127.0.0.1:0'\n").mount();
+    let m = Setup::default().admin().mount();
     let w = m.agent("W");
     w.put("file", "x").unwrap();
     w.symlink("d", "link").unwrap();

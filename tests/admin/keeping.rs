@@ -34,7 +34,7 @@ fn in_trash(m: &Mount, row: &Value) -> PathBuf {
 
 #[test]
 fn trash_is_paged_restored_and_purged() {
-    let m = Setup::default().config("admin = '127.0.0.1:0'\nretain = '1h'\n").mount();
+    let m = Setup::default().admin().config("retain = '1h'\n").mount();
     let server = m.tcp();
     let (w, r) = m.pair();
     w.mkdir("d").unwrap();
@@ -82,7 +82,7 @@ fn trash_is_paged_restored_and_purged() {
 
 #[test]
 fn dead_letters_are_tried_again_and_dropped() {
-    let m = Setup::default().config("admin = '127.0.0.1:0'\nretain = '1h'\nreap_backoff = '2ms'\n").mount();
+    let m = Setup::default().admin().config("retain = '1h'\nreap_backoff = '2ms'\n").mount();
     let server = m.tcp();
     let w = m.agent("W");
     let mut guards = Vec::new();
@@ -129,7 +129,7 @@ fn dead_letters_are_tried_again_and_dropped() {
 
 #[test]
 fn folders_are_looked_at_counted_again_and_removed() {
-    let m = Setup::default().config("admin = '127.0.0.1:0'\n").mount();
+    let m = Setup::default().admin().mount();
     let server = m.tcp();
     let w = m.agent("W");
     w.mkdir("top").unwrap();
@@ -194,7 +194,7 @@ fn folders_are_not_counted_where_totals_are_off() {
 
 #[test]
 fn nothing_beside_the_export_and_nothing_reserved_can_be_meant() {
-    let m = Setup::default().config("admin = '127.0.0.1:0'\nretain = '1h'\n").mount();
+    let m = Setup::default().admin().config("retain = '1h'\n").mount();
     let server = m.tcp();
     let w = m.agent("W");
     w.mkdir("d").unwrap();
@@ -244,7 +244,7 @@ fn nothing_beside_the_export_and_nothing_reserved_can_be_meant() {
 
 #[test]
 fn a_name_that_no_file_system_has_is_asked_for_wrongly() {
-    let m = Setup::default().config("admin = '127.0.0.1:0'\n").mount();
+    let m = Setup::default().admin().mount();
     let refused = post(&m.tcp(), "/v1/folders/rm", &json!({ "path": "x".repeat(256) }));
     assert_eq!((refused.status, &refused.json()["errno"]), (400, &json!("ENAMETOOLONG")), "{}", refused.text());
 }

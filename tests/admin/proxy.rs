@@ -85,5 +85,6 @@ fn events_come_through_nginx_also_after_a_long_silence() {
         while stream.event().data["path"] != "f" {}
     }
     let answer = servers[0].ask("POST", "/v1/quarantine/4711/discard", &[("origin", "http://evil.example")], "");
+    assert!(answer.text().contains("evil.example"), "{}", answer.text());
     assert_eq!(answer.status, 403, "another site's page, also through the proxy");
 }

@@ -11,10 +11,15 @@ use serde_json::Value;
 use super::mount::Mount;
 use super::wait::{LIMIT, poll};
 
+/// What a mount with [`Setup::admin`](super::Setup::admin) asks for.
+pub const TOKEN: &str = "a-token-of-the-tests";
+
 /// Where to ask.
 #[derive(Clone, Debug)]
 pub enum Server {
     Tcp(String),
+    /// The same, and [`TOKEN`] is shown with each request.
+    TcpWithToken(String),
     Unix(PathBuf),
 }
 
@@ -64,12 +69,13 @@ impl Mount {
         Server::Unix(self.state().join("http.sock"))
     }
 
-    /// The TCP address of a mount with `admin = "127.0.0.1:0"`. A daemon says it once its control socket is there, which is
+    /// The TCP address of a mount with [`Setup::admin`](super::Setup::admin), or with `admin = "127.0.0.1:0"`. A daemon says it once its control socket is there, which is
     /// soon after the mount.
     #[track_caller]
     pub fn tcp(&self) -> Server {
         let address = || self.json(&["status"])["admin"].as_str().map(str::to_owned);
-        Server::Tcp(poll(LIMIT, address).unwrap_or_else(|| panic!("the daemon says no address:\n{}", self.log())))
+        let address = poll(LIMIT, address).unwrap_or_else(|| panic!("the daemon says no address:\n{}", self.log()));
+        if self.has_token() { Server::TcpWithToken(address) } else { Server::Tcp(address) }
     }
 }
 
@@ -77,7 +83,7 @@ impl Server {
     #[track_caller]
     pub fn connect(&self) -> Box<dyn Duplex> {
         let stream: Box<dyn Duplex> = match self {
-            Server::Tcp(address) => Box::new(TcpStream::connect(address).unwrap()),
+            Server::Tcp(address) | Server::TcpWithToken(address) => Box::new(TcpStream::connect(address).unwrap()),
             Server::Unix(path) => {
                 // Addresses of sockets are short, paths are not.
                 let dir = std::fs::File::open(path.parent().unwrap()).unwrap();
@@ -92,7 +98,7 @@ impl Server {
 
     fn host(&self) -> String {
         match self {
-            Server::Tcp(address) => address.clone(),
+            Server::Tcp(address) | Server::TcpWithToken(address) => address.clone(),
             Server::Unix(_) => "localhost".to_owned(),
         }
     }
@@ -119,6 +125,9 @@ impl Server {
         let mut text = format!("{method} {target} HTTP/1.1\r\nConnection: close\r\n");
         if !headers.iter().any(|(n, _)| n.eq_ignore_ascii_case("host")) {
             text.push_str(&format!("Host: {}\r\n", self.host()));
+        }
+        if matches!(self, Server::TcpWithToken(_)) {
+            text.push_str(&format!("Authorization: Bearer {TOKEN}\r\n"));
         }
         for (name, value) in headers {
             text.push_str(&format!("{name}: {value}\r\n"));

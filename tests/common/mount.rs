@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -34,9 +35,17 @@ pub struct Setup {
     state: Option<PathBuf>,
     bind: Option<PathBuf>,
     limit: Option<String>,
+    admin: bool,
 }
 
 impl Setup {
+    /// HTTP is served on a loopback address too, to those who show [`TOKEN`](super::http::TOKEN). Without this,
+    /// `admin = '127.0.0.1:0'` in the configuration makes an address that only looks.
+    pub fn admin(mut self) -> Self {
+        self.admin = true;
+        self
+    }
+
     /// The daemon is started with this limit of open descriptors.
     pub fn descriptors(mut self, limit: u32) -> Self {
         self.limit = Some(format!("-n {limit}"));
@@ -102,7 +111,7 @@ impl Setup {
 
     /// Makes the folders only.
     #[track_caller]
-    pub fn unmounted(self) -> Mount {
+    pub fn unmounted(mut self) -> Mount {
         sweep_once();
         let name = format!("m{}-{}", std::process::id(), MOUNTS.fetch_add(1, Ordering::Relaxed));
         let home = state_base().join(&name);
@@ -123,6 +132,14 @@ impl Setup {
             rustix::mount::mount_bind(first, &export).unwrap();
         }
         let raw = File::open(&export).unwrap();
+        if self.admin {
+            let token = home.join("token");
+            std::fs::write(&token, super::http::TOKEN).unwrap();
+            std::fs::set_permissions(&token, std::fs::Permissions::from_mode(0o600)).unwrap();
+            let served = format!("admin = '127.0.0.1:0'\nadmin_token_file = '{}'\n", token.display());
+            // Before the rules, which are tables.
+            self.config = Some(served + self.config.as_deref().unwrap_or_default());
+        }
         if let Some(config) = &self.config {
             std::fs::write(home.join("config.toml"), config).unwrap();
         }
@@ -251,6 +268,11 @@ impl Mount {
     /// The mount point.
     pub fn mnt(&self) -> &Path {
         &self.mnt
+    }
+
+    /// Whether HTTP over TCP asks for [`TOKEN`](super::http::TOKEN).
+    pub fn has_token(&self) -> bool {
+        self.setup.admin
     }
 
     /// The export by its own path; inside the mount when it is mounted over itself.

@@ -9,6 +9,8 @@ import { after, before, test } from "node:test";
 const { COMMITFS, MODULES, TEST_EXPORT: EXPORT, TEST_MNT: MNT, TEST_STATE: STATE } = process.env;
 const { chromium } = createRequire(MODULES + "/")("playwright-core");
 const ROWS = 10_000;
+const TOKEN = "a-token-of-the-tests", TOKEN_FILE = STATE + ".token";
+const SHOWN = { Authorization: "Bearer " + TOKEN };
 let daemon, port, browser, page;
 const complaints = [], free = [];
 
@@ -25,9 +27,9 @@ async function eventually(what, condition) {
   assert.fail("did not happen: " + what);
 }
 
-async function serve() {
-  daemon = spawn(COMMITFS, ["mount", "-f", "--state-dir", STATE, "--admin", "127.0.0.1:" + port, "-o", "retain=1h,reap_backoff=2ms", EXPORT, MNT], { stdio: ["ignore", "ignore", "inherit"] });
-  await eventually("it serves", async () => (await fetch(`http://127.0.0.1:${port}/v1/status`)).ok);
+async function serve(more = ["--admin-token-file", TOKEN_FILE]) {
+  daemon = spawn(COMMITFS, ["mount", "-f", "--state-dir", STATE, "--admin", "127.0.0.1:" + port, ...more, "-o", "retain=1h,reap_backoff=2ms", EXPORT, MNT], { stdio: ["ignore", "ignore", "inherit"] });
+  await eventually("it serves", async () => (await fetch(`http://127.0.0.1:${port}/v1/status`, { headers: SHOWN })).ok);
 }
 
 async function stop() {
@@ -44,15 +46,16 @@ function writer(name, text) {
 }
 
 const row = (table, text) => page.locator(`#${table} tbody tr`).filter({ hasText: text });
-const api = async (target, options) => (await fetch(`http://127.0.0.1:${port}/v1/${target}`, options)).json();
+const api = async (target, options) => (await fetch(`http://127.0.0.1:${port}/v1/${target}`, { headers: SHOWN, ...options })).json();
 const status = () => api("status");
 const cli = (...args) => execFileSync(COMMITFS, [...args, "--state-dir", STATE], { encoding: "utf8" });
 
 before(async () => {
   port = await freePort();
+  writeFileSync(TOKEN_FILE, TOKEN, { mode: 0o600 });
   await serve();
   browser = await chromium.launch({ executablePath: "/usr/bin/chromium", args: ["--no-sandbox"] });
-  page = await browser.newPage();
+  page = await browser.newPage({ extraHTTPHeaders: SHOWN });
   page.setDefaultTimeout(60_000);
   page.on("console", (message) => { if (message.type() === "error") complaints.push(message.text()); });
   page.on("pageerror", (error) => complaints.push(String(error)));
@@ -67,7 +70,7 @@ after(async () => {
 });
 
 test("nothing but its own files may run", async () => {
-  const answer = await fetch(`http://127.0.0.1:${port}/`);
+  const answer = await fetch(`http://127.0.0.1:${port}/`, { headers: SHOWN });
   const policy = answer.headers.get("content-security-policy");
   assert.match(policy, /default-src 'none'/);
   assert.doesNotMatch(policy, /unsafe/);
@@ -247,7 +250,7 @@ test("names and commands are shown, and nothing else is done with them", async (
 
 test("a browser with another clock shows the same", async () => {
   for (const off of [-3_600_000, 3_600_000]) {
-    const other = await browser.newPage();
+    const other = await browser.newPage({ extraHTTPHeaders: SHOWN });
     await other.addInitScript(`{ const real = Date.now; Date.now = () => real() + ${off}; }`);
     await other.goto(`http://127.0.0.1:${port}/`);
     await other.locator("#link.live").waitFor();
@@ -338,13 +341,31 @@ test("light and dark", async () => {
 });
 
 test("on a narrow screen nothing is cut off", async () => {
-  const narrow = await browser.newPage({ viewport: { width: 390, height: 800 } });
+  const narrow = await browser.newPage({ extraHTTPHeaders: SHOWN, viewport: { width: 390, height: 800 } });
   await narrow.goto(`http://127.0.0.1:${port}/`);
   const path = narrow.locator("#commits tbody tr td").nth(1);
   await path.waitFor();
   assert.ok((await path.boundingBox()).width > 100, "the path has room, in a box that scrolls");
   assert.ok(await narrow.evaluate(() => document.documentElement.scrollWidth <= innerWidth), "the page itself does not");
   await narrow.close();
+});
+
+test("without a token it only looks, and says why", async () => {
+  assert.equal(await page.locator("#refused").textContent(), "");
+  await stop();
+  await serve([]);
+  const other = await browser.newPage();
+  await other.goto(`http://127.0.0.1:${port}/`);
+  await other.locator("#refused").getByText("admin_token_file").waitFor();
+  const there = other.locator("#quarantine tbody tr").filter({ hasText: "many/0" }).first();
+  const discard = there.getByRole("button", { name: "discard" });
+  await discard.waitFor();
+  for (const button of [discard, other.getByRole("button", { name: "Count again" })]) {
+    assert.ok(await button.isDisabled());
+    assert.match(await button.getAttribute("title"), /admin_token_file/);
+  }
+  assert.equal(await there.getByText("save").count(), 0, "contents are not shown either");
+  await other.close();
 });
 
 test("the browser has had nothing to complain about", () => {

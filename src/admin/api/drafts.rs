@@ -5,7 +5,7 @@ use std::io::Read as _;
 use axum::Json;
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::{PathRejection, QueryRejection};
-use axum::extract::{Path, Query, State};
+use axum::extract::{Extension, Path, Query, State};
 use axum::http::HeaderValue;
 use axum::http::header::{CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use super::Shared;
 use super::paging::{Asked, Question, page_json};
+use crate::admin::guard::Rights;
 use crate::admin::json::{draft_json, log_json, story_json};
 use crate::admin::problem::{Answer, Problem};
 use crate::journal::DraftId;
@@ -80,11 +81,13 @@ pub(super) async fn discard(
     Ok(Json(json!({ "id": id, "discarded": true })))
 }
 
-/// `GET /v1/quarantine/{id}/content`.
+/// `GET /v1/quarantine/{id}/content`: for those only who may do everything, as it may be nobody else's to read.
 pub(super) async fn content(
     State(shared): State<Shared>,
+    Extension(rights): Extension<Rights>,
     id: Result<Path<DraftId>, PathRejection>,
 ) -> Answer<Response> {
+    rights.to_change()?;
     let Path(id) = id?;
     let opened = shared.act(move |verbs| {
         let file = verbs.open_quarantined(id)?;

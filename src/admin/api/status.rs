@@ -4,17 +4,18 @@ use std::time::SystemTime;
 
 use axum::Json;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
-use axum::extract::{Query, State};
+use axum::extract::{Extension, Query, State};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::folders::inside;
 use super::{Shared, words};
+use crate::admin::guard::{ONLY_LOOKS, Rights};
 use crate::admin::json::{seconds, status_json};
 use crate::admin::problem::{Answer, Problem};
 
 /// `GET /v1/status`.
-pub(super) async fn status(State(shared): State<Shared>) -> Answer<Json<Value>> {
+pub(super) async fn status(State(shared): State<Shared>, Extension(rights): Extension<Rights>) -> Answer<Json<Value>> {
     let (counts, meta) = shared.store.read(|reader| Ok((reader.counts()?, reader.meta()?))).await?;
     let mut object = status_json(&counts, &meta);
     object.insert("daemon".to_owned(), "up".into());
@@ -22,6 +23,9 @@ pub(super) async fn status(State(shared): State<Shared>) -> Answer<Json<Value>> 
     object.insert("subscribers".to_owned(), shared.hub.count().into());
     if let Value::Object(said) = shared.said() {
         object.extend(said);
+    }
+    if rights == Rights::Look {
+        object.insert("changes_refused".to_owned(), ONLY_LOOKS.into());
     }
     Ok(Json(Value::Object(object)))
 }

@@ -136,6 +136,20 @@ const dead = new Rows("dead", "No dead letters.", [
   { name: "Decide", style: "w-l", of: verdicts },
 ]);
 
+// Why nothing can be changed from here, as /v1/status says it; every button says so too.
+let refused = null;
+function refuse(why) {
+  if (why === refused) return;
+  refused = why;
+  $("refused").textContent = why ? "Only looking: " + shown(why) + "." : "";
+  lock($("refresh"));
+  for (const rows of [quarantine, dead]) rows.draw(true);
+}
+function lock(made) {
+  made.disabled = Boolean(refused);
+  made.title = refused ? shown(refused) : "";
+}
+
 // A button that asks before it acts.
 function button(verb, what, row, text, danger) {
   const made = element("button", danger ? "danger" : "", verb);
@@ -143,6 +157,7 @@ function button(verb, what, row, text, danger) {
   made.dataset.key = verb + row.id;
   made.setAttribute("aria-label", `${verb} ${what} ${row.id}, ${shown(row.path)}`);
   made.addEventListener("click", () => decide(row, verb, what, text));
+  lock(made);
   return made;
 }
 
@@ -159,7 +174,7 @@ function decisions(row) {
     span.append(button("publish", "draft", row, "becomes the version of its name, over one that is there now."), " ");
   }
   span.append(button("discard", "draft", row, "is given up for good.", true), " ");
-  if (row.kept) {
+  if (row.kept && !refused) {
     const link = element("a", "", "save");
     link.href = `v1/quarantine/${row.id}/content`;
     link.download = row.path.split("/").pop() || "draft-" + row.id;
@@ -228,6 +243,7 @@ const look = {
   async status() {
     const s = await ask("v1/status");
     ahead = Date.now() / 1000 - s.now;
+    refuse(s.changes_refused ?? null);
     $("mount").textContent = shown(s.mountpoint);
     document.title = "commitfs " + shown(s.mountpoint);
     $("n-pending").textContent = s.pending;
