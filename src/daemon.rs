@@ -302,10 +302,12 @@ impl Verbs for Daemon {
     }
 
     fn publish(&self, id: DraftId) -> Result<(), VerbError> {
+        self.may_change()?;
         self.fs.publish_quarantined(id)
     }
 
     fn discard(&self, id: DraftId) -> Result<(), VerbError> {
+        self.may_change()?;
         self.fs.committer().discard_quarantined(id)
     }
 

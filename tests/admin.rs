@@ -18,5 +18,7 @@ mod keeping;
 mod monitoring;
 #[path = "admin/proxy.rs"]
 mod proxy;
+#[path = "admin/read_only.rs"]
+mod read_only;
 #[path = "admin/waiting.rs"]
 mod waiting;

@@ -13,6 +13,15 @@ use crate::sys::Errno;
 impl Daemon {
     /// `None` for a verb that is not known here.
     pub(super) fn keep(&self, verb: &str, request: &Value) -> Option<Result<Value, VerbError>> {
+        let changes = match verb {
+            "outbox_retry" | "trash_purge" | "trash_restore" | "remove" | "refresh" => true,
+            "fsck" => request["repair"] == true,
+            // The row is given up, and its inode stays.
+            _ => false,
+        };
+        if changes && let Err(error) = self.may_change() {
+            return Some(Err(error));
+        }
         Some(match verb {
             "outbox_retry" => self.retry(request),
             "outbox_drop" => one(request).and_then(|id| self.fs.reaper().drop_row(id)).map(|()| json!({})),
@@ -23,6 +32,17 @@ impl Daemon {
             "fsck" => self.fsck(request),
             _ => return None,
         })
+    }
+
+    /// Read-only holds for admins too: nothing of the export is changed because somebody asks.
+    pub(super) fn may_change(&self) -> Result<(), VerbError> {
+        if !self.config.read_only {
+            return Ok(());
+        }
+        let mountpoint = self.config.mountpoint.display();
+        let message =
+            format!("{mountpoint}: is mounted read-only (-o ro), which verbs keep to; mount it without to change it");
+        Err(VerbError::new(Errno::ROFS, message))
     }
 
     /// Without numbers, every dead one.
