@@ -115,12 +115,17 @@ impl Reaper {
 
     /// Gives a dead row up: nobody tries to remove its inode any more.
     pub fn drop_row(&self, id: OutboxId) -> std::result::Result<(), VerbError> {
-        self.row(id)?;
+        let refused = || {
+            let message = format!("row {id} is not dead: only what was given up can be dropped");
+            Err(VerbError::new(Errno::INVAL, message))
+        };
+        // The journal would take it for a fault of ours and log it as one.
+        if self.row(id)?.state != OutboxState::Dead {
+            return refused();
+        }
         match self.by.journal.wait(self.by.journal.submit(Entry::Dropped { id })) {
-            Err(JournalError::Refused { .. }) => Err(VerbError::new(
-                Errno::INVAL,
-                format!("row {id} is not dead: only what was given up can be dropped"),
-            )),
+            // Decided about meanwhile.
+            Err(JournalError::Refused { .. }) => refused(),
             other => other.map_err(of_journal),
         }
     }
