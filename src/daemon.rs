@@ -35,6 +35,7 @@ use crate::fs::{Fs, Options};
 use crate::fuse::{Adapter, Wishes};
 use crate::inode::{NodeTable, display_path};
 use crate::journal::{DraftId, Entry, Journal, JournalError};
+use crate::metrics;
 use crate::retention::Reaper;
 use crate::rules;
 use crate::sys::procfs::{MountId, Shows};
@@ -326,6 +327,7 @@ impl Verbs for Daemon {
     }
 
     fn mismatch(&self, id: DraftId, detail: &str) -> Result<(), VerbError> {
+        metrics::verified("different", 1);
         let journal = &self.fs.committer().journal;
         let path = journal.commit(id).ok().flatten().map(|row| display_path(&row.commit.path));
         tracing::error!(draft = id, path, detail, "a published version is not what was published");

@@ -146,7 +146,7 @@ impl Metrics {
             verified: counters(
                 &registry,
                 "commitfs_verified_total",
-                "Versions read again and compared with the journal, by what was found.",
+                "Versions read again and compared with the journal, by settle and by commitfs verify, by what was found.",
                 &["outcome"],
             ),
             registry,
@@ -231,7 +231,7 @@ pub fn journal_batch(entries: usize, took: Duration) {
     METRICS.batch_seconds.observe(took.as_secs_f64());
 }
 
-/// A version was compared with the journal: `same`, `gone`, `different`, `unreadable`.
-pub fn verified(outcome: &str) {
-    METRICS.verified.with_label_values(&[outcome]).inc();
+/// Versions were compared with the journal: `same`, `gone`, `different`, `unreadable`.
+pub fn verified(outcome: &str, versions: u64) {
+    METRICS.verified.with_label_values(&[outcome]).inc_by(versions);
 }

@@ -63,6 +63,7 @@ pub(super) fn verify(
     }
     drop(reader);
     bar.finish_and_clear();
+    found.count(&state_dir);
     found.tell(json)
 }
 
@@ -71,6 +72,7 @@ struct Found {
     same: u64,
     gone: u64,
     bytes: u64,
+    unreadable: u64,
     wrong: Vec<Value>,
 }
 
@@ -80,6 +82,7 @@ impl Found {
             Verdict::Same => self.same += 1,
             Verdict::Gone => self.gone += 1,
             Verdict::Different(_) | Verdict::Unreadable(_) => {
+                self.unreadable += u64::from(matches!(verdict, Verdict::Unreadable(_)));
                 let mut row = rows::path_json(&commit.path);
                 row.insert("id".to_owned(), commit.id.into());
                 row.insert("outcome".to_owned(), verdict.word().into());
@@ -89,10 +92,21 @@ impl Found {
         }
     }
 
+    /// For the metrics of the daemon, which has been told of what is different. Without one there are none.
+    fn count(&self, state_dir: &Path) {
+        let Found { same, gone, unreadable, .. } = self;
+        let request = json!({ "verb": "verified", "same": same, "gone": gone, "unreadable": unreadable });
+        if let Ok(mut client) = Client::connect(state_dir)
+            && let Err(error) = client.ask(&request)
+        {
+            tracing::debug!(%error, "the daemon does not count what was verified");
+        }
+    }
+
     fn tell(self, json: bool) -> Result<(), CliError> {
         let wrong = self.wrong.len();
         if json {
-            let Found { same, gone, bytes, wrong } = self;
+            let Found { same, gone, bytes, wrong, .. } = self;
             print_json(&json!({ "same": same, "gone": gone, "bytes": bytes, "wrong": wrong }))?;
         } else {
             let (same, gone, bytes) = (self.same, self.gone, size(self.bytes));

@@ -8,6 +8,7 @@ use crate::commit::VerbError;
 use crate::folders::RefreshError;
 use crate::inode::display_path;
 use crate::journal::{JournalError, OutboxId};
+use crate::metrics;
 use crate::sys::Errno;
 
 impl Daemon {
@@ -30,6 +31,7 @@ impl Daemon {
             "remove" => self.remove(request),
             "refresh" => self.refresh(request),
             "fsck" => self.fsck(request),
+            "verified" => verified(request),
             _ => return None,
         })
     }
@@ -100,6 +102,15 @@ impl Daemon {
         found["repaired"] = repair.into();
         Ok(found)
     }
+}
+
+/// What `commitfs verify` has found, for the metrics. What is different it tells one by one.
+fn verified(request: &Value) -> Result<Value, VerbError> {
+    for outcome in ["same", "gone", "unreadable"] {
+        let versions = request[outcome].as_u64().ok_or_else(|| invalid("request has no numbers of versions"))?;
+        metrics::verified(outcome, versions);
+    }
+    Ok(json!({}))
 }
 
 fn ids(request: &Value) -> Result<Vec<OutboxId>, VerbError> {

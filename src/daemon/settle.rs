@@ -68,7 +68,7 @@ fn verify(committer: &Committer, id: DraftId) {
         }
     };
     let verdict = committer.verify(&commit);
-    metrics::verified(verdict.word());
+    metrics::verified(verdict.word(), 1);
     let path = display_path(&commit.path);
     match verdict {
         Verdict::Same | Verdict::Gone => {}

@@ -134,9 +134,10 @@ fn verify_reads_again_what_was_published() {
     };
     let all = verify(&m, &["--path", "[abcd]*"], 0);
     assert_eq!((&all["same"], &all["gone"]), (&2.into(), &1.into()), "{all}");
-    assert_eq!(verify(&m, &["--path", "d/*"], 0)["same"], 1);
-    assert_eq!(verify(&m, &["--since", "0s"], 0)["same"], 0);
-    assert!(verify(&m, &["--since", "1h"], 0)["same"].as_u64().unwrap() >= 2);
+    let (below, now) = (verify(&m, &["--path", "d/*"], 0), verify(&m, &["--since", "0s"], 0));
+    assert_eq!((&below["same"], &now["same"]), (&1.into(), &0.into()));
+    let hour = verify(&m, &["--since", "1h"], 0);
+    assert!(hour["same"].as_u64().unwrap() >= 2);
 
     // The same inode with other bytes: what a server that lost data shows.
     let ino = std::fs::metadata(m.raw("d/b")).unwrap().ino();
@@ -148,6 +149,13 @@ fn verify_reads_again_what_was_published() {
     let told = m.cli_ok(&["events", "--kind", "mismatch", "--json"]);
     assert!(told.lines().count() == 1 && told.contains("\"d/b\"") && told.contains("digest"), "{told}");
     assert_eq!(logged(&m, row["id"].as_i64().unwrap(), "d/b"), 1, "one line: {}", m.log());
+    let metrics = m.http().get("/metrics").text();
+    let sum = |outcome: &str, calls: &[&Value]| calls.iter().map(|found| found[outcome].as_u64().unwrap()).sum::<u64>();
+    let calls = [&all, &below, &now, &hour, &wrong];
+    for (outcome, expected) in [("same", sum("same", &calls)), ("gone", sum("gone", &calls)), ("different", 1)] {
+        let line = format!("\ncommitfs_verified_total{{outcome=\"{outcome}\"}} {expected}\n");
+        assert!(metrics.contains(&line), "{line} is what the alert goes by: {metrics}");
+    }
     drop(w);
     m.umount();
     std::fs::OpenOptions::new().append(true).open(m.raw("a")).unwrap().write_all(b"!").unwrap();
