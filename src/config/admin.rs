@@ -48,8 +48,8 @@ fn token(file: &Path) -> Result<Token, ConfigError> {
     let shown = file.display();
     let wrong = |what: &str| ConfigError::Usage(format!("--admin-token-file {shown}: {what}"));
     let metadata = fs::metadata(file).map_err(|error| wrong(&error.to_string()))?;
-    if metadata.mode() & 0o007 != 0 {
-        return Err(wrong("can be read or changed by everybody; chmod 600 it"));
+    if metadata.mode() & 0o077 != 0 {
+        return Err(wrong("can be read or changed by others than its owner; chmod 600 it"));
     }
     let text = fs::read_to_string(file).map_err(|error| wrong(&error.to_string()))?;
     Token::new(text.trim()).ok_or_else(|| {
@@ -88,8 +88,10 @@ mod tests {
         assert!(options(None, Some(&file)).unwrap_err().contains("--admin"));
         fs::write(&file, "short\n").unwrap();
         assert!(options(Some("127.0.0.1:0"), Some(&file)).unwrap_err().contains("16"));
-        fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
-        assert!(options(Some("127.0.0.1:0"), Some(&file)).unwrap_err().contains("chmod"));
+        for mode in [0o644, 0o640, 0o620, 0o610, 0o604, 0o666] {
+            fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+            assert!(options(Some("127.0.0.1:0"), Some(&file)).unwrap_err().contains("chmod"), "{mode:o}");
+        }
         assert!(options(Some("127.0.0.1:0"), Some(&dir.path().join("none"))).is_err());
     }
 }
