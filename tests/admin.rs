@@ -4,6 +4,8 @@
 
 mod common;
 
+#[path = "admin/access.rs"]
+mod access;
 #[path = "admin/api.rs"]
 mod api;
 #[path = "admin/commands.rs"]

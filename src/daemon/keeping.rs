@@ -14,6 +14,19 @@ use crate::sys::Errno;
 impl Daemon {
     /// `None` for a verb that is not known here.
     pub(super) fn keep(&self, verb: &str, request: &Value) -> Option<Result<Value, VerbError>> {
+        let words: &[&str] = match verb {
+            "outbox_retry" | "trash_purge" => &["ids"],
+            "outbox_drop" => &["id"],
+            "trash_restore" => &["id", "path", "path_hex", "replace"],
+            "remove" => &["path", "path_hex", "force", "now"],
+            "refresh" => &["path", "path_hex", "wait"],
+            "fsck" => &["repair"],
+            "verified" => &["same", "gone", "unreadable"],
+            _ => return None,
+        };
+        if let Err(error) = only(words, request) {
+            return Some(Err(error));
+        }
         let changes = match verb {
             "outbox_retry" | "trash_purge" | "trash_restore" | "remove" | "refresh" => true,
             "fsck" => request["repair"] == true,
@@ -116,6 +129,15 @@ fn verified(request: &Value) -> Result<Value, VerbError> {
 fn ids(request: &Value) -> Result<Vec<OutboxId>, VerbError> {
     let ids = request["ids"].as_array().and_then(|ids| ids.iter().map(Value::as_i64).collect::<Option<Vec<_>>>());
     ids.ok_or_else(|| invalid("request has no ids"))
+}
+
+/// A word that is not known may have been meant to narrow down what is done.
+fn only(words: &[&str], request: &Value) -> Result<(), VerbError> {
+    let said = request.as_object().into_iter().flat_map(|fields| fields.keys());
+    match said.map(String::as_str).find(|word| *word != "verb" && !words.contains(word)) {
+        None => Ok(()),
+        Some(word) => Err(invalid(&format!("request has {word:?}, and only {} are known", words.join(", ")))),
+    }
 }
 
 fn one(request: &Value) -> Result<OutboxId, VerbError> {

@@ -81,6 +81,29 @@ fn trash_is_paged_restored_and_purged() {
 }
 
 #[test]
+fn words_that_verbs_do_not_know_are_refused() {
+    let m = Setup::default().config("retain = '1h'\n").mount();
+    let w = m.agent("W");
+    w.put("f", "x").unwrap();
+    w.unlink("f").unwrap();
+    row_of(&m.http(), "f");
+    let mut control = Client::connect(m.state()).unwrap();
+    for request in [
+        json!({ "verb": "trash_purge", "id": 5 }),
+        json!({ "verb": "trash_purge", "ids": [5], "path": "f" }),
+        json!({ "verb": "trash_purge", "ids": 5 }),
+        json!({ "verb": "outbox_retry", "id": 5 }),
+        json!({ "verb": "remove", "path": "f", "noww": true }),
+    ] {
+        let error = control.ask(&request).unwrap_err();
+        assert!(matches!(error, ClientError::Refused { errno: 22, .. }), "{request}: {error}");
+    }
+    assert_eq!(rows(&m.http(), "/v1/trash").len(), 1, "nothing was purged");
+    control.ask(&json!({ "verb": "trash_purge" })).unwrap();
+    eventually("nothing is kept", || rows(&m.http(), "/v1/outbox").is_empty());
+}
+
+#[test]
 fn dead_letters_are_tried_again_and_dropped() {
     let m = Setup::default().admin().config("retain = '1h'\nreap_backoff = '2ms'\n").mount();
     let server = m.tcp();

@@ -11,8 +11,8 @@ use axum::http::header::{CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
-use super::Shared;
 use super::paging::{Asked, Question, page_json};
+use super::{NoWords, Shared};
 use crate::admin::guard::Rights;
 use crate::admin::json::{draft_json, log_json, story_json};
 use crate::admin::problem::{Answer, Problem};
@@ -65,6 +65,7 @@ pub(super) async fn show(
 pub(super) async fn publish(
     State(shared): State<Shared>,
     id: Result<Path<DraftId>, PathRejection>,
+    _: NoWords,
 ) -> Answer<Json<Value>> {
     let Path(id) = id?;
     shared.act(move |verbs| verbs.publish(id)).await?;
@@ -75,6 +76,7 @@ pub(super) async fn publish(
 pub(super) async fn discard(
     State(shared): State<Shared>,
     id: Result<Path<DraftId>, PathRejection>,
+    _: NoWords,
 ) -> Answer<Json<Value>> {
     let Path(id) = id?;
     shared.act(move |verbs| verbs.discard(id)).await?;

@@ -9,14 +9,15 @@ mod status;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
-use axum::body::to_bytes;
-use axum::extract::{Request, State};
+use axum::body::Body;
+use axum::extract::{FromRequest, Request, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use axum::{Json, Router};
+use futures_util::StreamExt as _;
 
 use super::control::Verbs;
 use super::events::{self, Hub};
@@ -25,6 +26,7 @@ use super::store::{Store, blocking};
 use super::{meters, page, problem};
 use crate::commit::VerbError;
 use crate::sys::Errno;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use tokio::sync::Semaphore;
@@ -124,17 +126,54 @@ fn words<T: DeserializeOwned>(object: Map<String, Value>) -> Answer<T> {
         .map_err(|error| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, format!("body: {error}")))
 }
 
+/// A request that takes no words: without a body, or with an object that has none. A word that is not known may have been
+/// meant to narrow down what is done.
+struct NoWords;
+
+impl<S: Send + Sync> FromRequest<S> for NoWords {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Answer<NoWords> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Nothing {}
+
+        let said = Option::<Json<Map<String, Value>>>::from_request(request, state).await?;
+        let Nothing {} = words(said.map(|Json(said)| said).unwrap_or_default())?;
+        Ok(NoWords)
+    }
+}
+
 /// Passes a request on when all of it is there.
 async fn arrived(State(patience): State<Duration>, request: Request, next: Next) -> Response {
     let (head, body) = request.into_parts();
-    match tokio::time::timeout(patience, to_bytes(body, BODY)).await {
-        Ok(Ok(body)) => next.run(Request::from_parts(head, body.into())).await,
-        // A connection that broke is not answered anyway.
-        Ok(Err(_)) => {
-            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, format!("a body has at most {BODY} bytes")).into_response()
+    let body = match tokio::time::timeout(patience, whole(body)).await {
+        Ok(Ok(body)) => body,
+        Ok(Err(problem)) => return problem.into_response(),
+        Err(_) => {
+            return Problem::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time").into_response();
         }
-        Err(_) => Problem::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time").into_response(),
+    };
+    // A body of no kind would be taken for none where one may be left out.
+    if !body.is_empty() && !head.headers.contains_key(CONTENT_TYPE) {
+        let detail = "a body without a kind is not read: say Content-Type: application/json";
+        return Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail).into_response();
     }
+    next.run(Request::from_parts(head, body.into())).await
+}
+
+/// All of a body, if it is not too large and comes as its header has announced it.
+async fn whole(body: Body) -> Answer<Vec<u8>> {
+    let mut pieces = body.into_data_stream();
+    let mut whole = Vec::new();
+    while let Some(piece) = pieces.next().await {
+        let piece = piece.map_err(|error| Problem::bad_request(format!("body: {error}")))?;
+        if whole.len() + piece.len() > BODY {
+            return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, format!("a body has at most {BODY} bytes")));
+        }
+        whole.extend_from_slice(&piece);
+    }
+    Ok(whole)
 }
 
 async fn openapi() -> Response {
@@ -147,7 +186,7 @@ mod tests {
     use std::convert::Infallible;
     use std::sync::mpsc;
 
-    use axum::body::{Body, Bytes};
+    use axum::body::Bytes;
     use tower::ServiceExt as _;
 
     use super::*;
@@ -190,7 +229,7 @@ mod tests {
             let app = Router::new()
                 .route("/", post(|_: Bytes| async { "done" }))
                 .layer(middleware::from_fn_with_state(Duration::ZERO, arrived));
-            let request = Request::post("/").body(body).unwrap();
+            let request = Request::post("/").header(CONTENT_TYPE, "text/plain").body(body).unwrap();
             runtime.block_on(async { app.oneshot(request).await.unwrap().status().as_u16() })
         };
         assert_eq!(ask("all of it".into()), 200);

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::folders::inside;
 use super::paging::{Asked, Question, page_json};
-use super::{Shared, words};
+use super::{NoWords, Shared, words};
 use crate::admin::control::{add_path, from_hex};
 use crate::admin::json::outbox_json;
 use crate::admin::problem::{Answer, Problem};
@@ -56,7 +56,7 @@ pub(super) async fn trash(
 }
 
 /// `POST /v1/outbox/retry`: every dead row.
-pub(super) async fn retry_all(State(shared): State<Shared>) -> Answer<Json<Value>> {
+pub(super) async fn retry_all(State(shared): State<Shared>, _: NoWords) -> Answer<Json<Value>> {
     retry_these(&shared, json!({})).await
 }
 
@@ -64,6 +64,7 @@ pub(super) async fn retry_all(State(shared): State<Shared>) -> Answer<Json<Value
 pub(super) async fn retry(
     State(shared): State<Shared>,
     id: Result<Path<OutboxId>, PathRejection>,
+    _: NoWords,
 ) -> Answer<Json<Value>> {
     let Path(id) = id?;
     retry_these(&shared, json!({ "ids": [id] })).await
@@ -78,6 +79,7 @@ async fn retry_these(shared: &Shared, request: Value) -> Answer<Json<Value>> {
 pub(super) async fn drop_row(
     State(shared): State<Shared>,
     id: Result<Path<OutboxId>, PathRejection>,
+    _: NoWords,
 ) -> Answer<Json<Value>> {
     let Path(id) = id?;
     shared.ask("outbox_drop", json!({ "id": id })).await?;
@@ -85,7 +87,7 @@ pub(super) async fn drop_row(
 }
 
 /// `POST /v1/trash/purge`: everything.
-pub(super) async fn purge_all(State(shared): State<Shared>) -> Answer<Json<Value>> {
+pub(super) async fn purge_all(State(shared): State<Shared>, _: NoWords) -> Answer<Json<Value>> {
     shared.ask("trash_purge", json!({})).await?;
     Ok(Json(json!({ "purged": true })))
 }
@@ -94,6 +96,7 @@ pub(super) async fn purge_all(State(shared): State<Shared>) -> Answer<Json<Value
 pub(super) async fn purge(
     State(shared): State<Shared>,
     id: Result<Path<OutboxId>, PathRejection>,
+    _: NoWords,
 ) -> Answer<Json<Value>> {
     let Path(id) = id?;
     shared.ask("trash_purge", json!({ "ids": [id] })).await?;

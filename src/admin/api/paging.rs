@@ -36,9 +36,11 @@ impl Asked {
     pub(super) fn question(self, beginning: i64) -> Answer<Question> {
         let position = match &self.cursor {
             None => beginning,
-            Some(cursor) => cursor
+            Some(asked) => asked
                 .strip_prefix('c')
                 .and_then(|digits| i64::from_str_radix(digits, 36).ok())
+                // Digits are read that are not written: with a sign, with zeros in front.
+                .filter(|position| cursor(*position) == *asked)
                 .ok_or_else(no_cursor)?,
         };
         let limit = limit(self.limit)?;
@@ -95,7 +97,7 @@ pub(super) fn folder_mark(cursor: &str, order: Order) -> Answer<FolderMark> {
             Some(FolderMark { rbytes: u64::from_str_radix(bytes, 16).ok()?, name: from_hex(name)? })
         }),
     };
-    parsed.ok_or_else(no_cursor)
+    parsed.filter(|mark| folder_cursor(mark, order) == cursor).ok_or_else(no_cursor)
 }
 
 #[cfg(test)]
@@ -108,7 +110,7 @@ mod tests {
             let asked = Asked { cursor: Some(cursor(position)), ..Asked::default() };
             assert_eq!(asked.question(7).unwrap().position, position);
         }
-        for wrong in ["", "c", "7", "cx!", "c99999999999999999999"] {
+        for wrong in ["", "c", "7", "cx!", "c99999999999999999999", "c-5", "c+5", "c05", "cA"] {
             let asked = Asked { cursor: Some(wrong.to_owned()), ..Asked::default() };
             assert!(asked.question(7).is_err(), "{wrong}");
         }
@@ -122,7 +124,7 @@ mod tests {
             let named = folder_mark(&folder_cursor(&mark, Order::Name), Order::Name).unwrap();
             assert_eq!(named.name, mark.name);
         }
-        for wrong in ["", "s", "s1", "sx.61", "s1.6", "n6", "nxy", "c1"] {
+        for wrong in ["", "s", "s1", "sx.61", "s1.6", "n6", "nxy", "c1", "s+1.61", "s01.61", "n6A"] {
             assert!(folder_mark(wrong, Order::Size).is_err(), "{wrong}");
             assert!(folder_mark(wrong, Order::Name).is_err() || wrong == "n", "{wrong}");
         }
