@@ -1,6 +1,7 @@
 //! `mount` and `umount`: starting a daemon and waiting until it serves, ending it and waiting until it has.
 
 use std::io::{self, BufRead as _, BufReader, Read as _};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -11,7 +12,7 @@ use super::show::is_nobody;
 use super::{CliError, Place, target};
 use crate::admin::control::Client;
 use crate::config::{self, Config, MountArgs, ReadySignal};
-use crate::daemon;
+use crate::daemon::{self, ServeError};
 use crate::journal;
 use crate::journal::read::Reader;
 use crate::log;
@@ -29,6 +30,7 @@ pub(super) fn mount(args: &MountArgs) -> Result<(), CliError> {
     if args.fake {
         return Ok(());
     }
+    refuse_taken_address(&config)?;
     if !args.foreground {
         return start(args, &config);
     }
@@ -36,6 +38,18 @@ pub(super) fn mount(args: &MountArgs) -> Result<(), CliError> {
     await_predecessor(&config.state_dir);
     let (ready, _nobody) = ReadySignal::nobody();
     daemon::serve(config, ready).map_err(|error| CliError::Failure(error.to_string()))
+}
+
+/// Before there is a state folder: what cannot be mounted leaves none behind. Where there is one, whoever has it may have the
+/// address too, and the daemon says so.
+fn refuse_taken_address(config: &Config) -> Result<(), CliError> {
+    match config.admin.listen.filter(|_| !config.state_dir.exists()).map(TcpListener::bind) {
+        Some(Err(source)) => {
+            let address = config.admin.listen.map(|address| address.to_string()).unwrap_or_default();
+            Err(CliError::Failure(ServeError::Http { address, source }.to_string()))
+        }
+        Some(Ok(_)) | None => Ok(()),
+    }
 }
 
 /// An instance whose mount was taken away by the system's `umount`, which waits for nothing, is still ending: its state

@@ -202,12 +202,14 @@ fn an_address_in_use_refuses_the_mount() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let m = Setup::default().unmounted();
+    std::fs::remove_dir(m.state()).unwrap();
     let mut args = m.mount_args();
     args.extend(["--admin".into(), address.clone().into()]);
     let out = Command::new(env!("CARGO_BIN_EXE_commitfs")).args(&args).output().unwrap();
     assert_eq!(out.status.code(), Some(1), "{}", show(&out));
     assert!(String::from_utf8_lossy(&out.stderr).contains(&address), "{}", show(&out));
     assert!(!crate::common::mount::mounts().iter().any(|(point, _)| point == m.mnt()));
+    assert!(!m.state().exists() && !m.raw(".commitfs").exists(), "nothing is left behind");
 }
 
 #[test]
