@@ -18,7 +18,7 @@ use crate::commit::RESERVED;
 use crate::journal;
 use crate::log::LogFormat;
 use crate::retention::ReaperOptions;
-use crate::rules::{Defaults, OnFailureExit, OnKill, Rules, Span};
+use crate::rules::{Defaults, OnFailureExit, OnKill, Rule, Rules, Span};
 use crate::sys::xattr;
 
 pub use ready::{Failure, ReadySignal};
@@ -196,6 +196,9 @@ impl Config {
             on_failure_exit: settings.on_failure_exit.unwrap_or_default(),
             retain: settings.retain.map_or(Defaults::default().retain, |span| span.0),
         };
+        if let Some(void) = settings.rules.iter().find_map(Rule::is_void) {
+            return Err(ConfigError::Usage(void));
+        }
         let rules = Rules::new(settings.rules, defaults).map_err(|error| ConfigError::Usage(error.to_string()))?;
         Ok(Config {
             source,
@@ -461,7 +464,12 @@ mod tests {
             ("threads = 'many'\n", 1, "threads"),
             ("\n\nthreads = 0\n", 3, "threads"),
             ("ttl = '5x'\n", 1, "ttl"),
+            ("retain = -1\n", 1, "retain: expected a length of time"),
+            ("retain = 1.5\n", 1, "retain: expected a length of time"),
             ("on_kill = 'explode'\n", 1, "on_kill"),
+            ("on_kill = 5\n", 1, "on_kill: expected a word in quotes"),
+            ("[[rule]]\nglob = 'a'\nmode = true\n", 3, "mode: expected a word in quotes"),
+            ("[[rule]]\nglob = './a/*'\n", 2, "glob"),
             ("options = ['nodev', 'nosuch']\n", 1, "options"),
             ("[[rule]]\nmode = 'direct'\nglob = 'a['\n", 3, "glob"),
             ("[[rule]]\nglob = 'a'\ncolour = 1\n", 3, "colour"),
@@ -474,6 +482,20 @@ mod tests {
         }
         let missing = MountArgs { config: Some(place.dir.path().join("no.toml")), ..place.args() };
         assert!(usage(&missing).contains("no.toml"));
+    }
+
+    #[test]
+    fn what_a_rule_says_in_vain_is_refused() {
+        let place = Place::new();
+        for word in ["done_marker = true", "commit = 'release'"] {
+            let message = usage(&place.config(&format!("[[rule]]\nglob = 'logs/*'\nmode = 'direct'\n{word}\n")));
+            let said = word.replace('\'', "\"");
+            assert!(message.contains("logs/*") && message.contains(&said) && message.contains("direct"), "{message}");
+            assert!(Config::from_args(&place.config(&format!("[[rule]]\nglob = 'logs/*'\n{word}\n"))).is_ok());
+        }
+        // What was unlinked can be kept, however it was written.
+        let kept = place.config("[[rule]]\nglob = 'logs/*'\nmode = 'direct'\nretain = '1h'\n");
+        assert!(Config::from_args(&kept).is_ok());
     }
 
     #[test]

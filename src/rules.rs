@@ -119,6 +119,22 @@ pub struct Rule {
     pub done_marker: bool,
 }
 
+impl Rule {
+    /// Why what it says would mean nothing: a file that is written in place is not committed.
+    pub fn is_void(&self) -> Option<String> {
+        let word = match (self.mode, self.commit, self.done_marker) {
+            (Mode::Direct, CommitAt::Release, _) => "commit = \"release\"",
+            (Mode::Direct, _, true) => "done_marker = true",
+            _ => return None,
+        };
+        Some(format!(
+            "rule {:?}: {word} means nothing with mode = \"direct\", whose files are written in place and never \
+             committed; leave out one of the two",
+            self.glob.0
+        ))
+    }
+}
+
 /// What holds for one path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decision {
@@ -325,6 +341,18 @@ pub fn compile(glob: &str) -> Result<Glob, RuleError> {
     if let Some(folder) = glob.strip_suffix('/') {
         return refuse(&format!("names a folder and would match no file; for all files below it, write {folder}/**"));
     }
+    // Paths are matched as the mount has them: from its root, in one way of writing each.
+    for part in glob.strip_prefix('/').unwrap_or(glob).split('/') {
+        match part {
+            "" => return refuse("would match no file: no path has two slashes in a row"),
+            "." | ".." => {
+                return refuse(&format!(
+                    "would match no file: no path has {part:?} in it; write it from the mount's root on"
+                ));
+            }
+            _ => {}
+        }
+    }
     let anchored = match glob.strip_prefix('/') {
         Some(rooted) => rooted.to_owned(),
         None if glob.contains('/') => glob.to_owned(),
@@ -367,7 +395,7 @@ pub struct Span(pub Duration);
 const LONGEST: u64 = 36_500 * 86_400_000;
 
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected a length of time: a number of seconds, or '250ms', '60s', '5m', '2h', '7d'")]
 enum Written {
     Seconds(u64),
     Text(String),
@@ -515,9 +543,12 @@ mod tests {
 
     #[test]
     fn wrong_rules_are_named() {
-        for glob in ["", "folder/", "a[", "{a"] {
+        for glob in ["", "folder/", "a[", "{a", "./a/*", "a//b", "//a", "../b", "a/./b", "a/..", ".", ".."] {
             let error = compile(glob).unwrap_err().to_string();
             assert!(error.contains(&format!("{glob:?}")), "{error}");
+        }
+        for glob in ["...", ".a/*", "a/.b/..c", "/a", "**/..a", "a/**"] {
+            assert!(compile(glob).is_ok(), "{glob}");
         }
         assert!("5x".parse::<Span>().is_err());
         assert!("".parse::<Span>().is_err());

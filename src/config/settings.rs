@@ -190,7 +190,9 @@ impl Settings {
         let text = std::fs::read_to_string(file)
             .map_err(|error| ConfigError::Usage(format!("configuration file {shown}: {error}")))?;
         toml::from_str(&text).map_err(|error| {
-            let message = error.message().replace('\n', " ");
+            // What TOML's reader says of a word that is none tells how it works, not what to write.
+            let message =
+                error.message().replace('\n', " ").replace("wanted string or table", "expected a word in quotes");
             ConfigError::Usage(match error.span() {
                 Some(span) => {
                     let (line, key) = place(&text, span.start);
