@@ -30,6 +30,30 @@ fn an_unlinked_file_is_kept_and_comes_back_whole() {
 }
 
 #[test]
+fn s58_a_database_that_no_name_tells_of_is_kept_and_others_are_not() {
+    let m = Mount::setup().config("[[rule]]\nglob = 'kept.db'\nmode = 'direct'\nretain = '1h'\n").mount();
+    let w = m.agent("W");
+    let content = [&b"SQLite format 3\0"[..], &[0; 4080]].concat();
+    for name in ["store", "named.db", "kept.db"] {
+        w.put(name, content.as_slice()).unwrap();
+        // In place, in what is there.
+        let fd = w.open(name, "rw").unwrap();
+        w.pwrite(fd, 2048, "patched").unwrap();
+        w.close(fd).unwrap();
+    }
+    assert!(m.cli_ok(&["rules", m.mnt().join("store").to_str().unwrap()]).contains("direct"));
+    for name in ["store", "named.db", "kept.db"] {
+        w.unlink(name).unwrap();
+    }
+    let row = row_of(&m, "store");
+    row_of(&m, "kept.db");
+    assert_eq!(outbox(&m).len(), 2, "the rule of its name keeps nothing of named.db");
+    m.cli_ok(&["trash", "restore", &id(&row)]);
+    assert_eq!(&m.agent("R").cat("store").unwrap()[2048..2055], b"patched");
+    checker::totals(&m);
+}
+
+#[test]
 fn each_replaced_version_is_kept_and_a_reader_elsewhere_keeps_what_it_has() {
     let m = Mount::new();
     let other = Mount::setup().export_of(&m).mount();
