@@ -35,7 +35,7 @@ pub(crate) use names::is_there;
 pub use postponed::{Postponed, Tried, Waiting};
 pub use quarantine::{Reason, VerbError};
 pub use recover::{Before, Recovered};
-pub use staging::{ADOPTED, RESERVED, Staged, Staging};
+pub use staging::{ADOPTED, RESERVED, Staged, Staging, mark_of};
 pub use verify::{Verdict, compare};
 
 /// What the commit works with.

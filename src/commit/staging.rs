@@ -69,16 +69,20 @@ pub const ADOPTED: &str = "lease (another instance has adopted the content)";
 const LISTS: usize = 1000;
 
 impl Staging {
-    /// Whether the staging folder of `instance` was made already.
-    pub fn is_there(root: impl AsFd, instance: &str) -> Result<bool> {
-        let found = at::open_dir(root, OsStr::new(RESERVED))
-            .and_then(|reserved| at::open_dir(reserved, OsStr::new("stage")))
-            .and_then(|stage| stat::revalidate(&stage).and_then(|()| stat::stat_at(&stage, instance)));
-        match found {
-            Ok(_) => Ok(true),
-            Err(Errno::NOENT | Errno::NOTDIR) => Ok(false),
-            Err(errno) => Err(errno),
-        }
+    /// Whether the export knows `instance`: it has its staging folder, or another instance has adopted that.
+    pub fn knows(root: impl AsFd, instance: &str) -> Result<bool> {
+        let has = |folder: &str, name: &str| {
+            let found = at::open_dir(root.as_fd(), OsStr::new(RESERVED))
+                .and_then(|reserved| at::open_dir(reserved, OsStr::new(folder)))
+                .and_then(|folder| stat::revalidate(&folder).and_then(|()| stat::stat_at(&folder, name)));
+            match found {
+                Ok(_) => Ok(true),
+                Err(Errno::NOENT | Errno::NOTDIR) => Ok(false),
+                Err(errno) => Err(errno),
+            }
+        };
+        // Marked first, and then taken.
+        Ok(has("stage", instance)? || has("hosts", &mark_of(instance))?)
     }
 
     /// Opens or creates the staging folder of `instance` below the export's root.
@@ -137,7 +141,7 @@ impl Staging {
 
     /// True if another instance has adopted what this one had left, since it was last here.
     pub fn was_adopted(&self) -> Result<bool> {
-        match stat::stat_at(&self.hosts, self.adopted_mark()) {
+        match stat::stat_at(&self.hosts, mark_of(&self.instance)) {
             Ok(_) => Ok(true),
             Err(Errno::NOENT) => Ok(false),
             Err(other) => Err(other),
@@ -146,7 +150,7 @@ impl Staging {
 
     /// What was adopted is settled.
     pub fn settle_adoption(&self) -> Result<()> {
-        at::unlink(&self.hosts, OsStr::new(&self.adopted_mark()))
+        at::unlink(&self.hosts, OsStr::new(&mark_of(&self.instance)))
     }
 
     /// Looks for the two folders by their names, and makes them if they are not there: another instance that has taken this
@@ -178,10 +182,6 @@ impl Staging {
             Ok(there) => there.ino == staged.ino,
             Err(errno) => errno != Errno::NOENT,
         }
-    }
-
-    fn adopted_mark(&self) -> String {
-        format!("{}.adopted", self.instance)
     }
 
     /// The folder itself.
@@ -442,6 +442,11 @@ impl Staging {
 }
 
 /// `stage` and `trash`, each with the instance's folder in it. Names are moved to the latter by whoever unlinks them.
+/// The file in [`Staging::hosts`] that says that an instance was taken for dead.
+pub fn mark_of(instance: &str) -> String {
+    format!("{instance}.adopted")
+}
+
 fn folders(reserved: &OwnedFd, instance: &str) -> Result<[(OwnedFd, OwnedFd); 2]> {
     let open = |name| {
         let above = folder(reserved, name, 0o711)?;

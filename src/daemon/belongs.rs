@@ -24,7 +24,7 @@ pub struct Stranger {
 
 /// Refuses an export that lacks what the journal has rows of.
 pub(super) fn check(path: &Path, root: impl AsFd, instance: &str, journal: &Journal) -> Result<(), ServeError> {
-    match Staging::is_there(root, instance) {
+    match Staging::knows(root, instance) {
         Ok(true) => return Ok(()),
         Ok(false) => {}
         Err(errno) => {

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Reaper;
 use super::sweeper::{SweepError, Swept};
+use crate::commit::mark_of;
 use crate::journal::Entry;
 use crate::sys::at::{self, RenameFlags};
 use crate::sys::{Errno, Kind, Result, mount, stat};
@@ -73,7 +74,7 @@ impl Reaper {
             if !repair {
                 continue;
             }
-            let mark = format!("{instance}.adopted");
+            let mark = mark_of(instance);
             match rename(staging.hosts(), &name, &mark) {
                 Ok(()) => {}
                 // Somebody else was faster.
