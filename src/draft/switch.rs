@@ -132,7 +132,10 @@ impl Switches {
             return;
         }
         let call = self.0.get(&tid).and_then(|switch| switch.call.clone());
-        if call.is_some_and(|call| procfs::call(tid).as_ref() != Some(&call)) {
+        // Where the thread is kept from going to sleep it cannot be told, and the name and the time decide.
+        if let Some(before) = call
+            && procfs::call(tid).is_some_and(|now| now != before)
+        {
             self.end(tid);
         }
     }
