@@ -121,6 +121,7 @@ impl Fs {
                 }
                 let (fs, draft, writes) = (self.clone(), draft.clone(), *writes);
                 if writes && was_given && !draft.note_release(fh, false) {
+                    // No close of it has returned, so nobody can expect a version yet.
                     self.commits.run(move || {
                         draft.note_release(fh, true);
                         fs.release_draft(fh, &draft, writes);
@@ -136,8 +137,7 @@ impl Fs {
 
     fn release_draft(self: &Arc<Self>, fh: u64, draft: &Arc<Draft>, writes: bool) {
         let last = writes && draft.remove_writer(fh);
-        // Sealed here and not on the worker: a look-up that comes after this answer must find a commit to wait
-        // for.
+        // Sealed here and not with the commit: a look-up that comes after the answer must find a commit to wait for.
         draft.await_commit();
         let ending = if last { draft.seal_after(fh) } else { None };
         draft.end_hold(fh);

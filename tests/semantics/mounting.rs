@@ -1,7 +1,6 @@
 //! Mounts by users other than root, and mounts right after another.
 
 use std::process::{Command, Output, Stdio};
-use std::time::{Duration, Instant};
 
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::Signal;
@@ -133,9 +132,8 @@ fn s52_of_stacked_mounts_the_upper_one_is_taken_away_first() {
         assert!(String::from_utf8_lossy(&out.stderr).contains("another mount lies over it"), "{}", show(&out));
         assert_eq!(std::fs::read(lower.mnt().join("f")).unwrap(), b"upper");
     }
-    let began = Instant::now();
     let out = lower.cli_plain(&["umount".as_ref(), lower.mnt().as_os_str()]);
-    assert!(out.status.success() && began.elapsed() < Duration::from_secs(30), "{}", show(&out));
+    assert!(out.status.success(), "{}", show(&out));
     assert_eq!(std::fs::read(lower.mnt().join("f")).unwrap(), b"lower");
     lower.umount();
     assert_eq!(upper.raw_content("f").unwrap(), b"upper");
