@@ -439,7 +439,8 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         metrics::request(Op::Setxattr);
-        reply_empty(Op::Setxattr, reply, self.fs.setxattr(caller(req), ino.0, name, value, flags as u32));
+        let done = |set| reply_empty(Op::Setxattr, reply, set);
+        self.fs.setxattr(caller(req), ino.0, name, value, flags as u32, done);
     }
 
     fn getxattr(&self, _req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {

@@ -290,7 +290,9 @@ impl Draft {
 
     fn fork(&self, by: &Committer, path: Vec<u8>, base: &Base, keep: Keep) -> Result<Work> {
         let below = base.file.as_ref().ok_or(Errno::IO)?;
-        let like = stat::fstat(&**below)?;
+        let mut like = stat::fstat(&**below)?;
+        // A set-id bit that came since was not meant for what may have been written meanwhile.
+        like.perm &= !stat::SET_IDS | base.like.perm;
         let kept = match keep {
             Keep::All => like.size,
             Keep::Bytes(bytes) => bytes.min(like.size),

@@ -10,7 +10,7 @@ use super::close::Answer;
 use super::handle::{Handle, NO_DESCRIPTOR};
 use super::{Attr, Done, Fs};
 use crate::draft::{Caller, Draft, Keep, Wants};
-use crate::inode::{Key, Node};
+use crate::inode::{Content, Key, Node};
 use crate::sys::at::{self, Timestamps};
 use crate::sys::stat::{self, Time};
 use crate::sys::{Errno, Kind, Result};
@@ -59,6 +59,11 @@ impl Changes {
     /// `chown` to nobody and no group: for its owner alone, and set-id bits go with it.
     fn is_empty_chown(&self) -> bool {
         *self == Changes { ctime: true, ..Changes::default() }
+    }
+
+    /// Who may do what with the file.
+    fn has_rights(&self) -> bool {
+        self.perm.is_some() || self.uid.is_some() || self.gid.is_some()
     }
 
     /// What only whoever may write has to be allowed: the time of a new size, and the present as `touch` sets it. The
@@ -156,6 +161,14 @@ impl Fs {
         changes: Changes,
         done: impl Done<Attr>,
     ) {
+        if !changes.has_rights() {
+            return self.set(caller, node, fh, changes, done);
+        }
+        let carry = move |fs: &Fs, content: &Content| fs.carry_rights(caller, content, changes);
+        self.set(caller, node, fh, changes, self.carried(node, carry, done));
+    }
+
+    fn set(self: &Arc<Self>, caller: Caller, node: u64, fh: Option<u64>, changes: Changes, done: impl Done<Attr>) {
         if changes.size.is_some() {
             self.drafts.switches.arrive(caller.tid);
         }
@@ -264,7 +277,7 @@ impl Fs {
     }
 
     /// Changes attributes of a file on the export as its caller may.
-    fn change_as(&self, caller: Caller, file: impl std::os::fd::AsFd, changes: Changes) -> Result<()> {
+    pub(super) fn change_as(&self, caller: Caller, file: impl std::os::fd::AsFd, changes: Changes) -> Result<()> {
         let now = |time: Option<SetTime>| time.filter(|_| changes.size.is_none()).map(|_| SetTime::Now);
         let creds = self.creds(caller);
         let by_writer = creds.is_some() && changes.by_writer();

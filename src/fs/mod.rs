@@ -11,6 +11,7 @@
 
 mod attr;
 mod caller;
+mod carry;
 mod close;
 mod create;
 mod dir;

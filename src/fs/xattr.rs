@@ -1,13 +1,14 @@
 //! Extended attributes, and the virtual ones through which the command line finds a mount's state.
 
 use std::ffi::OsStr;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::{Done, Fs};
 use crate::draft::{Caller, Keep};
-use crate::inode::ROOT_ID;
+use crate::inode::{Content, ROOT_ID};
 use crate::sys::stat::Time;
 use crate::sys::{Errno, Kind, Result, acl, at, xattr};
 
@@ -18,7 +19,7 @@ const VIRTUAL: &[u8] = b"user.commitfs.";
 pub const STATE_DIR: &str = "user.commitfs.state_dir";
 
 /// What a program may do by its file.
-const CAPABILITY: &str = "security.capability";
+pub(super) const CAPABILITY: &str = "security.capability";
 
 /// Prefix of what only root is told of.
 const TRUSTED: &[u8] = b"trusted.";
@@ -94,11 +95,37 @@ impl Fs {
     }
 
     /// Sets an attribute, at once also on a draft.
-    pub fn setxattr(&self, caller: Caller, node: u64, name: &OsStr, value: &[u8], flags: u32) -> Result<()> {
-        self.refuse_virtual(name)?;
+    pub fn setxattr(
+        self: &Arc<Self>,
+        caller: Caller,
+        node: u64,
+        name: &OsStr,
+        value: &[u8],
+        flags: u32,
+        done: impl Done<()>,
+    ) {
+        if let Err(errno) = self.refuse_virtual(name) {
+            return done(Err(errno));
+        }
         let creds = self.creds(caller);
         self.touch(node);
-        self.with_inode(node, |fd| self.committer.staging.acting(creds.as_ref(), || xattr::set(fd, name, value, flags)))
+        let set =
+            |fd: BorrowedFd<'_>| self.committer.staging.acting(creds.as_ref(), || xattr::set(fd, name, value, flags));
+        let done = self.carried_xattr(caller, node, name, Some(value), done);
+        done(self.with_inode(node, set));
+    }
+
+    fn carried_xattr(
+        self: &Arc<Self>,
+        caller: Caller,
+        node: u64,
+        name: &OsStr,
+        value: Option<&[u8]>,
+        done: impl Done<()>,
+    ) -> impl Done<()> {
+        let (name, value) = (name.to_owned(), value.map(<[u8]>::to_vec));
+        let carry = move |fs: &Fs, content: &Content| fs.carry_xattr(caller, content, &name, value.as_deref());
+        self.carried(node, carry, done)
     }
 
     /// Removes an attribute. What a program may do by its file the kernel takes away just before a write: where that
@@ -123,11 +150,10 @@ impl Fs {
                 self.alter(draft, Keep::All, "attributes", call, done);
             }
             _ => {
-                done(
-                    self.with_inode(node, |fd| {
-                        self.committer.staging.acting(creds.as_ref(), || xattr::remove(fd, name))
-                    }),
-                );
+                let remove =
+                    |fd: BorrowedFd<'_>| self.committer.staging.acting(creds.as_ref(), || xattr::remove(fd, name));
+                let done = self.carried_xattr(caller, node, name, None, done);
+                done(self.with_inode(node, remove));
             }
         }
     }
@@ -142,8 +168,7 @@ impl Fs {
         if name.as_bytes().starts_with(VIRTUAL) { Err(Errno::PERM) } else { Ok(()) }
     }
 
-    fn with_inode<T>(&self, node: u64, call: impl FnOnce(std::os::fd::BorrowedFd<'_>) -> Result<T>) -> Result<T> {
-        use std::os::fd::AsFd;
+    fn with_inode<T>(&self, node: u64, call: impl FnOnce(BorrowedFd<'_>) -> Result<T>) -> Result<T> {
         match self.drafts.get(node) {
             Some(draft) => call(draft.content()?.as_fd()),
             None => {

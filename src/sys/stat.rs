@@ -8,6 +8,9 @@ use rustix::fs::{AtFlags, FileType, StatxAttributes, StatxFlags, StatxTimestamp}
 
 use super::Result;
 
+/// Bits of a mode that lend a file's rights to whoever runs it.
+pub const SET_IDS: u32 = 0o6000;
+
 /// Type of an inode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {

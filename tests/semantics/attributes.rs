@@ -241,6 +241,37 @@ fn s23_an_overwrite_keeps_mode_owner_xattrs_and_acl() {
     assert_eq!(r.xattr("f", "user.colour").is_ok_and(|value| value == b"blue"), has_xattrs);
 }
 
+#[test]
+fn s23_what_others_change_of_a_version_the_draft_over_it_takes_over() {
+    let m = Mount::new();
+    let (w, other) = m.pair();
+    let has_xattrs = takes_xattrs(&m);
+    for how in ["w|trunc", "rw", "w|append"] {
+        w.put("f", "old").unwrap();
+        w.chown("f", 1000, 1000).unwrap();
+        w.chmod("f", 0o644).unwrap();
+        let fd = w.open("f", how).unwrap();
+        w.write(fd, "new").unwrap();
+        let written = w.fstat(fd).unwrap();
+        assert_eq!(other.cat("f").unwrap(), b"old", "{how}");
+        other.chown("f", 1234, 2345).unwrap();
+        other.chmod("f", 0o6711).unwrap();
+        if has_xattrs {
+            other.set_xattr("f", "user.colour", "blue").unwrap();
+        }
+        let draft = w.fstat(fd).unwrap();
+        assert_eq!((draft.perm() & 0o777, draft.uid, draft.gid), (0o711, 1234, 2345), "{how}: the writer sees it");
+        assert_eq!(draft.mtime, written.mtime, "{how}: its content is as old as it was");
+        w.close(fd).unwrap();
+        let now = other.stat("f").unwrap();
+        assert_eq!((now.perm(), now.uid, now.gid), (0o711, 1234, 2345), "{how}: no rights that nobody vouched for");
+        if has_xattrs {
+            assert_eq!(other.xattr("f", "user.colour").unwrap(), b"blue", "{how}");
+        }
+        w.unlink("f").unwrap();
+    }
+}
+
 /// Whether the export's file system keeps extended attributes of users: NFS 3 does not.
 fn takes_xattrs(m: &Mount) -> bool {
     let probe = m.raw("probe");
