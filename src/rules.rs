@@ -5,15 +5,19 @@
 //! matches, the content decides whether a file is a database.
 
 mod database;
+mod pattern;
+mod span;
 
 use std::cell::RefCell;
 use std::fmt;
 use std::time::Duration;
 
-use globset::{Candidate, Glob, GlobBuilder, GlobSet};
+use globset::{Candidate, GlobSet};
 use serde::{Deserialize, Serialize};
 
 pub use database::{has_pages, is_database, is_database_at};
+pub use pattern::{Pattern, compile};
+pub use span::Span;
 
 /// What cannot work on drafts: databases that several processes share while they are open, lock and pid files that others
 /// must see at once, logs that are followed while they grow.
@@ -130,7 +134,7 @@ impl Rule {
         Some(format!(
             "rule {:?}: {word} means nothing with mode = \"direct\", whose files are written in place and never \
              committed; leave out one of the two",
-            self.glob.0
+            self.glob.as_str()
         ))
     }
 }
@@ -210,7 +214,7 @@ impl Rules {
                 on_failure_exit: rule.on_failure_exit.unwrap_or(defaults.on_failure_exit),
                 retain: rule.retain.map_or(kept(rule.mode, defaults), |span| span.0),
                 done_marker: rule.done_marker,
-                source: format!("rule {} of the configuration, {:?}", index + 1, rule.glob.0),
+                source: format!("rule {} of the configuration, {:?}", index + 1, rule.glob.as_str()),
             });
         }
         for (glob, why) in BUILT_IN {
@@ -331,244 +335,5 @@ fn fallback(defaults: Defaults, source: String) -> Decision {
     }
 }
 
-/// Compiles a glob with the meaning it has in a rule: `*` and `?` never match a slash, `**/` is any number of folders.
-/// Alternatives with and without a slash in one glob count as with one.
-pub fn compile(glob: &str) -> Result<Glob, RuleError> {
-    let refuse = |message: &str| Err(RuleError::Glob { glob: glob.to_owned(), message: message.to_owned() });
-    if glob.is_empty() {
-        return refuse("is empty");
-    }
-    if let Some(folder) = glob.strip_suffix('/') {
-        return refuse(&format!("names a folder and would match no file; for all files below it, write {folder}/**"));
-    }
-    // Paths are matched as the mount has them: from its root, in one way of writing each.
-    for part in glob.strip_prefix('/').unwrap_or(glob).split('/') {
-        match part {
-            "" => return refuse("would match no file: no path has two slashes in a row"),
-            "." | ".." => {
-                return refuse(&format!(
-                    "would match no file: no path has {part:?} in it; write it from the mount's root on"
-                ));
-            }
-            _ => {}
-        }
-    }
-    let anchored = match glob.strip_prefix('/') {
-        Some(rooted) => rooted.to_owned(),
-        None if glob.contains('/') => glob.to_owned(),
-        None => format!("**/{glob}"),
-    };
-    GlobBuilder::new(&anchored)
-        .literal_separator(true)
-        .backslash_escape(true)
-        .build()
-        .map_err(|error| RuleError::Glob { glob: glob.to_owned(), message: error.kind().to_string() })
-}
-
-/// A glob that is known to compile.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String")]
-pub struct Pattern(String);
-
-impl Pattern {
-    fn compile(&self) -> Result<Glob, RuleError> {
-        compile(&self.0)
-    }
-}
-
-impl TryFrom<String> for Pattern {
-    type Error = RuleError;
-
-    fn try_from(glob: String) -> Result<Self, RuleError> {
-        compile(&glob)?;
-        Ok(Pattern(glob))
-    }
-}
-
-/// A length of time as people write it: `0`, `90` (seconds), `250ms`, `60s`, `5m`, `2h`, `7d`; a hundred
-/// years at most.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "Written", into = "String")]
-pub struct Span(pub Duration);
-
-/// A hundred years in milliseconds: with more than that, no time from now on could be told.
-const LONGEST: u64 = 36_500 * 86_400_000;
-
-#[derive(Deserialize)]
-#[serde(untagged, expecting = "expected a length of time: a number of seconds, or '250ms', '60s', '5m', '2h', '7d'")]
-enum Written {
-    Seconds(u64),
-    Text(String),
-}
-
-impl TryFrom<Written> for Span {
-    type Error = String;
-
-    fn try_from(written: Written) -> Result<Self, String> {
-        match written {
-            Written::Seconds(seconds) => seconds.to_string().parse(),
-            Written::Text(text) => text.parse(),
-        }
-    }
-}
-
-impl From<Span> for String {
-    fn from(span: Span) -> String {
-        span.to_string()
-    }
-}
-
-impl std::str::FromStr for Span {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-        let (number, unit) = text.split_at(digits);
-        let milliseconds = match unit {
-            "ms" => 1,
-            "" | "s" => 1000,
-            "m" => 60_000,
-            "h" => 3_600_000,
-            "d" => 86_400_000,
-            _ => 0,
-        };
-        let total = number.parse::<u64>().ok().filter(|_| milliseconds > 0).map(|n| n.saturating_mul(milliseconds));
-        match total {
-            Some(total) if total > LONGEST => Err(format!("{text:?} is too long; 36500d is the most")),
-            Some(total) => Ok(Span(Duration::from_millis(total))),
-            None => Err(format!("{text:?} is no length of time; write 250ms, 60s, 5m, 2h or 7d")),
-        }
-    }
-}
-
-impl fmt::Display for Span {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0.as_millis() {
-            seconds if seconds % 1000 == 0 => write!(f, "{}s", seconds / 1000),
-            milliseconds => write!(f, "{milliseconds}ms"),
-        }
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn rules(text: &str) -> Rules {
-        let head = "on_kill = 'quarantine'\non_failure_exit = 'publish'\nretain = '60s'\n";
-        Rules::from_toml(&format!("{head}{text}")).unwrap()
-    }
-
-    #[test]
-    fn built_in_rules_look_at_the_last_component() {
-        let rules = Rules::default();
-        let direct: [&[u8]; 10] = [
-            b"a.lock",
-            b"d/e/a.pid",
-            b".log",
-            b"x/\xff\xfe.log",
-            b"app.sqlite",
-            b"app.sqlite3-wal",
-            b"a.db",
-            b"d/a.db-wal",
-            b"a-shm",
-            b"a\nb-journal",
-        ];
-        for path in direct {
-            assert_eq!(rules.decide(path).mode, Mode::Direct, "{}", path.escape_ascii());
-        }
-        let atomic: [&[u8]; 7] = [b"", b"a", b"x.log/file", b"log", b"a.lockx", b"a.db/x", b"\xff\xfe"];
-        for path in atomic {
-            assert_eq!(rules.decide(path).mode, Mode::Atomic, "{}", path.escape_ascii());
-        }
-    }
-
-    #[test]
-    fn the_first_match_wins_and_the_users_come_first() {
-        let rules = rules(
-            "[[rule]]\nglob = 'keep.log'\ndone_marker = true\n\
-             [[rule]]\nglob = 'cache/**'\nmode = 'direct'\n\
-             [[rule]]\nglob = 'cache/x'\nretain = 0\n\
-             [[rule]]\nglob = '*.tmp'\nretain = '2h'\non_kill = 'publish'\non_failure_exit = 'quarantine'\n",
-        );
-        let keep = rules.decide(b"d/keep.log");
-        assert_eq!((keep.mode, keep.done_marker), (Mode::Atomic, true));
-        assert!(keep.source.contains("rule 1") && keep.source.contains("keep.log"), "{}", keep.source);
-        assert_eq!(rules.decide(b"cache/x").mode, Mode::Direct);
-        assert_eq!(rules.decide(b"cache/d/x.tmp").mode, Mode::Direct);
-        assert_eq!(rules.decide(b"d/cache/x").mode, Mode::Atomic);
-        let tmp = rules.decide(b"a.tmp");
-        assert_eq!(tmp.retain, Duration::from_secs(7200));
-        assert_eq!((tmp.on_kill, tmp.on_failure_exit), (OnKill::Publish, OnFailureExit::Quarantine));
-        assert_eq!(rules.decide(b"other").source, "default: no rule matches");
-    }
-
-    #[test]
-    fn the_content_is_asked_only_where_no_rule_matches() {
-        let rules = rules("[[rule]]\nglob = 'kept'\n");
-        assert_eq!(rules.decide_for(b"store", || true).mode, Mode::Direct);
-        assert_eq!(rules.decide_for(b"store", || false).mode, Mode::Atomic);
-        for (path, mode) in [(&b"kept"[..], Mode::Atomic), (b"a.db", Mode::Direct)] {
-            assert_eq!(rules.decide_for(path, || panic!("asked")).mode, mode);
-        }
-    }
-
-    #[test]
-    fn a_glob_with_a_slash_is_the_whole_path() {
-        let rules = rules(
-            "[[rule]]\nglob = '/top'\nmode = 'direct'\n[[rule]]\nglob = 'd/*'\nmode = 'direct'\n\
-             [[rule]]\nglob = '**/e/f'\nmode = 'direct'\n",
-        );
-        for (path, mode) in [
-            ("top", Mode::Direct),
-            ("d/top", Mode::Direct),
-            ("x/top", Mode::Atomic),
-            ("d/x/y", Mode::Atomic),
-            ("e/f", Mode::Direct),
-            ("a/b/e/f", Mode::Direct),
-        ] {
-            assert_eq!(rules.decide(path.as_bytes()).mode, mode, "{path}");
-        }
-    }
-
-    #[test]
-    fn rules_survive_as_text() {
-        let rules =
-            rules("[[rule]]\nglob = '*.x\\'\nmode = 'direct'\nretain = '1500ms'\n".replace("\\'", "'").as_str());
-        let again = Rules::from_toml(&rules.to_toml()).unwrap();
-        assert_eq!(again.decisions, rules.decisions);
-        assert_eq!(Rules::from_toml(&Rules::default().to_toml()).unwrap().decisions, Rules::default().decisions);
-    }
-
-    #[test]
-    fn wrong_rules_are_named() {
-        for glob in ["", "folder/", "a[", "{a", "./a/*", "a//b", "//a", "../b", "a/./b", "a/..", ".", ".."] {
-            let error = compile(glob).unwrap_err().to_string();
-            assert!(error.contains(&format!("{glob:?}")), "{error}");
-        }
-        for glob in ["...", ".a/*", "a/.b/..c", "/a", "**/..a", "a/**"] {
-            assert!(compile(glob).is_ok(), "{glob}");
-        }
-        assert!("5x".parse::<Span>().is_err());
-        assert!("".parse::<Span>().is_err());
-        assert!("99999999999999999999d".parse::<Span>().is_err());
-        assert_eq!("36500d".parse::<Span>().unwrap().0, Duration::from_secs(36_500 * 86_400));
-        assert!("36501d".parse::<Span>().unwrap_err().contains("36500d is the most"));
-        assert!(Span::try_from(Written::Seconds(i64::MAX as u64)).unwrap_err().contains("too long"));
-        assert_eq!("5m".parse::<Span>().unwrap().0, Duration::from_secs(300));
-    }
-
-    proptest! {
-        #[test]
-        fn any_bytes_get_a_decision(path in prop::collection::vec(any::<u8>(), 0..64)) {
-            let rules = Rules::default();
-            let name = path.rsplit(|&byte| byte == b'/').next().unwrap_or(b"");
-            let direct = [&b".lock"[..], b".pid", b".log", b".db", b"-wal", b"-shm", b"-journal"]
-                .iter()
-                .any(|end| name.ends_with(end))
-                || name.windows(7).any(|part| part == b".sqlite");
-            prop_assert_eq!(rules.decide(&path).mode == Mode::Direct, direct);
-        }
-    }
-}
+mod tests;

@@ -5,12 +5,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use parking_lot::Mutex;
 
+use super::Base;
 use super::ending::Kept;
 use crate::commit::{Staged, Target};
 use crate::inode::Content;
 use crate::journal::{CommitKind, DraftId};
 use crate::sys::stat::{self, Time};
-use crate::sys::{Errno, Result, Stat};
+use crate::sys::{Errno, Result};
 
 /// Content and target of a draft.
 #[derive(Debug)]
@@ -23,28 +24,6 @@ pub struct Body {
     pub base: Option<Base>,
     /// Where it would have appeared, once its family unlinked it: for the journal.
     pub unlinked: Vec<u8>,
-}
-
-/// The version below a draft.
-#[derive(Clone, Debug)]
-pub struct Base {
-    /// Its content, until a commit is on its way: an NFS client moves a file that it has open out of the way before it
-    /// renames over it, and the name would be absent for that moment.
-    pub file: Option<Arc<Content>>,
-    /// `file` refers to the inode and cannot be read: who began the draft truncates.
-    pub unread: bool,
-    /// What it was like when the draft began.
-    pub like: Stat,
-}
-
-impl Base {
-    /// Its attributes. Nothing keeps one that is not read from going, should another host replace it.
-    pub fn stat(&self) -> Result<Stat> {
-        match stat::fstat(&**self.file.as_ref().ok_or(Errno::IO)?) {
-            Err(Errno::STALE) if self.unread => Ok(self.like),
-            stat => stat,
-        }
-    }
 }
 
 /// A draft's content.

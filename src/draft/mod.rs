@@ -4,6 +4,7 @@
 //! `stream`. `body` is held for reading across a write to the staged file, so that sealing (which takes it for writing)
 //! waits for writes in flight: it is the one lock that spans I/O, and only this draft's writers meet it.
 
+mod base;
 mod body;
 mod change;
 mod digest;
@@ -28,7 +29,8 @@ use crate::sys::cred::Creds;
 use crate::sys::stat::{self, Stat, Time};
 use crate::sys::{Errno, Result, mount};
 
-pub use body::{Base, Body, Phase, Work};
+pub use base::Base;
+pub use body::{Body, Phase, Work};
 pub use change::Blocked;
 pub use digest::Digester;
 pub use ending::{Ending, Kept};

@@ -5,15 +5,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
-use rustix::fs::{Access, OFlags};
 
 use super::{Base, Blocked, Body, Draft, Phase, Work, digest, family};
 use crate::commit::{Committer, Staged, Target};
-use crate::inode::{Content, Key};
 use crate::journal::{Begun, CommitKind, Entry, Owner};
 use crate::rules::Decision;
 use crate::sys::cred::Creds;
-use crate::sys::{Errno, Kind, Result, at, clock, copy, mount, stat};
+use crate::sys::{Errno, Result, at, clock, copy, mount, stat};
 use crate::{failpoint, unless_skipped};
 
 /// A file system's times are as exact as this.
@@ -385,36 +383,5 @@ impl Draft {
                 }
             }
         }
-    }
-}
-
-impl Base {
-    /// The version under a name now, to be overwritten, if there is one. What the kernel has allowed was another file.
-    fn under(by: &Committer, target: &Target, creds: Option<&Creds>) -> Result<Option<Base>> {
-        let dir = by.nodes.fd(&target.parent)?;
-        stat::revalidate(&dir)?;
-        let file = match at::open_path(&dir, &target.name) {
-            Err(Errno::NOENT) => return Ok(None),
-            file => file?,
-        };
-        let like = stat::fstat(&file)?;
-        if like.kind != Kind::File {
-            return Err(Errno::STALE);
-        }
-        by.staging.acting(creds, || at::access(&file, Access::WRITE_OK))?;
-        let file = Content::new(file.into());
-        by.nodes.refers(Key::of(&like), &file);
-        Ok(Some(Base { file: Some(file), unread: true, like }))
-    }
-
-    /// The version, open for reading.
-    fn readable(&self, by: &Committer, creds: Option<&Creds>) -> Result<Arc<Content>> {
-        let file = self.file.as_ref().ok_or(Errno::IO)?;
-        if !self.unread {
-            return Ok(file.clone());
-        }
-        let file = Content::new(by.staging.acting_for(creds, || at::reopen(&**file, OFlags::RDONLY))?);
-        by.nodes.reads(Key::of(&self.like), &file);
-        Ok(file)
     }
 }

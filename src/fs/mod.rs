@@ -12,6 +12,7 @@
 mod attr;
 mod caller;
 mod carry;
+mod changes;
 mod close;
 mod create;
 mod dir;
@@ -49,7 +50,7 @@ use crate::rules::Rules;
 use crate::sys::procfs::MountId;
 use crate::sys::{Errno, Kind, Result, Stat};
 
-pub use attr::{Changes, SetTime};
+pub use changes::{Changes, SetTime};
 pub use create::Created;
 pub use dir::{Listed, Listings};
 pub use io::Written;
