@@ -171,6 +171,7 @@ pub fn serve(config: Config, ready: ReadySignal) -> Result<(), ServeError> {
         act_as_caller: is_root,
         kernel_checks: config.default_permissions,
         keeps_times: config.writeback && !nfs,
+        gathers: config.writeback,
         passthrough: config.passthrough && !config.writeback && is_root,
         state_dir: config.state_dir.clone(),
         commit_workers: config.commit_workers,

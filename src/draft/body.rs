@@ -1,15 +1,15 @@
 //! What a draft has: content, the name where it will appear, the version below.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
 use super::Base;
 use super::ending::Kept;
-use crate::commit::{Staged, Target};
+use crate::commit::{Committer, Staged, Target};
 use crate::inode::Content;
-use crate::journal::{CommitKind, DraftId};
+use crate::journal::{CommitKind, DraftId, Entry};
 use crate::sys::stat::{self, Time};
 use crate::sys::{Errno, Result};
 
@@ -31,6 +31,8 @@ pub struct Body {
 pub enum Phase {
     /// Nothing was changed yet: reads come from the version below.
     Clean,
+    /// The version below is being copied, or the published content: there is only that until then.
+    Filling(Option<Kept>),
     /// Accepts writes.
     Open(Work),
     /// No writer is left; a commit is on its way.
@@ -61,7 +63,25 @@ pub struct Work {
     pub copied: Option<(u64, Time)>,
 }
 
+impl Phase {
+    /// True while something may come of what was written, or is on its way to be.
+    pub(super) fn is_pending(&self) -> bool {
+        matches!(self, Phase::Filling(_) | Phase::Open(_) | Phase::Sealing(_))
+    }
+}
+
 impl Work {
+    /// Says durably that the content is not final. To be called while nothing changes the phase.
+    pub(super) fn take_promise_back(&self, by: &Committer) -> Result<()> {
+        if self.promised.load(Ordering::Acquire) {
+            by.journal
+                .submit_durable(Entry::Unsealed { id: self.id })
+                .map_err(|error| Errno::from_raw_os_error(error.errno()))?;
+            self.promised.store(false, Ordering::Release);
+        }
+        Ok(())
+    }
+
     /// True if the content is the copy that it began with.
     pub(super) fn is_untouched(&self) -> bool {
         let there = || stat::fstat(&self.staged.file).map(|stat| (stat.size, stat.mtime));
@@ -77,10 +97,12 @@ impl Body {
 
     pub(super) fn content(&self) -> Result<Arc<Content>> {
         match &self.phase {
-            Phase::Clean => self.base.as_ref().and_then(|base| base.file.clone()).ok_or(Errno::IO),
+            Phase::Clean | Phase::Filling(None) => {
+                self.base.as_ref().and_then(|base| base.file.clone()).ok_or(Errno::IO)
+            }
             Phase::Open(work) => Ok(work.staged.file.clone()),
             Phase::Sealing(file) => Ok(file.clone()),
-            Phase::Published(kept) | Phase::Ended(Some(kept)) => kept.file(),
+            Phase::Published(kept) | Phase::Filling(Some(kept)) | Phase::Ended(Some(kept)) => kept.file(),
             Phase::Ended(None) => Err(Errno::IO),
         }
     }

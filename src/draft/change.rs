@@ -38,9 +38,9 @@ impl Draft {
                 self.changes.fetch_add(1, Ordering::AcqRel);
                 changed.map(Ok)
             }
-            Phase::Clean => Ok(Err(Blocked::Clean)),
+            Phase::Clean | Phase::Filling(None) => Ok(Err(Blocked::Clean)),
             Phase::Sealing(_) => Ok(Err(Blocked::Sealing)),
-            Phase::Published(_) => Ok(Err(Blocked::Published)),
+            Phase::Published(_) | Phase::Filling(Some(_)) => Ok(Err(Blocked::Published)),
             Phase::Ended(_) => Ok(Err(Blocked::Ended)),
         }
     }
@@ -66,7 +66,7 @@ impl Draft {
     /// The staged file for the kernel to write to by itself from now on; `None` where that could be another one than an
     /// earlier descriptor of this draft writes to. Only for who has joined as a writer, or reads.
     pub fn pass_through(&self) -> Option<Arc<Content>> {
-        let body = self.body.read();
+        let body = self.body.read_recursive();
         let Phase::Open(work) = &body.phase else { return None };
         if self.again.load(Ordering::Acquire) {
             return None;
@@ -91,7 +91,7 @@ impl Draft {
     /// Asks the disk to begin with what was written, if that is this much and not more than what each write begins by itself:
     /// asked again and again, a file system lays a large file out in small pieces.
     pub fn begin_writing_out(&self, least: u64) {
-        if let Phase::Open(work) = &self.body.read().phase
+        if let Phase::Open(work) = &self.body.read_recursive().phase
             && (least..EARLY_BYTES).contains(&work.written.load(Ordering::Relaxed))
         {
             writeback::start(&work.staged.file);

@@ -48,7 +48,7 @@ pub struct Writer {
     /// The process, to know of its end.
     process: Option<Arc<Held>>,
     /// The process has closed one by itself; and so it was the last time that anybody did.
-    has_closed: bool,
+    pub(super) has_closed: bool,
     closed_last: bool,
 }
 
@@ -82,6 +82,8 @@ pub(super) struct Writers {
     mappable: bool,
     /// The worst end of an opener so far.
     exit: Option<Exit>,
+    /// When everybody who has it open was first seen to have ended.
+    deserted: Option<Instant>,
     /// A close without proof was answered; outsiders wait until then for the release that may be behind it.
     hold_until: Option<(Instant, u64)>,
 }
@@ -109,6 +111,7 @@ impl Draft {
             writers.openers.push((writer.tgid, writer.identity));
             writers.since.get_or_insert(writer.opened);
         }
+        writers.deserted = None;
         writers.open.insert(fh, Writer { changes: self.changes.load(Ordering::Acquire), ..writer });
     }
 
@@ -124,10 +127,24 @@ impl Draft {
         writers.hold_until = writers.hold_until.filter(|&(_, closed)| closed != fh);
     }
 
-    /// The writer behind a descriptor, and whether it is the only one.
-    pub(super) fn writer(&self, fh: u64) -> Option<(Writer, bool)> {
+    /// Until when to expect the releases of writers all of whom have ended; `None` if one is alive, or somebody else seems to
+    /// have got their descriptors. Who joins before is taken for one who wrote together with those who were killed.
+    pub fn deserted_until(&self, limit: Duration) -> Option<Instant> {
+        let held: Option<Vec<_>> = self.writers.lock().open.values().map(|writer| writer.process.clone()).collect();
+        let held = held.filter(|held| !held.is_empty())?;
+        if !held.iter().all(|process| matches!(process.end(), End::Ended(_))) {
+            return None;
+        }
+        let now = Instant::now();
+        let until = *self.writers.lock().deserted.get_or_insert(now) + limit;
+        Some(until).filter(|until| *until > now)
+    }
+
+    /// The writer behind a descriptor, and those behind all others.
+    pub(super) fn writer(&self, fh: u64) -> Option<(Writer, Vec<Writer>)> {
         let writers = self.writers.lock();
-        writers.open.get(&fh).map(|writer| (writer.clone(), writers.open.len() == 1))
+        let others = || writers.open.iter().filter(|&(&other, _)| other != fh).map(|(_, writer)| writer.clone());
+        writers.open.get(&fh).map(|writer| (writer.clone(), others().collect()))
     }
 
     /// True while somebody has the draft open for writing.
@@ -138,6 +155,17 @@ impl Draft {
     /// True while somebody has it open for writing by another descriptor than this one.
     pub(super) fn has_writers_but(&self, fh: u64) -> bool {
         self.writers.lock().open.keys().any(|&open| open != fh)
+    }
+
+    /// The same, without descriptors that were closed and whose release is on its way, if nobody has a duplicate: to be
+    /// asked by who knows that.
+    pub(super) fn is_written_but(&self, fh: u64) -> bool {
+        self.writers.lock().open.iter().any(|(&open, writer)| open != fh && !writer.has_closed)
+    }
+
+    /// True if somebody has it open for writing who has not closed.
+    pub(super) fn is_written(&self) -> bool {
+        self.writers.lock().open.values().any(|writer| !writer.has_closed)
     }
 
     /// A process closes a duplicate of this descriptor.
@@ -154,7 +182,10 @@ impl Draft {
     pub fn note_release(&self, fh: u64, again: bool) -> bool {
         let Some((writer, _)) = self.writer(fh) else { return true };
         // What was promised to a close is published whatever comes after.
-        let open = matches!(&self.body.read().phase, Phase::Open(work) if !work.promised.load(Ordering::Acquire));
+        let open = match &self.body.read_recursive().phase {
+            Phase::Open(work) => !work.promised.load(Ordering::Acquire),
+            phase => matches!(phase, Phase::Filling(_)),
+        };
         let may_be_mapped = writer.closed_last && !writer.write_only;
         if !open || writer.has_closed && !may_be_mapped {
             return true;

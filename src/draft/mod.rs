@@ -2,7 +2,9 @@
 //!
 //! Lock order: a draft's `body`, then a shard of the table, then its work's `promising`, then its `writers`, then
 //! `stream`. `body` is held for reading across a write to the staged file, so that sealing (which takes it for writing)
-//! waits for writes in flight: it is the one lock that spans I/O, and only this draft's writers meet it.
+//! waits for writes in flight: it is the one lock that spans I/O, and only this draft's writers wait for it. Whoever asks about a
+//! draft reads past them (`read_recursive`), and no copy is made while it is held for writing: that takes `filling`,
+//! which comes before all of them.
 
 mod base;
 mod body;
@@ -11,6 +13,7 @@ mod digest;
 mod ending;
 mod family;
 mod proof;
+mod reopen;
 mod stage;
 mod switch;
 mod table;
@@ -21,9 +24,9 @@ use std::time::Instant;
 
 use parking_lot::{Mutex, RwLock};
 
-use crate::commit::{ADOPTED, Failed, Reason, Sealed, Staged, Target};
+use crate::commit::{ADOPTED, Committer, Failed, Reason, Sealed, Staged, Target};
 use crate::inode::{Content, Key, NodeTable};
-use crate::journal::{CommitKind, DraftId, Owner};
+use crate::journal::{CommitKind, DraftId, Entry, Owner};
 use crate::rules::Decision;
 use crate::sys::cred::Creds;
 use crate::sys::stat::{self, Stat, Time};
@@ -52,6 +55,8 @@ pub struct Draft {
     /// Who began it, for the journal.
     pub owner: Owner,
     body: RwLock<Body>,
+    /// Held while the content to begin with is copied.
+    filling: Mutex<()>,
     writers: Mutex<family::Writers>,
     stream: Mutex<digest::Stream>,
     taint: Mutex<Option<(&'static str, Errno)>>,
@@ -77,6 +82,12 @@ pub struct Draft {
     again: AtomicBool,
     /// Attributes of the staged file were changed.
     touched: AtomicBool,
+    /// The largest size that an answer to a look-up had.
+    told_size: AtomicU64,
+    /// The kernel may make the node anew of an answer that is older than what was written since.
+    lags: AtomicBool,
+    /// Held while a draft that nobody writes is opened.
+    reopening: Mutex<()>,
     /// A close was answered before its commit: who comes after that close must see what it promised.
     awaited: AtomicBool,
 }
@@ -84,13 +95,13 @@ pub struct Draft {
 impl Draft {
     /// The open file to read the draft's content from.
     pub fn content(&self) -> Result<Arc<Content>> {
-        self.body.read().content()
+        self.body.read_recursive().content()
     }
 
     /// The file whose inode stands for the draft where locks are concerned: the version's below it, which others have
     /// open, or its own.
     pub fn lockable(&self) -> Result<Arc<Content>> {
-        let body = self.body.read();
+        let body = self.body.read_recursive();
         match body.base.as_ref().and_then(|base| base.file.clone()) {
             Some(file) => Ok(file),
             None => body.content(),
@@ -101,20 +112,22 @@ impl Draft {
     /// is there: a program that compares the number of its descriptor with that of the path, before and after a write,
     /// finds one file.
     pub fn stat(&self) -> Result<Stat> {
-        let body = self.body.read();
+        let body = self.body.read_recursive();
         let stat = match (&body.phase, &body.base) {
-            (Phase::Clean, Some(base)) => base.stat()?,
+            (Phase::Clean | Phase::Filling(None), Some(base)) => base.stat()?,
             _ => stat::fstat(&*body.content()?)?,
         };
         // When the family has taken the draft's name away, a hidden one may be left: the staged file's, or that under
         // which the version is kept for a while.
         let links = match (&body.target, &body.phase, &body.base) {
             (None, Phase::Open(_), _) => 0,
-            (None, Phase::Clean, Some(base)) => stat.nlink.min(base.like.nlink.saturating_sub(1)),
+            (None, Phase::Clean | Phase::Filling(None), Some(base)) => {
+                stat.nlink.min(base.like.nlink.saturating_sub(1))
+            }
             _ => stat.nlink,
         };
         let ino = match (&body.phase, &body.base) {
-            (Phase::Published(_), _) | (_, None) => stat.ino,
+            (Phase::Published(_) | Phase::Filling(Some(_)), _) | (_, None) => stat.ino,
             (_, Some(base)) => base.like.ino,
         };
         Ok(Stat { nlink: links, ino, ..stat })
@@ -122,17 +135,17 @@ impl Draft {
 
     /// Where the draft will appear, unless its name was taken away.
     pub fn target(&self) -> Option<Target> {
-        self.body.read().target.clone()
+        self.body.read_recursive().target.clone()
     }
 
     /// The inode of the version below.
     pub fn base_key(&self) -> Option<Key> {
-        self.body.read().base.as_ref().map(|base| Key::of(&base.like))
+        self.body.read_recursive().base.as_ref().map(|base| Key::of(&base.like))
     }
 
     /// The version that a draft without changes stands for: that below it, or the one that it was published as.
     pub fn stands_for(&self) -> Result<Option<Key>> {
-        let body = self.body.read();
+        let body = self.body.read_recursive();
         match &body.phase {
             Phase::Clean => Ok(body.base.as_ref().map(|base| Key::of(&base.like))),
             Phase::Published(kept) => Ok(Some(Key::of(&stat::fstat(&*kept.file()?)?))),
@@ -142,7 +155,7 @@ impl Draft {
 
     /// True while a commit is on its way.
     pub fn is_sealing(&self) -> bool {
-        matches!(self.body.read().phase, Phase::Sealing(_))
+        matches!(self.body.read_recursive().phase, Phase::Sealing(_))
     }
 
     /// The close that comes before this draft's commit is about to be answered, or was.
@@ -159,29 +172,30 @@ impl Draft {
     /// True while the draft may still become a version: it has content of its own and accepts writes, or is on its
     /// way.
     pub fn is_pending(&self) -> bool {
-        matches!(self.body.read().phase, Phase::Open(_) | Phase::Sealing(_))
+        self.body.read_recursive().phase.is_pending()
     }
 
     /// True while a writer of the draft claims its name. Also after a commit: what it writes then is the next version,
     /// and nobody shall begin one from the last meanwhile.
     pub fn wants_name(&self) -> bool {
-        matches!(self.body.read().phase, Phase::Clean | Phase::Open(_) | Phase::Published(_))
+        let phase = &self.body.read_recursive().phase;
+        matches!(phase, Phase::Clean | Phase::Filling(_) | Phase::Open(_) | Phase::Published(_))
     }
 
     /// Where it would appear, as long as nothing was written to it, or nothing since it was published.
     fn unwritten(&self) -> Option<Target> {
-        let body = self.body.read();
+        let body = self.body.read_recursive();
         body.target.clone().filter(|_| matches!(body.phase, Phase::Clean | Phase::Published(_)))
     }
 
     /// True if there is no version below: the name is new.
     pub fn is_new(&self) -> bool {
-        self.body.read().base.is_none()
+        self.body.read_recursive().base.is_none()
     }
 
     /// The journal's id and the present size, while the draft accepts writes.
     pub fn progress(&self) -> Option<(DraftId, u64)> {
-        match &self.body.read().phase {
+        match &self.body.read_recursive().phase {
             Phase::Open(work) => Some((work.id, stat::fstat(&work.staged.file).ok()?.size)),
             _ => None,
         }
@@ -194,12 +208,22 @@ impl Draft {
 
     /// True if nothing more will come of it: a quarantined draft takes no further writes.
     pub fn is_over(&self) -> bool {
-        matches!(self.body.read().phase, Phase::Ended(_))
+        matches!(self.body.read_recursive().phase, Phase::Ended(_))
     }
 
     /// True while nothing was changed and there is a version below.
     pub fn is_clean(&self) -> bool {
-        matches!(self.body.read().phase, Phase::Clean)
+        matches!(self.body.read_recursive().phase, Phase::Clean)
+    }
+
+    /// True while the content to begin with is being copied, which may take long.
+    pub fn is_filling(&self) -> bool {
+        matches!(self.body.read_recursive().phase, Phase::Filling(_))
+    }
+
+    /// Waits for a copy that is being made.
+    pub fn wait_filled(&self) {
+        drop(self.filling.lock());
     }
 
     /// Ends the writing: from here on nothing can change the content. `None` if there is nothing to publish or
@@ -212,7 +236,7 @@ impl Draft {
     /// somebody has joined since: their content is not complete.
     pub fn seal_after(&self, closed: u64) -> Option<Ending> {
         self.seal_if(|_| {
-            let is_last = !self.has_writers_but(closed);
+            let is_last = !self.is_written_but(closed);
             if is_last {
                 self.closed_last.store(closed, Ordering::Release);
             }
@@ -273,23 +297,30 @@ impl Draft {
         body.phase = phase;
     }
 
-    /// Takes the draft's name away: nothing will be published. False while a commit is on its way.
-    pub fn unname(&self) -> bool {
+    /// Takes the draft's name away: nothing will be published, also after a crash of the daemon, whatever a close was
+    /// promised. False if that comes too late: a commit is on its way, or has come since the draft `was_pending`.
+    pub fn unname(&self, by: &Committer, was_pending: bool) -> Result<bool> {
         let mut body = self.body.write();
-        if matches!(body.phase, Phase::Sealing(_)) {
-            return false;
+        if matches!(body.phase, Phase::Sealing(_)) || was_pending && !body.phase.is_pending() {
+            return Ok(false);
+        }
+        if let Phase::Open(work) = &body.phase {
+            work.take_promise_back(by)?;
         }
         if let Some(target) = body.target.take() {
             body.unlinked = target.path();
         }
-        true
+        Ok(true)
     }
 
     /// Gives the draft another name. False while a commit is on its way.
-    pub fn retarget(&self, target: Target) -> bool {
+    pub fn retarget(&self, by: &Committer, target: Target) -> bool {
         let mut body = self.body.write();
         if matches!(body.phase, Phase::Sealing(_)) {
             return false;
+        }
+        if let Phase::Open(work) = &body.phase {
+            by.journal.submit(Entry::Retargeted { id: work.id, path: target.path() });
         }
         body.target = Some(target);
         true
@@ -317,6 +348,7 @@ impl Draft {
 
     /// Another instance may have adopted its content: then it ends here, and every close from here on says so.
     pub fn give_up_unless(&self, is_there: impl FnOnce(&Staged) -> bool) -> Option<Ending> {
+        let _filled = self.filling.lock();
         let ending = self.seal_if(|body| {
             let lost = matches!(&body.phase, Phase::Open(work) if !is_there(&work.staged));
             if lost {
@@ -335,6 +367,7 @@ impl Draft {
 
     /// Seals, and where `lost` publishes nothing: then every close from here on says so.
     fn give_up(&self, reason: Reason, lost: impl FnOnce(&Work) -> bool) -> Option<Ending> {
+        let _filled = self.filling.lock();
         let mut given_up = false;
         let ending = self.seal_if(|body| {
             let Phase::Open(work) = &body.phase else { return false };
@@ -391,7 +424,7 @@ impl Draft {
     pub fn take_hold(&self) -> Result<()> {
         let is_closed =
             |phase: &Phase| matches!(phase, Phase::Published(Kept::Closed(..)) | Phase::Ended(Some(Kept::Closed(..))));
-        if !is_closed(&self.body.read().phase) {
+        if !is_closed(&self.body.read_recursive().phase) {
             return Ok(());
         }
         let mut body = self.body.write();

@@ -46,17 +46,24 @@ const FEW: u32 = 512;
 /// descriptors in flight over a socket, registered with io_uring, or taken out of a process by another one: a write through
 /// one of those meets a published draft and is copied elsewhere.
 pub fn last_close(draft: &Draft, mount: Option<MountId>, fh: u64, tid: u32, closer: Option<&Process>) -> Proof {
+    let Some((writer, others)) = draft.writer(fh) else {
+        tracing::debug!(node = draft.node, "the descriptor is gone");
+        return Proof::Unknown;
+    };
     let unknown = |reason: &str| {
         tracing::debug!(node = draft.node, reason, "no proof of last close");
-        Proof::Unknown
+        // Those who look at the name are not held back on account of every close of many.
+        if others.is_empty() { Proof::Unknown } else { Proof::StillOpen }
     };
-    let Some((writer, alone)) = draft.writer(fh) else { return unknown("the descriptor is gone") };
-    if !alone {
+    if others.iter().any(|other| !other.has_closed) {
         return Proof::StillOpen;
     }
     let Some(closer) = closer else { return unknown("whoever closes cannot be seen, or executes a new program") };
+    let writers: Vec<&Writer> = std::iter::once(&writer).chain(&others).collect();
     let inos = draft.inos();
-    let mut proven = Proof::LastClose;
+    let mappable = writers.iter().any(|writer| !writer.write_only);
+    // Of the others the kernel has said that they are closed, and will say that nothing refers to them.
+    let mut proven = if others.is_empty() { Proof::LastClose } else { Proof::LastNumber };
     // By one of its threads, because of a process whose first thread has ended that one tells nothing.
     let mut holds = |tgid, tid| match process::tables(tgid, tid) {
         Tables::Apart => Holds::Unknown,
@@ -64,7 +71,7 @@ pub fn last_close(draft: &Draft, mount: Option<MountId>, fh: u64, tid: u32, clos
             if tables == Tables::Shared || tgid != closer.tgid {
                 proven = Proof::LastNumber;
             }
-            procfs::holds(tid, mount, &inos, !writer.write_only)
+            procfs::holds(tid, mount, &inos, mappable)
         }
     };
     match holds(closer.tgid, tid) {
@@ -72,32 +79,37 @@ pub fn last_close(draft: &Draft, mount: Option<MountId>, fh: u64, tid: u32, clos
         Holds::Perhaps | Holds::Unknown => return unknown("the closing process may hold it"),
         Holds::No => {}
     }
-    if closer.tgid != writer.tgid {
-        if writer.tgid == 0 {
-            return unknown("its opener was never seen");
+    for writer in writers {
+        if closer.tgid != writer.tgid {
+            if writer.tgid == 0 {
+                return unknown("its opener was never seen");
+            }
+            match holds(writer.tgid, writer.tgid) {
+                Holds::Yes => return Proof::StillOpen,
+                Holds::Perhaps | Holds::Unknown => return unknown("its opener may hold it"),
+                Holds::No => {}
+            }
+            if procfs::start_ticks(closer.tgid).is_none_or(|start| start + 1 < writer.opened) {
+                return unknown("it was passed to the closing process");
+            }
         }
-        match holds(writer.tgid, writer.tgid) {
-            Holds::Yes => return Proof::StillOpen,
-            Holds::Perhaps | Holds::Unknown => return unknown("its opener may hold it"),
-            Holds::No => {}
+        let Some(forked) = forked_since(writer) else { return unknown("processes cannot be listed") };
+        let looked_at = [writer.tgid, closer.tgid];
+        let mut heirs = Heirs::of(writer, closer, &forked);
+        let mut doubtful = false;
+        for &pid in &forked {
+            let Some(heir) = heirs.among(pid).filter(|heir| !looked_at.contains(heir)) else { continue };
+            match holds(heir, heir) {
+                Holds::Yes => return Proof::StillOpen,
+                Holds::Perhaps | Holds::Unknown => doubtful = true,
+                Holds::No => {}
+            }
         }
-        if procfs::start_ticks(closer.tgid).is_none_or(|start| start + 1 < writer.opened) {
-            return unknown("it was passed to the closing process");
+        if doubtful {
+            return unknown("a process that was forked since may hold it");
         }
     }
-    let Some(forked) = forked_since(&writer) else { return unknown("processes cannot be listed") };
-    let looked_at = [writer.tgid, closer.tgid];
-    let mut heirs = Heirs::of(&writer, closer, &forked);
-    let mut doubtful = false;
-    for &pid in &forked {
-        let Some(heir) = heirs.among(pid).filter(|heir| !looked_at.contains(heir)) else { continue };
-        match holds(heir, heir) {
-            Holds::Yes => return Proof::StillOpen,
-            Holds::Perhaps | Holds::Unknown => doubtful = true,
-            Holds::No => {}
-        }
-    }
-    if doubtful { unknown("a process that was forked since may hold it") } else { proven }
+    proven
 }
 
 /// Who of the processes forked since the open can have inherited the descriptor: who descends from the opener or the

@@ -11,6 +11,7 @@ use crate::commit::{Committer, Staged, Target};
 use crate::journal::{Begun, CommitKind, Entry, Owner};
 use crate::rules::Decision;
 use crate::sys::cred::Creds;
+use crate::sys::stat::Time;
 use crate::sys::{Errno, Result, at, clock, copy, mount, stat};
 use crate::{failpoint, unless_skipped};
 
@@ -57,6 +58,7 @@ impl Draft {
             decision: new.decision,
             creds: new.creds,
             owner: new.owner,
+            filling: Mutex::default(),
             body: RwLock::new(Body {
                 phase: Phase::Clean,
                 target: Some(new.target),
@@ -79,6 +81,9 @@ impl Draft {
             again: AtomicBool::new(false),
             touched: AtomicBool::new(false),
             awaited: AtomicBool::new(false),
+            told_size: AtomicU64::new(0),
+            lags: AtomicBool::new(false),
+            reopening: Mutex::default(),
         })
     }
 
@@ -123,7 +128,7 @@ impl Draft {
     /// `EPERM` if the version below belongs to somebody whose file the draft cannot be: better no draft than one that
     /// would change the owner, or fail at its first write.
     pub fn refuse_foreign(&self, by: &Committer) -> Result<()> {
-        let body = self.body.read();
+        let body = self.body.read_recursive();
         let (Phase::Clean, Some(base)) = (&body.phase, &body.base) else { return Ok(()) };
         let like = base.stat()?;
         if by.staging.can_resemble(self.creds.as_ref(), &like) { Ok(()) } else { Err(Errno::PERM) }
@@ -131,11 +136,15 @@ impl Draft {
 
     /// Makes sure that the version below can be read, for somebody who opens the draft and does not truncate it.
     pub fn read_below(&self, by: &Committer) -> Result<()> {
-        let unread =
-            |body: &Body| matches!(body.phase, Phase::Clean) && body.base.as_ref().is_some_and(|base| base.unread);
-        if !unread(&self.body.read()) {
+        let unread = |body: &Body| {
+            matches!(body.phase, Phase::Clean | Phase::Filling(None))
+                && body.base.as_ref().is_some_and(|base| base.unread)
+        };
+        if !unread(&self.body.read_recursive()) {
             return Ok(());
         }
+        // Nothing is copied of such a one, so that is soon over.
+        let _filled = self.filling.lock();
         let mut body = self.body.write();
         if unread(&body)
             && let Some(base) = &mut body.base
@@ -151,7 +160,10 @@ impl Draft {
     pub fn unblock(&self, by: &Committer, blocked: Blocked, keep: Keep) -> Result<()> {
         match blocked {
             Blocked::Clean => self.copy_up(by, keep),
-            Blocked::Promised => self.take_promise_back(by),
+            Blocked::Promised => match &self.body.write().phase {
+                Phase::Open(work) => work.take_promise_back(by),
+                _ => Ok(()),
+            },
             Blocked::Published => self.begin_again(by, keep),
             Blocked::Sealing => Err(Errno::AGAIN),
             Blocked::Ended => Err(self.tainted().map_or(Errno::IO, |(_, errno)| errno)),
@@ -161,7 +173,7 @@ impl Draft {
     /// Says durably in the journal that the content is final unless a further write says otherwise. Only for a close
     /// without proof; the data is made durable first.
     pub fn promise(&self, by: &Committer) -> Result<()> {
-        let body = self.body.read();
+        let body = self.body.read_recursive();
         // Given up, or another close has sealed it.
         let Phase::Open(work) = &body.phase else {
             drop(body);
@@ -193,83 +205,123 @@ impl Draft {
         Ok(())
     }
 
-    fn take_promise_back(&self, by: &Committer) -> Result<()> {
-        let body = self.body.write();
-        let Phase::Open(work) = &body.phase else { return Ok(()) };
-        if work.promised.load(Ordering::Acquire) {
-            by.journal
-                .submit_durable(Entry::Unsealed { id: work.id })
-                .map_err(|error| Errno::from_raw_os_error(error.errno()))?;
-            work.promised.store(false, Ordering::Release);
+    /// Copies the version below into a staged file of its own.
+    fn copy_up(&self, by: &Committer, keep: Keep) -> Result<()> {
+        let _filling = self.filling.lock();
+        let Some((base, path, target)) = self.begin_filling() else { return Ok(()) };
+        let filled = self.fork_current(by, base, &path, target, keep);
+        self.filled(by, &path, Phase::Clean, filled)
+    }
+
+    /// What the draft is to be filled from, as `filling` is held; `None` if that was done already.
+    fn begin_filling(&self) -> Option<(Option<Base>, Vec<u8>, Option<Target>)> {
+        let mut body = self.body.write();
+        // One that is being filled has lost whoever did it.
+        if !matches!(body.phase, Phase::Clean | Phase::Filling(None)) {
+            return None;
         }
+        body.phase = Phase::Filling(None);
+        Some((body.base.clone(), body.path(), body.target.clone()))
+    }
+
+    /// The copy is made, or was not: then the draft is as it was `before`.
+    fn filled(&self, by: &Committer, told: &[u8], before: Phase, filled: Result<(Option<Base>, Work)>) -> Result<()> {
+        let mut body = self.body.write();
+        let (base, work) = match filled {
+            Ok(filled) => filled,
+            Err(errno) => {
+                body.phase = before;
+                drop(body);
+                self.taint_by_copy(errno);
+                return Err(errno);
+            }
+        };
+        self.begins_over(base.as_ref());
+        // It, or a folder above it, may have got another name meanwhile.
+        let path = body.path();
+        if path != told {
+            by.journal.submit(Entry::Retargeted { id: work.id, path });
+        }
+        (body.base, body.phase) = (base, Phase::Open(work));
         Ok(())
     }
 
-    /// Copies the version below into a staged file of its own.
-    fn copy_up(&self, by: &Committer, keep: Keep) -> Result<()> {
-        let mut body = self.body.write();
-        if !matches!(body.phase, Phase::Clean) {
-            return Ok(());
-        }
-        let mut base = body.base.clone();
-        let mut work = self.fork(by, body.path(), base.as_ref().ok_or(Errno::IO)?, keep);
+    /// A copy of the version below, or of what another host has put in its place.
+    fn fork_current(
+        &self,
+        by: &Committer,
+        mut base: Option<Base>,
+        path: &[u8],
+        target: Option<Target>,
+        keep: Keep,
+    ) -> Result<(Option<Base>, Work)> {
+        let mut work = self.fork(by, path.to_vec(), base.as_ref().ok_or(Errno::IO)?, keep);
         for _ in 0..REPLACED {
             // Another host has replaced or removed the version, of which nothing but the attributes is wanted: those of
             // what is there now.
             let wanted = |base: &&Base| base.unread && keep == Keep::Nothing && matches!(work, Err(Errno::STALE));
-            let (Some(gone), Some(target)) = (base.as_ref().filter(wanted), &body.target) else { break };
+            let (Some(gone), Some(target)) = (base.as_ref().filter(wanted), &target) else { break };
             let mode = gone.like.perm;
             base = Base::under(by, target, self.creds.as_ref())?;
             work = match &base {
-                Some(base) => self.fork(by, body.path(), base, keep),
+                Some(base) => self.fork(by, path.to_vec(), base, keep),
                 None => self.begin_new(by, target, mode, mode),
             };
         }
-        let work = work.inspect_err(|&errno| self.taint_by_copy(errno))?;
-        self.begins_over(base.as_ref());
-        (body.base, body.phase) = (base, Phase::Open(work));
-        Ok(())
+        Ok((base, work?))
     }
 
     /// Copies the version below before anything is written, for a writer whose writes nobody but the kernel sees. The copy
     /// has the version's time, by which it is told at the end whether it was written to.
     pub fn copy_ahead(&self, by: &Committer) -> Result<()> {
-        let mut body = self.body.write();
-        if !matches!(body.phase, Phase::Clean) {
-            return Ok(());
-        }
-        let base = body.base.clone().ok_or(Errno::IO)?;
-        let copied = self.fork(by, body.path(), &base, Keep::All).and_then(|mut work| {
-            let below = stat::fstat(&**base.file.as_ref().ok_or(Errno::IO)?)?;
-            // A write in this moment could have the same time.
-            let is_old = clock::now().duration_since(below.mtime.to_system()).is_ok_and(|age| age > COARSE);
-            if is_old {
-                let own = || at::set_mtime(&*work.staged.file, below.mtime);
-                by.staging.acting_for(self.creds.as_ref(), own)?;
-                let made = stat::fstat(&work.staged.file)?;
-                work.copied = Some((made.size, made.mtime));
+        let _filling = self.filling.lock();
+        let Some((base, path, _)) = self.begin_filling() else { return Ok(()) };
+        let filled = base.ok_or(Errno::IO).and_then(|base| {
+            let mut work = self.fork(by, path.clone(), &base, Keep::All)?;
+            match self.date_copy(by, &base, &work.staged) {
+                Ok(copied) => work.copied = copied,
+                Err(errno) => {
+                    by.discard(work.id, &work.staged, "could not be begun");
+                    return Err(errno);
+                }
             }
-            Ok(work)
+            Ok((Some(base), work))
         });
-        body.phase = Phase::Open(copied.inspect_err(|&errno| self.taint_by_copy(errno))?);
-        Ok(())
+        self.filled(by, &path, Phase::Clean, filled)
+    }
+
+    /// Gives a copy the time of the version that it was made of: its size and time, by which a write to it is told.
+    fn date_copy(&self, by: &Committer, base: &Base, staged: &Staged) -> Result<Option<(u64, Time)>> {
+        let below = stat::fstat(&**base.file.as_ref().ok_or(Errno::IO)?)?;
+        // A write in this moment could have the same time.
+        let is_old = clock::now().duration_since(below.mtime.to_system()).is_ok_and(|age| age > COARSE);
+        if !is_old {
+            return Ok(None);
+        }
+        by.staging.acting_for(self.creds.as_ref(), || at::set_mtime(&*staged.file, below.mtime))?;
+        let made = stat::fstat(&staged.file)?;
+        Ok(Some((made.size, made.mtime)))
     }
 
     /// A write after the commit: the published version becomes the version below a fresh draft.
     fn begin_again(&self, by: &Committer, keep: Keep) -> Result<()> {
-        let mut body = self.body.write();
-        let Phase::Published(kept) = &body.phase else { return Ok(()) };
-        let file = kept.file()?;
-        let there = stat::fstat(&*file)?;
-        let base = Base { file: Some(file), unread: false, like: there };
-        tracing::info!(node = self.node, "write after the last close: a fresh draft");
-        self.only_resizes.store(true, Ordering::Relaxed);
-        self.again.store(true, Ordering::Release);
-        let work = self.fork(by, body.path(), &base, keep).inspect_err(|&errno| self.taint_by_copy(errno))?;
-        self.begins_over(Some(&base));
-        body.base = Some(base);
-        body.phase = Phase::Open(work);
-        Ok(())
+        let _filling = self.filling.lock();
+        let (kept, path) = {
+            let mut body = self.body.write();
+            let (Phase::Published(kept) | Phase::Filling(Some(kept))) = &body.phase else { return Ok(()) };
+            let kept = kept.clone();
+            body.phase = Phase::Filling(Some(kept.clone()));
+            (kept, body.path())
+        };
+        let filled = kept.file().and_then(|file| {
+            let base = Base { like: stat::fstat(&*file)?, file: Some(file), unread: false };
+            tracing::info!(node = self.node, "write after the last close: a fresh draft");
+            self.only_resizes.store(true, Ordering::Relaxed);
+            self.again.store(true, Ordering::Release);
+            let work = self.fork(by, path.clone(), &base, keep)?;
+            Ok((Some(base), work))
+        });
+        self.filled(by, &path, Phase::Published(kept), filled)
     }
 
     fn begins_over(&self, base: Option<&Base>) {

@@ -143,7 +143,10 @@ impl Drafts {
     /// Takes `count` look-ups of a draft's node back. False if there is no such draft.
     pub fn forget(&self, node: u64, count: u64) -> bool {
         let Some(draft) = self.get(node) else { return false };
-        draft.nlookup.fetch_sub(count, Ordering::AcqRel);
+        if draft.nlookup.fetch_sub(count, Ordering::AcqRel) > count {
+            // The kernel forgets all that it knows: another answer is on its way.
+            draft.lag();
+        }
         self.drop_if_unreferenced(&draft);
         true
     }

@@ -37,6 +37,7 @@ impl Fs {
         if draft.is_over() {
             return Ok(());
         }
+        draft.wait_filled();
         // One without content gets that of the version as it is by then.
         if !draft.is_clean() {
             match draft.content().and_then(|content| carry(self, &content)) {

@@ -8,7 +8,7 @@ use rustix::fs::OFlags;
 
 use super::handle::Handle;
 use super::lookup::Seen;
-use super::wait::Until;
+use super::wait::{HOLD_LIMIT, Until};
 use super::{Done, Entry, Fs, OpenMode, Opened};
 use crate::commit::Target;
 use crate::draft::{Caller, Draft, Ending, NewDraft, Phase, Wants, Writer};
@@ -69,7 +69,11 @@ impl Fs {
         };
         if let Some(draft) = self.drafts.at(folder.key, &new.name) {
             if draft.is_sealing() {
-                return self.create_later(Until::Settled(draft), new, done);
+                let fs = self.clone();
+                return self.after_commit(draft, move || fs.create_patiently(new, done));
+            }
+            if draft.deserted_until(HOLD_LIMIT).is_some() {
+                return self.create_later(Until::Left(draft), new, done);
             }
             return self.join(new, &folder, draft, done);
         }
@@ -204,7 +208,9 @@ impl Fs {
 
     /// A draft that nobody got a descriptor of.
     fn abandon(&self, folder: &Node, name: &OsStr, draft: &Arc<Draft>) {
-        draft.unname();
+        if let Err(errno) = draft.unname(&self.committer, false) {
+            tracing::error!(node = draft.node, %errno, "a draft that nobody got keeps its name");
+        }
         self.drafts.unlist(folder.key, name, draft);
         if let Some(Ending::Unnamed { id, staged }) = draft.seal() {
             self.committer.discard(id, &staged, "could not be begun");

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::wait::Until;
+use super::wait::{HOLD_LIMIT, Until};
 use super::{Done, Fs};
 use crate::draft::{Caller, Draft, NewDraft, Wants};
 use crate::inode::{Key, Node};
@@ -184,6 +184,9 @@ impl Fs {
         if patient && (draft.is_awaited() || draft.is_sealing() && (writes || self.is_family(&draft, caller))) {
             return Ok(Seen::Wait(Until::Settled(draft)));
         }
+        if patient && writes && draft.deserted_until(HOLD_LIMIT).is_some() {
+            return Ok(Seen::Wait(Until::Left(draft)));
+        }
         if writes || self.is_family(&draft, caller) {
             if writes {
                 self.drafts.switches.expect(caller.tid, &draft);
@@ -246,8 +249,12 @@ impl Fs {
 
     /// The entry of a draft; counts a look-up. Names that have a draft are never remembered by the kernel.
     pub(super) fn draft_entry(&self, draft: &Arc<Draft>) -> Result<Entry> {
-        let stat = draft.stat()?;
+        // Counted first: what is told was seen after all that the kernel had forgotten by then.
         self.drafts.looked_up(draft);
+        let stat = draft.stat().inspect_err(|_| {
+            self.drafts.forget(draft.node, 1);
+        })?;
+        draft.tell_size(stat.size);
         Ok(Entry { node: draft.node, stat, entry_ttl: Duration::ZERO, attr_ttl: Duration::ZERO })
     }
 

@@ -85,6 +85,8 @@ pub struct Options {
     pub kernel_checks: bool,
     /// Times of drafts are the kernel's own, which gathers writes, and the export can be told cheaply.
     pub keeps_times: bool,
+    /// The kernel gathers writes, and keeps sizes by itself.
+    pub gathers: bool,
     /// Versions are read by the kernel itself where it can.
     pub passthrough: bool,
     /// Where the state is, for the command line.

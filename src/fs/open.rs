@@ -4,11 +4,10 @@ use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use fuser::BackingId;
+use fuser::{BackingId, INodeNo};
 use rustix::fs::OFlags;
 
 use super::handle::Handle;
-use super::wait::Until;
 use super::{Done, Fs};
 use crate::draft::{Caller, Draft, Wants, Writer};
 use crate::inode::{Content, Key, Node};
@@ -205,11 +204,48 @@ impl Fs {
     ) {
         if draft.is_sealing() {
             let fs = self.clone();
-            let waiting = draft.clone();
-            return self.park(Until::Settled(waiting), move |settled| {
-                if settled { fs.open_draft(caller, draft, flags, done) } else { done(Err(Errno::AGAIN)) }
-            });
+            return self.after_commit(draft.clone(), move || fs.open_draft(caller, draft, flags, done));
         }
+        if self.options.gathers && draft.is_at_rest() && !flags.contains(OFlags::TRUNC) {
+            let fs = self.clone();
+            // The kernel takes what it is told when it has what it reads of the node.
+            return self.commits.run(move || fs.reopen_draft(caller, draft, flags, done));
+        }
+        self.open_draft_now(caller, draft, flags, done);
+    }
+
+    /// Opens a draft that was published and that nobody writes, telling the kernel first how large it is.
+    fn reopen_draft(self: &Arc<Self>, caller: Caller, draft: Arc<Draft>, flags: OFlags, done: impl Done<Opened>) {
+        let _one_at_a_time = draft.clone();
+        let _one_at_a_time = _one_at_a_time.reopening();
+        if draft.is_at_rest()
+            && let Err(errno) = self.tell_end(&draft)
+        {
+            if let Some(target) = draft.target() {
+                self.drafts.unlist(target.parent.key, &target.name, &draft);
+            }
+            let writes = flags & OFlags::ACCMODE != OFlags::RDONLY;
+            let round =
+                !self.drafts.switches.is_round(caller.tid) && self.send_round(caller, &draft, Wants::to(writes, false));
+            if !round {
+                self.drafts.switches.end(caller.tid);
+            }
+            return done(Err(errno));
+        }
+        self.open_draft_now(caller, draft, flags, done);
+    }
+
+    fn tell_end(&self, draft: &Draft) -> Result<()> {
+        if let (Some((last, byte)), Some(kernel)) = (draft.end()?, self.kernel.get())
+            && let Err(error) = kernel.store(INodeNo(draft.node), last, &byte)
+        {
+            // It does not know the node.
+            tracing::debug!(%error, "the kernel does not take the end of a draft");
+        }
+        Ok(())
+    }
+
+    fn open_draft_now(self: &Arc<Self>, caller: Caller, draft: Arc<Draft>, flags: OFlags, done: impl Done<Opened>) {
         let writes = flags & OFlags::ACCMODE != OFlags::RDONLY || flags.contains(OFlags::TRUNC);
         let truncates = flags.contains(OFlags::TRUNC);
         let refused = || self.refuse_unseen(caller).and_then(|()| draft.refuse_foreign(&self.committer));
@@ -276,19 +312,20 @@ impl Fs {
     /// Empties a draft for an open that truncates. Its writer is known by then, so that nobody else's close publishes
     /// what is emptied.
     fn empty_opened(self: &Arc<Self>, caller: Caller, draft: Arc<Draft>, opened: Opened, done: impl Done<Opened>) {
+        if draft.is_filling() {
+            let fs = self.clone();
+            return self.slow.run(move || {
+                draft.wait_filled();
+                fs.empty_opened(caller, draft, opened, done);
+            });
+        }
         // Creates a file and may remove one: off the session thread's short path only if it has much to do, which an
         // empty file has not.
         let emptied = match draft.empty(&self.committer) {
             // The last writer before has closed just now: this one's content comes after that.
             Ok(false) => {
                 let fs = self.clone();
-                return self.park(Until::Settled(draft.clone()), move |settled| {
-                    if settled {
-                        fs.empty_opened(caller, draft, opened, done);
-                    } else {
-                        fs.give_up_open(opened, done, Errno::AGAIN);
-                    }
-                });
+                return self.after_commit(draft.clone(), move || fs.empty_opened(caller, draft, opened, done));
             }
             Ok(true) => draft.content().and_then(|content| self.strip_set_ids(caller, &*content)),
             Err(errno) => Err(errno),

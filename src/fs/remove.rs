@@ -3,44 +3,67 @@
 use std::ffi::{OsStr, OsString};
 use std::sync::Arc;
 
-use super::wait::Until;
 use super::{Done, Fs};
-use crate::draft::Caller;
+use crate::draft::{Caller, Draft};
 use crate::inode::{Key, Node};
 use crate::sys::{Errno, Result, stat};
 
 impl Fs {
     /// Removes a name that is not a folder.
     pub fn unlink(self: &Arc<Self>, caller: Caller, parent: u64, name: &OsStr, done: impl Done<()>) {
-        self.unlink_patiently(caller, parent, name.to_owned(), done);
+        self.unlink_patiently(caller, parent, name.to_owned(), false, done);
     }
 
-    fn unlink_patiently(self: &Arc<Self>, caller: Caller, parent: u64, name: OsString, done: impl Done<()>) {
+    /// A version was `removed` already, and another one came of the draft meanwhile.
+    fn unlink_patiently(
+        self: &Arc<Self>,
+        caller: Caller,
+        parent: u64,
+        name: OsString,
+        removed: bool,
+        done: impl Done<()>,
+    ) {
         let folder = match self.refuse_hidden(parent, &name).and_then(|()| self.folder(parent)) {
             Ok(folder) => folder,
             Err(errno) => return done(Err(errno)),
         };
-        let Some(draft) = self.drafts.at(folder.key, &name) else {
-            return done(self.unlink_version(caller, &folder, &name));
-        };
-        if !draft.is_sealing() && !self.is_family(&draft, caller) {
-            return done(self.unlink_version(caller, &folder, &name));
-        }
-        // False while a commit is in flight: after it, the name is a version's.
-        if !draft.unname() {
-            let fs = self.clone();
-            return self.park(Until::Settled(draft), move |settled| {
-                if settled { fs.unlink_patiently(caller, parent, name, done) } else { done(Err(Errno::AGAIN)) }
-            });
-        }
-        self.drafts.unlist(folder.key, &name, &draft);
-        done(match self.unlink_version(caller, &folder, &name) {
-            Err(Errno::NOENT) => {
-                self.locks.removed(folder.key, &name);
-                Ok(())
-            }
+        let remove = || match self.unlink_version(caller, &folder, &name) {
+            Err(Errno::NOENT) if removed => Ok(()),
             other => other,
-        });
+        };
+        let Some(draft) = self.drafts.at(folder.key, &name) else { return done(remove()) };
+        if self.must_wait(&draft, caller) {
+            let fs = self.clone();
+            return self.after_commit(draft, move || fs.unlink_patiently(caller, parent, name, removed, done));
+        }
+        if !self.is_family(&draft, caller) {
+            return done(remove());
+        }
+        // The version first: should that fail, the draft still has its name.
+        let was_pending = draft.is_pending();
+        let unlinked = match self.unlink_version(caller, &folder, &name) {
+            Err(Errno::NOENT) => Ok(()),
+            other => other,
+        };
+        match unlinked.and_then(|()| draft.unname(&self.committer, was_pending)) {
+            Ok(true) => {
+                self.drafts.unlist(folder.key, &name, &draft);
+                self.locks.removed(folder.key, &name);
+                done(Ok(()));
+            }
+            // A close came in between.
+            Ok(false) => {
+                let fs = self.clone();
+                self.after_commit(draft, move || fs.unlink_patiently(caller, parent, name, true, done));
+            }
+            Err(errno) => done(Err(errno)),
+        }
+    }
+
+    /// True while a commit of the draft is on its way that this caller has to see the end of before the name changes:
+    /// an outsider acts on the version that there is, unless a close was answered already.
+    pub(super) fn must_wait(&self, draft: &Draft, caller: Caller) -> bool {
+        draft.is_awaited() || draft.is_sealing() && self.is_family(draft, caller)
     }
 
     fn unlink_version(&self, caller: Caller, folder: &Arc<Node>, name: &OsStr) -> Result<()> {

@@ -3,7 +3,6 @@
 use std::ffi::{OsStr, OsString};
 use std::sync::Arc;
 
-use super::wait::Until;
 use super::{Done, Fs};
 use crate::commit::Target;
 use crate::draft::{Caller, Draft};
@@ -58,15 +57,12 @@ impl Fs {
             Ok(sides) => sides,
             Err(errno) => return done(Err(errno)),
         };
-        let sealing = [&from, &to].into_iter().find_map(|side| side.draft.clone().filter(|draft| draft.is_sealing()));
-        if let Some(draft) = sealing {
+        let waits = |draft: &Arc<Draft>| self.must_wait(draft, caller);
+        if let Some(draft) = [&from, &to].into_iter().find_map(|side| side.draft.clone().filter(waits)) {
             let fs = self.clone();
-            return self.park(Until::Settled(draft), move |settled| {
-                if settled {
-                    fs.rename(caller, parent, &from.name, new_parent, &to.name, flags, done);
-                } else {
-                    done(Err(Errno::AGAIN));
-                }
+            let names = (from.name.clone(), to.name.clone());
+            return self.after_commit(draft, move || {
+                fs.rename(caller, parent, &names.0, new_parent, &names.1, flags, done);
             });
         }
         let own = from.draft.clone();
@@ -84,12 +80,8 @@ impl Fs {
                         other => other,
                     });
                 });
-                self.park(Until::Settled(draft), move |settled| {
-                    if settled {
-                        fs.rename(caller, parent, &again.0, new_parent, &again.1, flags, done);
-                    } else {
-                        done(Err(Errno::AGAIN));
-                    }
+                self.after_commit(draft, move || {
+                    fs.rename(caller, parent, &again.0, new_parent, &again.1, flags, done);
                 });
             }
             (renamed, _) => done(renamed.map(drop)),
@@ -127,8 +119,7 @@ impl Fs {
             Some(draft) => {
                 let moved = self.move_version_of(caller, &draft, &from, &to, flags)?;
                 let target = Target { parent: to.folder.clone(), name: to.name.clone() };
-                let path = target.path();
-                if !draft.retarget(target) {
+                if !draft.retarget(&self.committer, target) {
                     return Ok(Renamed::Overtaken { moved });
                 }
                 self.drafts.unlist(from.folder.key, &from.name, &draft);
@@ -139,8 +130,9 @@ impl Fs {
                     tracing::debug!(node = draft.node, "a draft began under the name that another was renamed to");
                 }
                 draft.shadow();
-                if let Some((id, _)) = draft.progress() {
-                    self.committer.journal.submit(Entry::Retargeted { id, path });
+                if !draft.is_pending() {
+                    // Published under its new name before it was listed there.
+                    self.drafts.unlist_unused(to.folder.key, &to.name, &draft);
                 }
             }
         }
@@ -148,7 +140,7 @@ impl Fs {
         if let Some(there) = &to.draft {
             if replaces_own {
                 // As with any rename over a file: what was open under that name has none any more.
-                there.unname();
+                there.unname(&self.committer, false)?;
                 self.drafts.unlist(to.folder.key, &to.name, there);
             } else {
                 there.shadow();

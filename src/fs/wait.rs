@@ -24,13 +24,16 @@ pub(super) enum Until {
     Settled(Arc<Draft>),
     /// The draft's hold is over, and the commit that it may have turned into.
     Released(Arc<Draft>),
+    /// Those who had the draft open, and have ended, have left it.
+    Left(Arc<Draft>),
     /// Recovery is done.
     Recovered,
 }
 
 struct Parked {
     until: Until,
-    deadline: Instant,
+    /// `None`: as long as it takes.
+    deadline: Option<Instant>,
     /// Runs with `true` if the condition holds, `false` at the deadline.
     run: Box<dyn FnOnce(bool) + Send>,
 }
@@ -98,9 +101,18 @@ impl Fs {
 
     /// Runs `run` on a slow thread when the condition holds (with `true`) or at its limit (with `false`).
     pub(super) fn park(&self, until: Until, run: impl FnOnce(bool) + Send + 'static) {
-        let deadline = Instant::now() + COMMIT_LIMIT;
+        self.park_until(until, Some(Instant::now() + COMMIT_LIMIT), Box::new(run));
+    }
+
+    /// Runs `run` on a slow thread when no commit of `draft` is in flight, however long that takes: for what cannot be done
+    /// before, and of which nobody could say later that it was not.
+    pub(super) fn after_commit(&self, draft: Arc<Draft>, run: impl FnOnce() + Send + 'static) {
+        self.park_until(Until::Settled(draft), None, Box::new(move |_| run()));
+    }
+
+    fn park_until(&self, until: Until, deadline: Option<Instant>, run: Box<dyn FnOnce(bool) + Send>) {
         let mut state = self.parking.state.lock();
-        state.parked.push(Parked { until, deadline, run: Box::new(run) });
+        state.parked.push(Parked { until, deadline, run });
         state.poked = true;
         self.parking.changed.notify_one();
     }
@@ -120,13 +132,15 @@ impl Fs {
         self.parking.changed.notify_one();
     }
 
-    /// When the condition would hold by itself, `None` if it holds now.
+    /// When to look again at the latest, should nothing happen before; `None` if the condition holds now.
     fn pending_until(&self, parked: &Parked) -> Option<Instant> {
+        let deadline = || parked.deadline.unwrap_or_else(|| Instant::now() + COMMIT_LIMIT);
         match &parked.until {
-            Until::Settled(draft) => draft.is_sealing().then_some(parked.deadline),
-            Until::Released(draft) if draft.is_sealing() => Some(parked.deadline),
+            Until::Settled(draft) => draft.is_sealing().then(deadline),
+            Until::Released(draft) if draft.is_sealing() => Some(deadline()),
             Until::Released(draft) => draft.held_until(),
-            Until::Recovered => self.recovery.active.load(Ordering::Acquire).then_some(parked.deadline),
+            Until::Left(draft) => draft.deserted_until(HOLD_LIMIT),
+            Until::Recovered => self.recovery.active.load(Ordering::Acquire).then(deadline),
         }
     }
 }
@@ -153,7 +167,7 @@ fn run(fs: &Fs) {
         for parked in parked {
             let pending = fs.pending_until(&parked);
             match pending {
-                Some(until) if !stopped && parked.deadline > now => {
+                Some(until) if !stopped && parked.deadline.is_none_or(|deadline| deadline > now) => {
                     next = Some(next.map_or(until, |next| next.min(until)));
                     kept.push(parked);
                 }

@@ -104,10 +104,10 @@ impl Held {
 
     /// Whether it has come to its end.
     pub fn end(&self) -> End {
-        let gone = || match info(&self.process) {
-            Ok(Info { exit, .. }) => exit.map(End::Ended),
-            Err(_) => Some(End::Unknown),
-        };
+        let exit = || info(&self.process).map(|Info { exit, .. }| exit.map(End::Ended));
+        // The kernel looks first for what it keeps of a process that was waited for, and then for the process: of one that
+        // goes in between it finds neither, and what it keeps by then.
+        let gone = || exit().or_else(|_| exit()).unwrap_or(Some(End::Unknown));
         // It may go while it is looked for.
         let dying = || procfs::dying(self.tgid).map(End::Ended);
         gone().or_else(dying).or_else(gone).unwrap_or(End::Runs)

@@ -1,0 +1,51 @@
+//! What the kernel knows of a draft that it may have forgotten in between.
+//!
+//! It keeps the size of a file by itself whose writes it gathers, and takes it from the answer of which it makes the
+//! node. That answer may have been on its way while the draft was written through another open, published, and its node
+//! forgotten: then an append would go over what is there.
+
+use std::sync::atomic::Ordering;
+
+use parking_lot::MutexGuard;
+
+use super::{Draft, Phase};
+use crate::sys::{Errno, Result, at, stat};
+
+impl Draft {
+    /// A look-up is answered with this size.
+    pub fn tell_size(&self, size: u64) {
+        self.told_size.fetch_max(size, Ordering::AcqRel);
+    }
+
+    /// The kernel has forgotten the node while an answer was on its way.
+    pub(super) fn lag(&self) {
+        self.lags.store(true, Ordering::Release);
+    }
+
+    /// True if it was published and nobody has it open for writing: then the kernel has gathered nothing, and may have
+    /// another size than there is.
+    pub fn is_at_rest(&self) -> bool {
+        matches!(self.body.read_recursive().phase, Phase::Published(_)) && !self.is_written()
+    }
+
+    /// One open of a draft at rest at a time.
+    pub fn reopening(&self) -> MutexGuard<'_, ()> {
+        self.reopening.lock()
+    }
+
+    /// The end of the content: where its last byte is, and that byte. The kernel's size grows to it when it is told. `None`
+    /// of an empty one; `ESTALE` if the kernel may take it for larger than it is.
+    pub fn end(&self) -> Result<Option<(u64, [u8; 1])>> {
+        let content = self.content()?;
+        let size = stat::fstat(&*content)?.size;
+        if self.lags.load(Ordering::Acquire) && self.told_size.load(Ordering::Acquire) > size {
+            return Err(Errno::STALE);
+        }
+        let Some(last) = size.checked_sub(1) else { return Ok(None) };
+        let mut byte = [0];
+        match at::read_at(&*content, &mut byte, last)? {
+            0 => Ok(None),
+            _ => Ok(Some((last, byte))),
+        }
+    }
+}
