@@ -1,7 +1,8 @@
 //! Named crash points of the commit protocol, compiled in only with the `failpoints` feature.
 //!
 //! `COMMITFS_FAILPOINT=NAME[:N]` kills the process with SIGKILL at the N-th pass (default the first) of point NAME;
-//! `NAME:N:stop` stops it with SIGSTOP instead, until it gets SIGCONT.
+//! `NAME:N:stop` stops it with SIGSTOP instead, until it gets SIGCONT; `NAME:N:hold` holds only the thread that comes there,
+//! until somebody has opened the FIFO `COMMITFS_HOLD` for writing and closed it again.
 //! `docs/JOURNAL.md` lists the points next to the state each leaves behind.
 
 /// Marks a step of the protocol; without the feature it compiles to nothing.
@@ -38,7 +39,7 @@ pub fn anywhere() -> bool {
     std::env::var_os("COMMITFS_STATE_ANYWHERE").is_some()
 }
 
-/// Kills the process if point `name` is armed and its turn has come.
+/// Kills, stops or holds if point `name` is armed and its turn has come.
 #[cfg(feature = "failpoints")]
 pub fn pass(name: &str) {
     use std::sync::OnceLock;
@@ -47,21 +48,31 @@ pub fn pass(name: &str) {
     use signal_hook::consts::{SIGKILL, SIGSTOP};
     use signal_hook::low_level::raise;
 
-    static ARMED: OnceLock<Option<(String, AtomicU64, i32)>> = OnceLock::new();
+    static ARMED: OnceLock<Option<(String, AtomicU64, Option<i32>)>> = OnceLock::new();
     let armed = ARMED.get_or_init(|| {
         let spec = std::env::var("COMMITFS_FAILPOINT").ok()?;
         let mut words = spec.split(':');
         let name = words.next()?.to_owned();
         let nth = words.next().map_or(1, |nth| nth.parse().expect("COMMITFS_FAILPOINT=NAME:N"));
-        let signal = if words.next() == Some("stop") { SIGSTOP } else { SIGKILL };
+        let signal = match words.next() {
+            Some("hold") => None,
+            Some("stop") => Some(SIGSTOP),
+            _ => Some(SIGKILL),
+        };
         Some((name, AtomicU64::new(nth), signal))
     });
     if let Some((armed, left, signal)) = armed
         && armed == name
         && left.fetch_sub(1, Ordering::Relaxed) == 1
     {
-        // To this thread, which takes it before it goes on; one to the process may be taken by another thread, later.
-        raise(*signal).expect("a signal to oneself");
+        match signal {
+            // To this thread, which takes it before it goes on; one to the process may be taken by another thread, later.
+            Some(signal) => raise(*signal).expect("a signal to oneself"),
+            None => {
+                let fifo = std::env::var_os("COMMITFS_HOLD").expect("COMMITFS_HOLD=FIFO");
+                std::fs::read(fifo).expect("a FIFO that is opened and closed");
+            }
+        }
     }
 }
 

@@ -13,6 +13,7 @@ pub mod agent;
 mod calls;
 pub mod checker;
 pub mod content;
+mod hold;
 pub mod http;
 mod immutable;
 pub mod mount;
