@@ -5,7 +5,7 @@
 //! version without its marker is found by recovery, a marker without its version is never seen.
 
 use std::ffi::{OsStr, OsString};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::fs::OFlags;
 
@@ -41,7 +41,12 @@ impl Committer {
     pub fn remove_marker(&self, folder: &Node, name: &OsStr, writer: Option<&Creds>) -> Result<()> {
         failpoint!("marker_before_remove");
         let marker = marker_of(name);
-        match self.change(folder, &marker, |dir| self.staging.acting_for(writer, || at::unlink(dir, &marker))) {
+        let remove = |dir: BorrowedFd<'_>| match self.nodes.is_gone(folder) {
+            // The version keeps it, should its folder be restored.
+            true => Err(Errno::NOENT),
+            false => self.staging.acting_for(writer, || at::unlink(dir, &marker)),
+        };
+        match self.change(folder, &marker, remove) {
             Ok(()) => {
                 self.sync_folder(folder)?;
                 failpoint!("marker_after_remove");

@@ -4,6 +4,7 @@
 //! [`Sealed`] → [`Durable`] → [`Published`] → recorded. `docs/JOURNAL.md` has the crash table.
 
 mod decisions;
+mod in_place;
 mod marker;
 mod names;
 mod place;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::fs::OFlags;
+use smallvec::SmallVec;
 
 use super::Committer;
 use crate::failpoint;
@@ -28,13 +29,25 @@ pub struct Renamed {
     pub replaced: Option<Stat>,
 }
 
-pub(super) type Name<'a> = (&'a Arc<Node>, &'a OsStr);
+pub(crate) type Name<'a> = (&'a Arc<Node>, &'a OsStr);
 
 impl Committer {
+    /// Claims names for a change, not more than two. `ENOENT` in a folder that was removed whole, or is about to be: who
+    /// removes it has marked it, and waits only for claims from before.
+    pub(crate) fn claim(&self, names: &[Name<'_>]) -> Result<Claim> {
+        let keys: SmallVec<[_; 2]> = names.iter().map(|(folder, name)| (folder.key, *name)).collect();
+        let claim = self.totals.claim(&keys);
+        if names.iter().any(|(folder, _)| self.nodes.is_gone(folder)) {
+            self.leave(claim, names);
+            return Err(Errno::NOENT);
+        }
+        Ok(claim)
+    }
+
     /// Removes a name that is not a folder. The inode is kept for a while where the rules say so.
     pub fn unlink(&self, creds: Option<&Creds>, folder: &Arc<Node>, name: &OsStr) -> Result<()> {
         let dir = self.nodes.fd(folder)?;
-        let claim = self.totals.claim(&[(folder.key, name)]);
+        let claim = self.claim(&[(folder, name)])?;
         let old = match stat::stat_at(&dir, name) {
             Ok(old) => old,
             Err(errno) => {
@@ -55,7 +68,7 @@ impl Committer {
             failpoint!("unlink_after_move");
             self.nodes.retire(Key::of(&old));
         } else if let Err(errno) = self.staging.acting(creds, || at::unlink(&dir, name)) {
-            claim.end(&[(before, before)], |changes| self.submit(vec![], &[(&folder.path(), changes[0])]));
+            claim.end(&[(before, before)], |changes| self.submit(vec![], &[(folder, changes[0])]));
             return Err(errno);
         }
         claim.end(&[(before, Holds::Nothing)], |changes| {
@@ -71,14 +84,14 @@ impl Committer {
     /// Removes an empty folder.
     pub fn rmdir(&self, creds: Option<&Creds>, folder: &Arc<Node>, name: &OsStr) -> Result<()> {
         let dir = self.nodes.fd(folder)?;
-        let claim = self.totals.claim(&[(folder.key, name)]);
+        let claim = self.claim(&[(folder, name)])?;
         let removed = self.staging.acting(creds, || at::rmdir(&dir, name));
         let held = if removed.is_ok() { Holds::Folder } else { self.held(&dir, name) };
         let after = if removed.is_ok() { Holds::Nothing } else { held };
         claim.end_moving(&[(held, after)], |changes| {
             let path = folder.path_of(name);
             let gone = removed.is_ok().then(|| self.totals.entry(Delta::Gone(path.clone()))).flatten();
-            self.submit(gone.into_iter().collect(), &[(&folder.path(), changes[0])]);
+            self.submit(gone.into_iter().collect(), &[(folder, changes[0])]);
             if removed.is_ok() { vec![path] } else { Vec::new() }
         });
         removed
@@ -93,19 +106,20 @@ impl Committer {
     ) -> Result<T> {
         use std::os::fd::AsFd;
         let dir = self.nodes.fd(folder)?;
-        let claim = self.totals.claim(&[(folder.key, name)]);
+        let claim = self.claim(&[(folder, name)])?;
         let made = call(dir.as_fd());
         let after = self.held(&dir, name);
         let before = if made.is_ok() { Holds::Nothing } else { after };
         claim.end(&[(before, after)], |changes| {
             let new = made.is_ok() && after == Holds::Folder;
             let folder_made = new.then(|| self.totals.entry(Delta::Made(folder.path_of(name)))).flatten();
-            self.submit(folder_made.into_iter().collect(), &[(&folder.path(), changes[0])]);
+            self.submit(folder_made.into_iter().collect(), &[(folder, changes[0])]);
         });
         made
     }
 
-    /// Changes a name by `call`, which may leave it as it is; nothing of it is kept.
+    /// Changes a name by `call`, which may leave it as it is; nothing of it is kept. Also in a folder that is about to be
+    /// removed: that waits for who calls this with a claim in it.
     pub(super) fn change<T>(
         &self,
         folder: &Node,
@@ -118,47 +132,8 @@ impl Committer {
         let before = self.held(&dir, name);
         let changed = call(dir.as_fd());
         let after = if changed.is_ok() { self.held(&dir, name) } else { before };
-        claim.end(&[(before, after)], |changes| self.submit(vec![], &[(&folder.path(), changes[0])]));
+        claim.end(&[(before, after)], |changes| self.submit(vec![], &[(folder, changes[0])]));
         changed
-    }
-
-    /// Changes the size of a file that is written in place, by `call`.
-    pub fn resize<T>(&self, node: &Arc<Node>, call: impl FnOnce() -> Result<T>) -> Result<T> {
-        let link = node.link();
-        let Some(parent) = link.parent else { return call() };
-        let claim = self.totals.claim(&[(parent.key, &link.name)]);
-        let before = self.held(self.nodes.fd(&parent)?, &link.name);
-        let result = call();
-        let after = self.held(self.nodes.fd(&parent)?, &link.name);
-        claim.end(&[(before, after)], |changes| self.submit(vec![], &[(&parent.path(), changes[0])]));
-        result
-    }
-
-    /// A descriptor through which a file was written in place is gone: its size counts if its name is still there.
-    pub fn written_in_place(&self, node: &Arc<Node>) {
-        let link = node.link();
-        let Some(parent) = link.parent else {
-            self.nodes.end_in_place(node, 0);
-            return;
-        };
-        let claim = self.totals.claim(&[(parent.key, &link.name)]);
-        let there = self.nodes.fd(&parent).and_then(|dir| stat::stat_at(dir, &link.name));
-        match there {
-            Ok(there) if Key::of(&there) == node.key => {
-                let before = Holds::File(self.nodes.end_in_place(node, there.size));
-                let outcome = [(before, Holds::File(there.size))];
-                claim.end(&outcome, |changes| self.submit(vec![], &[(&parent.path(), changes[0])]));
-            }
-            Ok(other) => {
-                self.nodes.end_in_place(node, 0);
-                let held = self.totals.weigh(&other);
-                claim.end(&[(held, held)], |changes| self.submit(vec![], &[(&parent.path(), changes[0])]));
-            }
-            Err(_) => {
-                self.nodes.end_in_place(node, 0);
-                claim.end(&[(Holds::Nothing, Holds::Nothing)], |_| ());
-            }
-        }
     }
 
     /// Renames versions and folders. `check` sees both sides first and may refuse.
@@ -171,7 +146,7 @@ impl Committer {
         check: impl FnOnce(&Stat, Option<&Stat>) -> Result<()>,
     ) -> Result<Renamed> {
         let (old_dir, new_dir) = (self.nodes.fd(from.0)?, self.nodes.fd(to.0)?);
-        let claim = self.totals.claim(&[(from.0.key, from.1), (to.0.key, to.1)]);
+        let claim = self.claim(&[from, to])?;
         let moved = match stat::stat_at(&old_dir, from.1) {
             Ok(moved) => moved,
             Err(errno) => {
@@ -222,7 +197,7 @@ impl Committer {
                 let moves = moves(mine, if exchange { theirs } else { Holds::Nothing }, &old_path, &new_path);
                 entries.extend(moves.into_iter().filter_map(|delta| self.totals.entry(delta)));
             }
-            self.submit(entries, &[(&from.0.path(), changes[0]), (&to.0.path(), changes[1])]);
+            self.submit(entries, &[(from.0, changes[0]), (to.0, changes[1])]);
             if !changed {
                 return Vec::new();
             }
@@ -307,15 +282,14 @@ impl Committer {
     }
 
     /// Ends a claim on names that stay as they are. A count may have left them out: then they add themselves.
-    pub(super) fn leave(&self, claim: Claim, names: &[Name<'_>]) {
+    pub(crate) fn leave(&self, claim: Claim, names: &[Name<'_>]) {
         let holds =
             |(folder, name): &Name<'_>| self.nodes.fd(folder).map_or(Holds::Nothing, |dir| self.held(dir, name));
         let mut outcome: Vec<(Holds, Holds)> = names.iter().map(holds).map(|held| (held, held)).collect();
         // One name given twice is claimed once.
         outcome.truncate(claim.len());
         claim.end(&outcome, |changes| {
-            let folders: Vec<Vec<u8>> = names.iter().map(|(folder, _)| folder.path()).collect();
-            let changes: Vec<_> = folders.iter().zip(changes.iter().copied()).collect();
+            let changes: Vec<_> = names.iter().map(|(folder, _)| &***folder).zip(changes.iter().copied()).collect();
             self.submit(Vec::new(), &changes);
         });
     }
@@ -324,9 +298,11 @@ impl Committer {
         stat::stat_at(dir, name).map_or(Holds::Nothing, |there| self.totals.weigh(&there))
     }
 
-    pub(super) fn submit(&self, mut entries: Vec<Entry>, changes: &[(&Vec<u8>, Change)]) {
-        for (folder, Change { bytes, files }) in changes {
-            let count = Delta::Count { folder: (*folder).clone(), bytes: *bytes, files: *files, newest: None };
+    /// To be called while a claim ends: what a folder has lost or gained counts under the path that it has then, and nowhere
+    /// if it was removed whole.
+    pub(super) fn submit(&self, mut entries: Vec<Entry>, changes: &[(&Node, Change)]) {
+        for (folder, Change { bytes, files }) in changes.iter().filter(|(folder, _)| !self.nodes.is_gone(folder)) {
+            let count = Delta::Count { folder: folder.path(), bytes: *bytes, files: *files, newest: None };
             entries.extend(self.totals.entry(count));
         }
         if !entries.is_empty() {

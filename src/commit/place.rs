@@ -26,11 +26,8 @@ impl Committer {
     /// without a version.
     pub(super) fn place(&self, sealed: &Sealed) -> Result<Placed> {
         let (parent, name) = (&sealed.target.parent, sealed.target.name.as_os_str());
-        if self.nodes.is_gone(parent) {
-            return Err(Errno::NOENT);
-        }
         let dir = self.nodes.fd(parent)?;
-        let claim = self.totals.claim(&[(parent.key, name)]);
+        let claim = self.claim(&[(parent, name)])?;
         // What another host has committed since the draft was begun is to be kept, not what it has replaced.
         let asked = if self.revalidate { stat::revalidate(&dir) } else { Ok(()) };
         let old = match asked.and_then(|()| stat::stat_at(&dir, name)) {
@@ -56,7 +53,7 @@ impl Committer {
             if !self.happened(sealed, &dir, errno) {
                 self.put_back(aside.as_ref(), &dir, name);
                 self.unlink_aside(aside.as_ref());
-                claim.end(&[(before, before)], |changes| self.submit(vec![], &[(&parent.path(), changes[0])]));
+                claim.end(&[(before, before)], |changes| self.submit(vec![], &[(parent, changes[0])]));
                 return Err(errno);
             }
             let path = crate::inode::display_path(&sealed.target.path());
@@ -111,7 +108,7 @@ impl Committer {
 
     /// Gives a version that was not replaced after all its name back, should it have lost it: the NFS client of Linux moves
     /// a name that it has open out of the way before it renames over it.
-    fn put_back(&self, aside: Option<&SetAside>, dir: impl std::os::fd::AsFd, name: &OsStr) {
+    pub(super) fn put_back(&self, aside: Option<&SetAside>, dir: impl std::os::fd::AsFd, name: &OsStr) {
         let Some(aside) = aside else { return };
         let there = stat::revalidate(dir.as_fd()).and_then(|()| stat::stat_at(dir.as_fd(), name));
         if there.err() != Some(Errno::NOENT) {
@@ -137,7 +134,7 @@ impl Committer {
     pub(super) fn write_down_names(&self, placed: Placed, target: &super::Target, size: u64) {
         placed.claim.end(&[(placed.before, Holds::File(size))], |changes| {
             let aside = placed.aside.map(Entry::SetAside);
-            self.submit(aside.into_iter().collect(), &[(&target.parent.path(), changes[0])]);
+            self.submit(aside.into_iter().collect(), &[(&target.parent, changes[0])]);
         });
     }
 }

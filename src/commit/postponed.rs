@@ -153,12 +153,15 @@ impl Committer {
             None => self.folder_of(&row.path)?,
         };
         let (parent, name): (_, &OsStr) = (&target.parent, &target.name);
-        if self.nodes.is_gone(parent) {
-            self.record_published(row, None);
-            return Ok(Tried::Settled);
-        }
         // Nobody else changes the name until this is written down.
-        let claim = self.totals.claim(&[(parent.key, name)]);
+        let claim = match self.claim(&[(parent, name)]) {
+            Ok(claim) => claim,
+            // Its folder was removed since.
+            Err(_) => {
+                self.record_published(row, None);
+                return Ok(Tried::Settled);
+            }
+        };
         let there = stat::stat_at(self.nodes.fd(parent)?, name);
         let ours = match there {
             Ok(there) => Some(there).filter(|there| there.ino == row.ino),

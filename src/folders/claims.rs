@@ -8,8 +8,12 @@
 //! in which the move takes its place among the entries, and a count of a folder whose path stands for another one by its
 //! end is not taken.
 //!
-//! One lock, held for a few instructions and never across I/O; the journal's queue and the places of nodes are the only
-//! locks taken under it.
+//! A folder that is about to be removed whole is marked first, and whoever changes names in it is waited for; who has a claim
+//! looks for the mark, and where it is ends the claim without a change. So nothing is written down under the path of a
+//! folder that is not there any more.
+//!
+//! One lock, held for a few instructions and never across I/O; the journal's queue, the table of nodes and their places are
+//! the only locks taken under it.
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
@@ -91,6 +95,15 @@ impl Claims {
         }
         drop(state);
         Claim { claims: self.clone(), names: wanted }
+    }
+
+    /// Waits until nobody changes a name in a folder of which `is_meant` is true. Those who come later are not waited for:
+    /// they must find the mark that the folder has by then.
+    pub(crate) fn wait_for(&self, is_meant: impl Fn(Key) -> bool) {
+        let mut state = self.state.lock();
+        while state.claimed.keys().any(|(folder, _)| is_meant(*folder)) {
+            self.freed.wait(&mut state);
+        }
     }
 
     /// Begins to watch a path that is about to be opened: whether it goes on standing for the same folder.

@@ -12,7 +12,7 @@ use parking_lot::{Condvar, Mutex};
 use super::claims::{Claim, Claims, Holds};
 use super::count::{CountError, Waiting};
 use super::failures::{Failures, Noted};
-use crate::inode::{Key, NodeTable, display_path};
+use crate::inode::{Key, Node, NodeTable, display_path};
 use crate::journal::folders::Freshness;
 use crate::journal::{Change, Delta, Entry, Journal, JournalError};
 use crate::sys::{Errno, Kind, Stat, clock};
@@ -111,6 +111,11 @@ impl Totals {
     /// Claims names for a change.
     pub fn claim(&self, names: &[(Key, &OsStr)]) -> Claim {
         self.claims.claim(names)
+    }
+
+    /// Waits for whoever is changing a name in a folder that was marked as removed, or below it.
+    pub fn wait_for_changes_in(&self, removed: &Node) {
+        self.claims.wait_for(|folder| self.nodes.is_within(folder, removed));
     }
 
     /// What an inode counts for under its name.

@@ -230,18 +230,22 @@ impl NodeTable {
     }
 
     /// True for a folder that was removed whole, and everything below it, as last seen.
-    pub fn is_gone(&self, folder: &Arc<Node>) -> bool {
+    pub fn is_gone(&self, folder: &Node) -> bool {
         if self.gone_folders.load(Ordering::Acquire) == 0 {
             return false;
         }
-        let mut above = Some(folder.clone());
-        while let Some(node) = above {
-            if node.gone.load(Ordering::Acquire) {
-                return true;
-            }
+        let is_gone = |node: &Node| node.gone.load(Ordering::Acquire);
+        let (mut found, mut above) = (is_gone(folder), folder.link().parent);
+        while let Some(node) = above.filter(|_| !found) {
+            found = is_gone(&node);
             above = node.link().parent;
         }
-        false
+        found
+    }
+
+    /// True for a folder that is known to lie in another, or to be it, as last seen.
+    pub fn is_within(&self, folder: Key, above: &Node) -> bool {
+        self.of(folder).is_some_and(|node| node.is_below(above))
     }
 
     /// Takes `count` look-ups back; a node without any is gone.

@@ -10,9 +10,9 @@ use crate::commit::{Target, VerbError, is_there};
 use crate::failpoint;
 use crate::folders::Holds;
 use crate::inode::{Key, Node, display_path};
-use crate::journal::{Delta, Entry, JournalError, OutboxId, OutboxKind, OutboxRow, OutboxState};
+use crate::journal::{Delta, Entry, JournalError, OutboxId, OutboxKind, OutboxRow, OutboxState, SetAside};
 use crate::sys::at::{self, RenameFlags};
-use crate::sys::{Errno, Kind, Result, clock, stat};
+use crate::sys::{Errno, Kind, Result, Stat, clock, stat};
 
 impl Reaper {
     /// Puts a file or a tree back: under its old path, or under `to`. Folders above that are missing are made. A name
@@ -151,6 +151,10 @@ impl Reaper {
         match ids.iter().find(|id| !known.contains(id)) {
             Some(id) => Err(VerbError::new(Errno::NOENT, format!("no outbox row {id}"))),
             None => Ok(rows),
+        // Who had a name in it before the mark may publish under it, and writes that down under its path.
+        if let Some(folder) = by.nodes.of(Key::of(&old)) {
+            by.totals.wait_for_changes_in(&folder);
+        }
         }
     }
 }
@@ -168,12 +172,17 @@ fn move_back(
         Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {}
         // Only the answer was lost.
         Err(_) if is_there(dir.as_fd(), name, ino) && !is_there(trash.as_fd(), staged, ino) => return Ok(()),
+            let aside = SetAside { path: path.clone(), ..aside };
         other => return other,
     }
     if !tree {
         at::link_at(trash.as_fd(), staged, dir, name)?;
         return at::unlink(trash, staged);
     }
+            if by.totals.is_on() {
+                // What was written in place meanwhile was taken for gone.
+                by.journal.submit(Entry::Recount { folder: parent.path_of(name) });
+            }
     match stat::stat_at(dir.as_fd(), name) {
         Ok(_) => Err(Errno::EXIST),
         // A rename over an empty folder that appears right now would replace it; over anything else it fails.
@@ -188,20 +197,25 @@ fn of_journal(error: JournalError) -> VerbError {
 
 /// A folder that is being removed whole.
 impl Reaper {
-    /// Takes a folder out of the name space by one rename. `folder` and everything below it are marked first, so that
-    /// nothing that is still on its way is published into the trash.
+    /// Takes a folder out of the name space by one rename. It is marked first, with everything below it: no change of a name
+    /// in it begins from there on, and those that had begun are waited for. So nothing is published into the trash.
     pub fn take_out(&self, parent: &Arc<Node>, name: &OsStr, now: bool) -> Result<OutboxId> {
         let by = &self.by;
         let dir = by.nodes.fd(parent)?;
-        let old = stat::stat_at(&dir, name)?;
-        if old.kind != Kind::Dir {
-            return Err(Errno::NOTDIR);
-        }
+        let claim = by.claim(&[(parent, name)])?;
+        let is_folder = |old: &Stat| if old.kind == Kind::Dir { Ok(()) } else { Err(Errno::NOTDIR) };
+        let old = match stat::stat_at(&dir, name).and_then(|old| is_folder(&old).map(|()| old)) {
+            Ok(old) => old,
+            Err(errno) => {
+                by.leave(claim, &[(parent, name)]);
+                return Err(errno);
+            }
+        };
         let path = parent.path_of(name);
         let known = by.journal.read(|reader| reader.folder(&path)).ok().flatten();
         let retain = if now { std::time::Duration::ZERO } else { by.rules.decide(&path).retain };
         let id = by.journal.next_outbox_id();
-        let aside = crate::journal::SetAside {
+        let aside = SetAside {
             id,
             kind: OutboxKind::Tree,
             path,
@@ -214,7 +228,6 @@ impl Reaper {
             due: clock::now() + retain,
             change: None,
         };
-        let claim = by.totals.claim(&[(parent.key, name)]);
         by.nodes.retire(Key::of(&old));
         failpoint!("remove_before_move");
         by.journal.leaving(&aside);

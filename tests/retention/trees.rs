@@ -171,3 +171,101 @@ fn a_removal_that_was_interrupted_goes_on_after_kill_9() {
     checker::check(&m);
     checker::totals(&m);
 }
+
+#[cfg(feature = "failpoints")]
+mod under_way {
+    use std::process::{Command, Stdio};
+
+    use crate::common::{Agent, Mount, checker, eventually};
+
+    /// The number of the newest event of a kind and a path.
+    fn event(m: &Mount, kind: &str, path: &str) -> i64 {
+        let db = rusqlite::Connection::open(m.state().join("journal.sqlite")).unwrap();
+        let sql = "SELECT max(id) FROM events WHERE kind = ?1 AND path = CAST(?2 AS BLOB)";
+        db.query_row(sql, [kind, path], |row| row.get::<_, Option<i64>>(0)).unwrap().unwrap_or(0)
+    }
+
+    #[test]
+    fn s59_a_commit_that_has_its_name_ends_before_its_folder_is_removed() {
+        let mut m = Mount::setup().options("retain=1h").unmounted();
+        m.hold_at("commit_after_look", 2);
+        m.remount();
+        let w = m.agent("W");
+        w.mkdir("t").unwrap();
+        w.mkdir("t/in").unwrap();
+        let inside = Agent::start("I", &m.mnt().join("t"));
+        w.put("t/in/f", "old").unwrap();
+        let fd = w.open("t/in/f", "w|trunc").unwrap();
+        w.write(fd, "new content").unwrap();
+        w.send(&["close", &fd.to_string()]);
+        let held = m.held();
+        let mut removal = Command::new(env!("CARGO_BIN_EXE_commitfs"));
+        removal.args(["rm", "-r", "--force", "t", "--state-dir"]).arg(m.state()).stdout(Stdio::null());
+        let mut removal = removal.spawn().unwrap();
+        eventually("nothing new begins in it", || {
+            inside.mkdir("probe").and_then(|()| inside.rmdir("probe")).is_err_and(|errno| errno == "ENOENT")
+        });
+        drop(held);
+        assert_eq!(w.answer().map(drop), Ok(()), "it had begun before the removal");
+        assert!(removal.wait().unwrap().success());
+        m.recorded();
+        let (committed, removed) = (event(&m, "committed", "t/in/f"), event(&m, "removed", "t"));
+        assert!(committed > 0 && committed < removed, "committed as {committed}, removed as {removed}");
+        w.mkdir("t").unwrap();
+        w.put("t/other", "y").unwrap();
+        checker::totals(&m);
+        checker::check(&m);
+    }
+
+    #[test]
+    fn s59_a_commit_that_has_no_name_yet_finds_its_folder_gone() {
+        let mut m = Mount::setup().options("retain=1h").config(MARKED).unmounted();
+        m.hold_at("commit_before_rename", 1);
+        m.remount();
+        let (w, v) = m.pair();
+        w.mkdir("t").unwrap();
+        let fd = w.open("t/f", "w|creat").unwrap();
+        w.write(fd, "new content").unwrap();
+        w.send(&["close", &fd.to_string()]);
+        let held = m.held();
+        m.cli_ok(&["rm", "-r", "--force", "t"]);
+        v.mkdir("t").unwrap();
+        v.put("t/other", "y").unwrap();
+        drop(held);
+        assert_eq!(w.answer().unwrap_err(), "ENOENT");
+        assert!(m.quarantined("t/f").reason.unwrap().contains("rename"));
+        assert_eq!(v.list("t").unwrap().len(), 2, "the file and its marker");
+        checker::totals(&m);
+        checker::check(&m);
+    }
+
+    const MARKED: &str = "[[rule]]\nglob = '**'\ndone_marker = true\n";
+
+    /// With names of all kinds that change in the folder while it is removed and made anew, again and again.
+    #[test]
+    fn s60_what_goes_on_in_a_folder_while_it_is_removed_counts_nowhere_else() {
+        let m = Mount::setup().options("retain=1h").mount();
+        let w = m.agent("W");
+        let shells: Vec<_> = (0..4).map(|n| m.agent(&format!("S{n}"))).collect();
+        for (n, shell) in shells.iter().enumerate() {
+            let script = format!(
+                "for i in $(seq 150); do mkdir -p t/d$((i % 3)); echo $i > t/f$((i % 5)); echo $i > t/d$((i % 3))/g{n};
+                     echo $i >> t/x{n}.log; mv t/f$((i % 5)) t/d$((i % 3))/; rm -f t/d$((i % 3))/f$((i % 4));
+                 done 2>/dev/null; true"
+            );
+            shell.send(&["run", "sh", &script]);
+        }
+        while !shells.iter().all(Agent::has_answered) {
+            m.cli(&["rm", "-r", "--force", "t"]);
+            let _ = w.mkdir("t");
+        }
+        for shell in &shells {
+            shell.answer().unwrap();
+        }
+        checker::totals(&m);
+        checker::check(&m);
+        m.cli_ok(&["refresh", "."]);
+        let totals = &m.json(&["status"])["totals"];
+        assert_eq!((&totals["drift_bytes"], &totals["drift_files"]), (&0.into(), &0.into()), "{totals}");
+    }
+}
