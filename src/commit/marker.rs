@@ -13,6 +13,7 @@ use super::{Committer, Target};
 use crate::failpoint;
 use crate::inode::{Node, display_path};
 use crate::journal::DraftId;
+use crate::rules::Mode;
 use crate::sys::at;
 use crate::sys::cred::Creds;
 use crate::sys::{Errno, Kind, Result, digest, stat};
@@ -37,6 +38,12 @@ impl Target {
 }
 
 impl Committer {
+    /// Whether the rules want a marker beside a file. A marker has none of its own.
+    pub fn wants_marker(&self, path: &[u8]) -> bool {
+        let decision = self.rules.decide(path);
+        decision.done_marker && decision.mode == Mode::Atomic && !path.ends_with(MARKER.as_bytes())
+    }
+
     /// Takes a version's marker away, durably. One that is not there is fine.
     pub fn remove_marker(&self, folder: &Node, name: &OsStr, writer: Option<&Creds>) -> Result<()> {
         failpoint!("marker_before_remove");

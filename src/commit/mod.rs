@@ -11,6 +11,7 @@ mod place;
 mod postponed;
 mod quarantine;
 mod recover;
+mod restore;
 mod staging;
 mod verify;
 

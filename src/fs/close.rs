@@ -7,10 +7,10 @@ use std::sync::atomic::Ordering;
 use super::handle::Handle;
 use super::wait::HOLD_LIMIT;
 use super::{Done, Fs};
-use crate::commit::{Failed, MARKER, Reason, Target};
+use crate::commit::{Failed, Reason, Target};
 use crate::draft::{self, Caller, Draft, Ending, Kept, Phase, Proof};
 use crate::metrics;
-use crate::rules::{CommitAt, Mode};
+use crate::rules::CommitAt;
 use crate::sys::Result;
 use crate::sys::process::Process;
 use crate::sys::procfs::{self, Space};
@@ -268,10 +268,9 @@ impl Fs {
         }
     }
 
-    /// Whether the rules want a marker beside a file. A marker has none of its own.
+    /// Whether the rules want a marker beside a file.
     pub fn wants_marker(&self, path: &[u8]) -> bool {
-        let decision = self.rules.decide(path);
-        decision.done_marker && decision.mode == Mode::Atomic && !path.ends_with(MARKER.as_bytes())
+        self.committer.wants_marker(path)
     }
 
     /// Commits since the mount.

@@ -86,10 +86,19 @@ impl Fs {
         {
             return Err(VerbError::new(Errno::PERM, format!("{}: is reserved", display_path(to))));
         }
-        let target = self.reaper.restore(id, to, replace)?;
-        let path = target.path();
-        self.tell(target);
-        Ok(path)
+        let mut changed = None;
+        let restored = self.reaper.restore(id, to, replace, |target| changed = Some(target.clone()));
+        // It may have changed although that failed.
+        if let Some(target) = changed {
+            if let Some(draft) = self.drafts.at(target.parent.key, &target.name) {
+                draft.shadow();
+            }
+            if replace {
+                self.tell(target.marker());
+            }
+            self.tell(target);
+        }
+        restored.map(|target| target.path())
     }
 
     /// True for what the mount does not show, and everything below it.

@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
 use super::Reaper;
@@ -16,8 +15,15 @@ use crate::sys::{Errno, Kind, Result, Stat, clock, stat};
 
 impl Reaper {
     /// Puts a file or a tree back: under its old path, or under `to`. Folders above that are missing are made. A name
-    /// that is taken stays as it is, unless `replace` says otherwise (and never a folder).
-    pub fn restore(&self, id: OutboxId, to: Option<&[u8]>, replace: bool) -> std::result::Result<Target, VerbError> {
+    /// that is taken stays as it is, unless `replace` says otherwise (and never a folder). `about_to` is told the name that may
+    /// have changed then, also where that fails.
+    pub fn restore(
+        &self,
+        id: OutboxId,
+        to: Option<&[u8]>,
+        replace: bool,
+        about_to: impl FnOnce(&Target),
+    ) -> std::result::Result<Target, VerbError> {
         self.whole_row(id)?;
         let Some(_busy) = self.work_on(id) else {
             return Err(VerbError::new(Errno::BUSY, format!("row {id} is being removed right now")));
@@ -30,60 +36,12 @@ impl Reaper {
         let shown = display_path(path);
         let failed = |errno: Errno| VerbError::new(errno, format!("restoring {shown}: {errno}"));
         let target = self.by.folder_for(path).map_err(failed)?;
-        self.restore_to(&row, &target, replace).map_err(failed)?;
+        about_to(&target);
+        let tree = row.aside.kind == OutboxKind::Tree;
+        self.by.restore(OsStr::new(&row.aside.staged), tree, &target, replace).map_err(failed)?;
         let written = self.by.journal.submit(Entry::Restored { id, path: path.to_vec() });
         self.by.journal.wait(written).map_err(of_journal)?;
         Ok(target)
-    }
-
-    fn restore_to(&self, row: &OutboxRow, target: &Target, replace: bool) -> Result<()> {
-        let (trash, staged) = (self.by.staging.trash(), OsStr::new(&row.aside.staged));
-        let stat = stat::stat_at(trash, staged)?;
-        let tree = row.aside.kind == OutboxKind::Tree;
-        if replace
-            && !tree
-            && let Ok(there) = self.by.nodes.fd(&target.parent).and_then(|d| stat::stat_at(d, &target.name))
-        {
-            if there.kind == Kind::Dir {
-                return Err(Errno::ISDIR);
-            }
-            // It may be restored in its turn.
-            self.by.unlink(None, &target.parent, &target.name)?;
-        }
-        let dir = self.by.nodes.fd(&target.parent)?;
-        let claim = self.by.totals.claim(&[(target.parent.key, &target.name)]);
-        let moved = move_back(trash, staged, &dir, &target.name, tree);
-        let after = match (&moved, tree) {
-            (Ok(()), true) => Holds::Folder,
-            (Ok(()), false) => self.by.totals.weigh(&stat),
-            (Err(_), _) => {
-                stat::stat_at(&dir, &target.name).map_or(Holds::Nothing, |there| self.by.totals.weigh(&there))
-            }
-        };
-        let before = if moved.is_ok() { Holds::Nothing } else { after };
-        failpoint!("restore_after_move");
-        claim.end_moving(&[(before, after)], |changes| {
-            let (folder, path) = (target.parent.path(), target.path());
-            let count =
-                Delta::Count { folder: folder.clone(), bytes: changes[0].bytes, files: changes[0].files, newest: None };
-            let mut entries: Vec<Entry> = self.by.totals.entry(count).into_iter().collect();
-            if moved.is_ok() && tree && self.by.totals.is_on() {
-                // Its folders are not known any more: they are counted.
-                let name = target.name.as_bytes().to_vec();
-                entries.push(Entry::Found { folder, names: vec![name] });
-                tracing::debug!(path = display_path(&path), "a restored tree is counted in the background");
-            }
-            if !entries.is_empty() {
-                self.by.journal.submit(Entry::Together(entries));
-            }
-            if moved.is_ok() {
-                self.by.nodes.moved(&stat, &target.parent, &target.name);
-            }
-            if moved.is_ok() && tree { vec![path] } else { Vec::new() }
-        });
-        moved?;
-        self.by.nodes.reinstate(Key::of(&stat));
-        self.by.sync_folder(&target.parent)
     }
 
     /// Rows that wait for the end of their retention are removed now; `None`: all of them. One that nobody removes any
@@ -151,43 +109,7 @@ impl Reaper {
         match ids.iter().find(|id| !known.contains(id)) {
             Some(id) => Err(VerbError::new(Errno::NOENT, format!("no outbox row {id}"))),
             None => Ok(rows),
-        // Who had a name in it before the mark may publish under it, and writes that down under its path.
-        if let Some(folder) = by.nodes.of(Key::of(&old)) {
-            by.totals.wait_for_changes_in(&folder);
         }
-        }
-    }
-}
-
-/// Never over a name that is there, also where the file system cannot promise that by itself.
-fn move_back(
-    trash: impl std::os::fd::AsFd,
-    staged: &OsStr,
-    dir: impl std::os::fd::AsFd,
-    name: &OsStr,
-    tree: bool,
-) -> Result<()> {
-    let ino = stat::stat_at(trash.as_fd(), staged)?.ino;
-    match at::rename(trash.as_fd(), staged, dir.as_fd(), name, RenameFlags::NOREPLACE) {
-        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {}
-        // Only the answer was lost.
-        Err(_) if is_there(dir.as_fd(), name, ino) && !is_there(trash.as_fd(), staged, ino) => return Ok(()),
-            let aside = SetAside { path: path.clone(), ..aside };
-        other => return other,
-    }
-    if !tree {
-        at::link_at(trash.as_fd(), staged, dir, name)?;
-        return at::unlink(trash, staged);
-    }
-            if by.totals.is_on() {
-                // What was written in place meanwhile was taken for gone.
-                by.journal.submit(Entry::Recount { folder: parent.path_of(name) });
-            }
-    match stat::stat_at(dir.as_fd(), name) {
-        Ok(_) => Err(Errno::EXIST),
-        // A rename over an empty folder that appears right now would replace it; over anything else it fails.
-        Err(Errno::NOENT) => at::rename(trash, staged, dir, name, RenameFlags::empty()),
-        Err(other) => Err(other),
     }
 }
 
@@ -229,6 +151,10 @@ impl Reaper {
             change: None,
         };
         by.nodes.retire(Key::of(&old));
+        // Who had a name in it before the mark may publish under it, and writes that down under its path.
+        if let Some(folder) = by.nodes.of(Key::of(&old)) {
+            by.totals.wait_for_changes_in(&folder);
+        }
         failpoint!("remove_before_move");
         by.journal.leaving(&aside);
         let trash = OsStr::new(&aside.staged);
@@ -246,12 +172,17 @@ impl Reaper {
             }
             let path = parent.path_of(name);
             let gone = by.totals.entry(Delta::Gone(path.clone()));
+            let aside = SetAside { path: path.clone(), ..aside };
             let entries = [Some(Entry::SetAside(aside)), gone].into_iter().flatten().collect();
             row = Some(by.journal.submit(Entry::Together(entries)));
             vec![path]
         });
         if moved.is_err() {
             by.nodes.reinstate(Key::of(&old));
+            if by.totals.is_on() {
+                // What was written in place meanwhile was taken for gone.
+                by.journal.submit(Entry::Recount { folder: parent.path_of(name) });
+            }
         }
         moved?;
         self.poke();

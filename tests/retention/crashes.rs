@@ -76,6 +76,7 @@ mod points {
             "replace_after_rename",
             "remove_before_move",
             "remove_after_move",
+            "restore_before_move",
             "restore_after_move",
             "reap_after_begin",
             "reap_after_removal",

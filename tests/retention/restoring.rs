@@ -192,3 +192,68 @@ fn link_counts_are_those_of_names_that_can_be_seen() {
         checker::check(&m);
     }
 }
+
+#[test]
+fn s58_a_restore_that_fails_leaves_the_current_version() {
+    let m = Mount::setup().options("retain=1h").mount();
+    let (w, r) = m.pair();
+    w.put("f", "old").unwrap();
+    w.put("f", "current").unwrap();
+    let row = row_of(&m, "f");
+    assert_eq!(r.cat("f").unwrap(), b"current");
+    let stuck = crate::common::Immutable::new(trash(&m).remove(0));
+    let failed = m.cli(&["trash", "restore", &id(&row), "--replace"]);
+    assert!(!failed.status.success() && show(&failed).contains("restoring f"), "{}", show(&failed));
+    assert_eq!(m.raw_content("f").as_deref(), Some(&b"current"[..]));
+    assert_eq!(r.cat("f").unwrap(), b"current");
+    drop(stuck);
+    assert_eq!((trash(&m).len(), outbox(&m).len()), (1, 1), "nothing of it is left");
+    checker::totals(&m);
+    m.cli_ok(&["trash", "restore", &id(&row), "--replace"]);
+    assert_eq!(r.cat("f").unwrap(), b"old");
+    checker::check(&m);
+    checker::totals(&m);
+}
+
+#[cfg(feature = "failpoints")]
+#[test]
+fn s58_a_name_is_there_all_the_time_while_another_version_is_restored_over_it() {
+    let mut m = Mount::setup().options("retain=1h").unmounted();
+    // The first one is that of the second write.
+    m.hold_at("replace_after_link", 2);
+    m.remount();
+    let (w, r) = m.pair();
+    w.put("f", "old").unwrap();
+    w.put("f", "current").unwrap();
+    let row = row_of(&m, "f");
+    std::thread::scope(|scope| {
+        let restored = scope.spawn(|| m.cli_ok(&["trash", "restore", &id(&row), "--replace"]));
+        let held = m.held();
+        assert_eq!(m.raw_content("f").as_deref(), Some(&b"current"[..]));
+        assert_eq!(r.cat("f").unwrap(), b"current");
+        drop(held);
+        restored.join().unwrap();
+    });
+    assert_eq!(r.cat("f").unwrap(), b"old");
+    checker::check(&m);
+    checker::totals(&m);
+}
+
+#[test]
+fn s54_a_version_that_is_restored_has_no_marker_of_another_one() {
+    let m = Mount::setup().config("retain = '1h'\n[[rule]]\nglob = '*.csv'\ndone_marker = true\n").mount();
+    let (w, r) = m.pair();
+    w.put("r.csv", "one").unwrap();
+    w.put("r.csv", "two22222").unwrap();
+    assert!(r.cat("r.csv.done").is_ok());
+    let row = row_of(&m, "r.csv");
+    // Not over a name that is there: nothing has changed.
+    assert!(!m.cli(&["trash", "restore", &id(&row)]).status.success());
+    assert!(r.cat("r.csv.done").is_ok());
+    m.cli_ok(&["trash", "restore", &id(&row), "--replace"]);
+    assert_eq!(r.cat("r.csv").unwrap(), b"one");
+    assert!(m.raw_content("r.csv.done").is_none());
+    r.sees_nothing("r.csv.done");
+    checker::totals(&m);
+    checker::check(&m);
+}
