@@ -182,7 +182,7 @@ impl Totals {
         Ok(())
     }
 
-    /// Ends the worker and folds what is left. Nothing may change any more.
+    /// Ends the worker and folds what is left. Nothing may change any more but what is written in place.
     pub fn stop(&self) {
         self.state.lock().stopped = true;
         self.changed.notify_all();
@@ -190,8 +190,23 @@ impl Totals {
         if thread.join().is_err() {
             tracing::error!("the thread for folder totals has panicked");
         }
+        let doubted = self.doubt_what_is_written();
         self.journal.submit(Entry::Fold { limit: usize::MAX });
-        self.journal.totals_are_complete();
+        if doubted {
+            self.journal.totals_are_complete();
+        }
+    }
+
+    /// Files that somebody goes on writing in place, as long as there is a daemon or through the kernel alone, would count
+    /// when that ends: the next daemon counts their folders instead. False if one is not known.
+    fn doubt_what_is_written(&self) -> bool {
+        self.nodes.in_place().into_iter().all(|key| {
+            let folder = self.nodes.of(key).and_then(|node| node.link().parent);
+            if let Some(folder) = folder.as_ref().filter(|folder| !self.nodes.is_gone(folder)) {
+                self.journal.submit(Entry::Recount { folder: folder.path() });
+            }
+            folder.is_some()
+        })
     }
 
     /// Counts a folder and all below it again; returns the bytes and files that had changed from outside.

@@ -209,6 +209,11 @@ impl NodeTable {
         if self.in_place.is_empty() { None } else { self.in_place.get(&key).map(|size| *size) }
     }
 
+    /// Files that are being written in place.
+    pub fn in_place(&self) -> Vec<Key> {
+        self.in_place.iter().map(|entry| *entry.key()).collect()
+    }
+
     /// An inode has lost its name to the trash folder: it has one link less than its attributes say.
     pub fn retire(&self, key: Key) {
         if let Some(node) = self.by_key.get(&key)

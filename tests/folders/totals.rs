@@ -308,3 +308,47 @@ fn markers_are_counted_like_any_file() {
     let totals = &m.json(&["status"])["totals"];
     assert_eq!((&totals["drift_bytes"], &totals["drift_files"]), (&0.into(), &0.into()), "{totals}");
 }
+
+#[test]
+fn s60_what_is_written_in_place_in_a_removed_folder_counts_nowhere() {
+    let m = Mount::setup().options("retain=1h").mount();
+    let (w, v) = m.pair();
+    w.mkdir("t").unwrap();
+    let [grows, shrinks] = ["t/a.log", "t/b.log"].map(|name| {
+        w.put(name, "0123456789").unwrap();
+        w.open(name, "rw").unwrap()
+    });
+    m.cli_ok(&["rm", "-r", "t"]);
+    v.mkdir("t").unwrap();
+    v.put("t/new", "abc").unwrap();
+    w.pwrite(grows, 0, &[b'x'; 5000]).unwrap();
+    w.ftruncate(shrinks, 3).unwrap();
+    w.close(grows).unwrap();
+    w.close(shrinks).unwrap();
+    checker::totals(&m);
+    m.cli_ok(&["refresh", "."]);
+    let totals = &m.json(&["status"])["totals"];
+    assert_eq!((&totals["drift_bytes"], &totals["drift_files"]), (&0.into(), &0.into()), "{totals}");
+}
+
+#[test]
+fn s60_what_is_being_written_in_place_when_the_mount_ends_counts_all_the_same() {
+    for forced in [true, false] {
+        let mut m = Mount::new();
+        let w = m.agent("W");
+        w.mkdir("d").unwrap();
+        w.put("d/a.log", "abc").unwrap();
+        checker::totals(&m);
+        let fd = w.open("d/a.log", "w|append").unwrap();
+        w.write(fd, &[b'x'; 5000]).unwrap();
+        if forced {
+            m.cli_ok(&["umount", "--force"]);
+            assert!(m.daemon_ended().success());
+        } else {
+            assert!(m.terminate(rustix::process::Signal::TERM).success());
+        }
+        drop(w);
+        m.remount();
+        checker::totals(&m);
+    }
+}
