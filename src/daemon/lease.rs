@@ -1,5 +1,5 @@
-//! The lease: a file in `.commitfs/hosts` that says who uses the export from where, and that it lives. With it goes the
-//! comparison of staging and journal, each time its period is over.
+//! The lease: a file in `.commitfs/hosts` that says who uses the export from where, and that it lives. Beside it goes the
+//! comparison of staging and journal, each time its period is over, on a thread of its own: it may take longer than a lease.
 
 use std::ffi::OsStr;
 use std::io::Write as _;
@@ -15,11 +15,14 @@ use crate::sys::{Errno, at, stat};
 
 /// Signs of life per lease.
 const BEATS: u32 = 5;
+/// Between two looks whether a sweep is due.
+const SHORTEST_LOOK: Duration = Duration::from_millis(50);
 
 /// A lease that is kept alive until it is withdrawn.
 pub(super) struct Lease {
     committer: Arc<Committer>,
     beats: Chore,
+    sweeps: Chore,
 }
 
 /// What the file says.
@@ -62,13 +65,17 @@ impl Lease {
         })?;
         let card = Card { committer: committer.clone(), text };
         card.write()?;
-        let (fs, beat, sweep) = (fs.clone(), config.reaper.lease / BEATS, config.sweep);
-        let beats = Chore::start("lease", move |stopped| live(&card, &fs, beat, sweep, stopped))?;
-        Ok(Lease { committer: committer.clone(), beats })
+        let (fs, beat, period) = (fs.clone(), config.reaper.lease / BEATS, config.sweep);
+        let look = beat.min(period).max(SHORTEST_LOOK);
+        let beats = Chore::start("lease", move |stopped| live(&card, beat, stopped))?;
+        let sweeps = Chore::start("sweep", move |stopped| sweep(&fs, look, period, stopped))?;
+        Ok(Lease { committer: committer.clone(), beats, sweeps })
     }
 
     /// This instance goes, and will come back.
     pub(super) fn withdraw(self) {
+        // It lives until the last sweep has ended.
+        drop(self.sweeps);
         drop(self.beats);
         let staging = &self.committer.staging;
         if let Err(errno) = at::unlink(staging.hosts(), OsStr::new(&staging.lease())) {
@@ -77,12 +84,11 @@ impl Lease {
     }
 }
 
-fn live(card: &Card, fs: &Arc<Fs>, beat: Duration, sweep: Duration, stopped: &Stopped) {
+/// Gives the signs of life, and does nothing else that could take long: others take whoever is silent for dead.
+fn live(card: &Card, beat: Duration, stopped: &Stopped) {
     let staging = &card.committer.staging;
-    let mut swept = Instant::now();
-    let (mut adopted, mut found) = (false, staging.found());
-    let period = beat.min(sweep).max(Duration::from_millis(50));
-    while pause(stopped, period) {
+    let mut adopted = false;
+    while pause(stopped, beat) {
         match staging.beat() {
             Ok(_) => {}
             Err(Errno::NOENT) => {
@@ -100,12 +106,20 @@ fn live(card: &Card, fs: &Arc<Fs>, beat: Duration, sweep: Duration, stopped: &St
         if adopted && let Err(errno) = staging.find_again() {
             tracing::error!(%errno, "cannot make the staging and trash folders anew: nothing can be written until then");
         }
+    }
+}
+
+/// Compares staging and journal when the period is over, and when the folders were made anew.
+fn sweep(fs: &Arc<Fs>, look: Duration, period: Duration, stopped: &Stopped) {
+    let staging = &fs.committer().staging;
+    let (mut swept, mut found) = (Instant::now(), staging.found());
+    while pause(stopped, look) {
         let lost = staging.found() != found;
         if lost {
             found = staging.found();
             fs.give_up_adopted();
         }
-        if lost || swept.elapsed() >= sweep {
+        if lost || swept.elapsed() >= period {
             match fs.reaper().sweep(true) {
                 Ok(found) if found.is_clean() => {}
                 Ok(found) => tracing::warn!(?found, "staging and journal did not agree"),

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use super::Reaper;
 use crate::commit::STAGED_MARKER;
+use crate::failpoint;
 use crate::journal::{DraftState, Entry, JournalError, OutboxId, OutboxKind, SetAside};
 use crate::sys::{Errno, Kind, Stat, at, clock, mount, stat};
 
@@ -66,6 +67,7 @@ impl Reaper {
             self.sweep_rows(repair, &mut swept),
             self.sweep_staged(repair, &mut swept),
             self.sweep_drafts(repair, &mut swept),
+        failpoint!("sweep_begins");
             self.sweep_instances(repair, &mut swept),
         ];
         outcomes.into_iter().collect::<Result<(), _>>().map(|()| swept)
