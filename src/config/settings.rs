@@ -1,6 +1,7 @@
 //! What a configuration file and `-o` may say. `None` is "not said".
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde::de::IntoDeserializer as _;
@@ -81,7 +82,7 @@ pub(super) struct Settings {
     pub totals: Option<bool>,
     pub recount: Option<Span>,
     pub sweep: Option<Span>,
-    pub lease: Option<Span>,
+    pub lease: Option<Lease>,
     pub history: Option<Kept>,
     #[serde(rename = "rule")]
     pub rules: Vec<Rule>,
@@ -167,6 +168,24 @@ impl TryFrom<i64> for Kept {
     }
 }
 
+/// How long an instance may be silent: long enough for its signs of life, of which there are five, to come late.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(try_from = "Span")]
+pub(super) struct Lease(pub Duration);
+
+impl TryFrom<Span> for Lease {
+    type Error = String;
+
+    fn try_from(span: Span) -> Result<Self, String> {
+        match span.0 {
+            long if long >= Duration::from_secs(1) => Ok(Lease(long)),
+            _ => Err(format!(
+                "{span} is too short, expected 1s or more: others take whoever is silent that long for dead"
+            )),
+        }
+    }
+}
+
 /// A share of the file system's space.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(try_from = "i64")]
@@ -245,7 +264,7 @@ impl Settings {
             ("nototals", None) => self.totals = Some(false),
             ("recount", Some(value)) => self.recount = Some(value.parse()?),
             ("sweep", Some(value)) => self.sweep = Some(value.parse()?),
-            ("lease", Some(value)) => self.lease = Some(value.parse()?),
+            ("lease", Some(value)) => self.lease = Some(value.parse::<Span>()?.try_into()?),
             ("history", Some(value)) => self.history = Some(number(value)?),
             ("threads", Some(value)) => self.threads = Some(number(value)?),
             ("commit_workers", Some(value)) => self.commit_workers = Some(number(value)?),

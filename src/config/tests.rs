@@ -130,7 +130,18 @@ fn what_a_rule_says_in_vain_is_refused() {
 #[test]
 fn wrong_options_are_named() {
     let place = Place::new();
-    for option in ["nosuch", "threads=0", "threads=x", "ttl=", "on_kill=maybe", "passthrough=7", "retain", "ro=1"] {
+    for option in [
+        "nosuch",
+        "threads=0",
+        "threads=x",
+        "ttl=",
+        "on_kill=maybe",
+        "passthrough=7",
+        "retain",
+        "ro=1",
+        "lease=0",
+        "lease=999ms",
+    ] {
         let args = MountArgs { options: vec![format!("rw,{option}")], ..place.args() };
         let message = usage(&args);
         assert!(message.contains(option.split('=').next().unwrap()), "{option}: {message}");
