@@ -18,6 +18,8 @@ mod events;
 mod keeping;
 #[path = "admin/monitoring.rs"]
 mod monitoring;
+#[path = "admin/paths.rs"]
+mod paths;
 #[path = "admin/proxy.rs"]
 mod proxy;
 #[path = "admin/read_only.rs"]

@@ -9,7 +9,7 @@ use super::quarantine::daemon;
 use super::rows::{self, path, right, since, size, span};
 use super::{CliError, Place, print, print_json, target};
 use crate::admin::control::add_path;
-use crate::admin::json::{outbox_json, until};
+use crate::admin::json::{outbox_json, path_json, path_of, until};
 use crate::journal::pages::{Wanted, Which};
 use crate::journal::read::Reader;
 use crate::journal::{OutboxId, OutboxRow, OutboxState};
@@ -28,11 +28,18 @@ pub(super) fn list(place: Place<'_>, which: Which, limit: usize, json: bool) -> 
     if json {
         return print_json(&found.iter().map(|row| Value::Object(outbox_json(row))).collect());
     }
-    if found.is_empty() {
+    // Of none that are asked for it is not known yet whether there are any.
+    let more = match limit {
+        0 => !reader.outbox_rows(0, 1, &Wanted::default(), which)?.rows.is_empty(),
+        _ => next.is_some(),
+    };
+    if found.is_empty() && !more {
         return print(if which == Which::All { "outbox is empty\n" } else { "trash is empty\n" });
     }
-    print(&row_table(&found))?;
-    if next.is_some() { print(&format!("… and more; -n shows more than {limit}\n")) } else { Ok(()) }
+    if !found.is_empty() {
+        print(&row_table(&found))?;
+    }
+    if more { print(&format!("… and more; -n shows more than {limit}\n")) } else { Ok(()) }
 }
 
 fn row_table(found: &[OutboxRow]) -> String {
@@ -107,8 +114,10 @@ pub(super) fn restore(
         add_path(&mut request, &to);
     }
     let answer = daemon(&state_dir, "trash restore")?.ask(&request)?;
-    let shown = answer["restored"].as_str().unwrap_or_default().to_owned();
-    said(json, &json!({ "id": id, "path": shown }), &format!("row {id} restored as {}\n", rows::text(shown.as_bytes())))
+    let restored = path_of(&answer);
+    let mut object = path_json(&restored);
+    object.insert("id".to_owned(), id.into());
+    said(json, &object.into(), &format!("row {id} restored as {}\n", path(&restored)))
 }
 
 pub(super) fn purge(place: Place<'_>, ids: &[OutboxId], json: bool) -> Result<(), CliError> {

@@ -12,7 +12,7 @@ use super::quarantine::daemon;
 use super::rows::{self, size, span};
 use super::{CliError, Place, print, print_json, target};
 use crate::admin::control::{ClientError, add_path};
-use crate::admin::json::until;
+use crate::admin::json::{path_json, until};
 use crate::journal::read::Reader;
 use crate::journal::{OutboxId, OutboxState};
 
@@ -60,7 +60,9 @@ pub(super) fn remove(place: Place<'_>, asked: &Path, wishes: Wishes, json: bool)
         }
         _ => format!("{} removed\n", rows::path(&inside)),
     };
-    said(json, &json!({ "id": id, "path": String::from_utf8_lossy(&inside) }), &text)
+    let mut removed = path_json(&inside);
+    removed.insert("id".to_owned(), id.into());
+    said(json, &removed.into(), &text)
 }
 
 /// Until the row is gone, or dead. Survives the end of the daemon: the next one goes on, as the removal does without us.

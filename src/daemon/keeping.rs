@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::Daemon;
 use crate::admin::control::path_in;
+use crate::admin::json::path_json;
 use crate::commit::VerbError;
 use crate::folders::RefreshError;
 use crate::inode::display_path;
@@ -77,8 +78,7 @@ impl Daemon {
     fn restore(&self, request: &Value) -> Result<Value, VerbError> {
         let to = path_in(request)?;
         let replace = request["replace"].as_bool().unwrap_or(false);
-        let path = self.fs.restore(one(request)?, to.as_deref(), replace)?;
-        Ok(json!({ "restored": display_path(&path) }))
+        self.fs.restore(one(request)?, to.as_deref(), replace).map(|path| path_json(&path).into())
     }
 
     fn remove(&self, request: &Value) -> Result<Value, VerbError> {

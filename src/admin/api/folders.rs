@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use super::paging::{folder_cursor, folder_mark, limit};
 use super::{Shared, words};
 use crate::admin::control::{self, add_path, from_hex};
-use crate::admin::json::{counting_json, folder_json, no_folder, seconds};
+use crate::admin::json::{counting_json, folder_json, no_folder, path_json, seconds};
 use crate::admin::problem::{Answer, Problem};
 use crate::inode::display_path;
 use crate::journal::folders::{FolderRow, Freshness};
@@ -110,7 +110,9 @@ pub(super) async fn refresh(
     let mut request = json!({ "wait": false });
     add_path(&mut request, &path);
     shared.ask("refresh", request).await?;
-    Ok((StatusCode::ACCEPTED, Json(json!({ "path": display_path(&path), "refreshing": true }))))
+    let mut refreshing = path_json(&path);
+    refreshing.insert("refreshing".to_owned(), true.into());
+    Ok((StatusCode::ACCEPTED, Json(refreshing.into())))
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -135,5 +137,8 @@ pub(super) async fn remove(
     let mut request = json!({ "force": force, "now": now });
     add_path(&mut request, &path);
     let answer = shared.ask("remove", request).await?;
-    Ok(Json(json!({ "id": answer["id"], "path": display_path(&path), "removed": true })))
+    let mut removed = path_json(&path);
+    removed.insert("id".to_owned(), answer["id"].clone());
+    removed.insert("removed".to_owned(), true.into());
+    Ok(Json(removed.into()))
 }

@@ -10,7 +10,7 @@ use super::folders::inside;
 use super::paging::{Asked, Question, page_json};
 use super::{NoWords, Shared, words};
 use crate::admin::control::{add_path, from_hex};
-use crate::admin::json::outbox_json;
+use crate::admin::json::{outbox_json, path_json, path_of};
 use crate::admin::problem::{Answer, Problem};
 use crate::journal::pages::Which;
 use crate::journal::{OutboxId, OutboxState};
@@ -126,5 +126,7 @@ pub(super) async fn restore(
         add_path(&mut request, &inside(&path)?);
     }
     let answer = shared.ask("trash_restore", request).await?;
-    Ok(Json(json!({ "id": id, "path": answer["restored"] })))
+    let mut restored = path_json(&path_of(&answer));
+    restored.insert("id".to_owned(), id.into());
+    Ok(Json(restored.into()))
 }
