@@ -119,6 +119,7 @@ pub(super) fn fsck(place: Place<'_>, repair: bool, json: bool) -> Result<(), Cli
             ("staged_without_row", "staged files without a row"),
             ("drafts_without_content", "drafts in quarantine without content"),
             ("dead_instances", "dead instances whose staging nobody has adopted"),
+            ("foreign", "names that are none of commitfs's, which are left alone"),
         ];
         let found: Vec<_> = words
             .iter()

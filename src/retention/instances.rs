@@ -69,6 +69,10 @@ impl Reaper {
             match is_dead(&name) {
                 Ok(true) => swept.dead_instances += 1,
                 Ok(false) | Err(Errno::NOENT) => continue,
+                Err(Errno::ISDIR) => {
+                    tracing::warn!(name, "a folder among the leases of instances is left alone");
+                    continue;
+                }
                 Err(other) => return Err(failed(other)),
             }
             if !repair {
@@ -155,8 +159,12 @@ impl Reaper {
             if mount::is_set_aside(&entry.name.to_string_lossy()) {
                 continue;
             }
-            seen += 1;
             let stat = stat::stat_at(from, &*entry.name).map_err(failed)?;
+            if !published && stat.kind != Kind::File {
+                tracing::warn!(name = ?entry.name, dead, "what is no draft is left alone in a dead instance's staging folder");
+                continue;
+            }
+            seen += 1;
             let id = if published { journal.next_outbox_id() } else { journal.next_draft_id() };
             let name = staging.name_of(id);
             let to = if published { staging.trash() } else { staging.dir() };

@@ -2,7 +2,7 @@
 //! row without an inode.
 
 use std::collections::HashMap;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::time::{Duration, SystemTime};
 
 use super::Reaper;
@@ -32,12 +32,19 @@ pub struct Swept {
     pub drafts_without_content: u64,
     /// Staging and trash folders of dead instances: adopted.
     pub dead_instances: u64,
+    /// Names in the staging and the trash folder that commitfs does not give: left alone, and nothing to put right.
+    pub foreign: u64,
 }
 
 impl Swept {
     /// True if nothing was wrong.
     pub fn is_clean(&self) -> bool {
-        *self == Swept::default()
+        Swept { foreign: 0, ..*self } == Swept::default()
+    }
+
+    fn leave_alone(&mut self, name: impl std::fmt::Debug) {
+        tracing::warn!(?name, "somebody else has put this into the staging or the trash folder: it is left alone");
+        self.foreign += 1;
     }
 }
 
@@ -60,6 +67,7 @@ pub enum SweepError {
 impl Reaper {
     /// Compares both sides, and puts right what is wrong if `repair` says so.
     pub fn sweep(&self, repair: bool) -> Result<Swept, SweepError> {
+        failpoint!("sweep_begins");
         let mut swept = Swept::default();
         // One that fails holds up no other.
         let outcomes = [
@@ -67,7 +75,6 @@ impl Reaper {
             self.sweep_rows(repair, &mut swept),
             self.sweep_staged(repair, &mut swept),
             self.sweep_drafts(repair, &mut swept),
-        failpoint!("sweep_begins");
             self.sweep_instances(repair, &mut swept),
         ];
         outcomes.into_iter().collect::<Result<(), _>>().map(|()| swept)
@@ -80,9 +87,10 @@ impl Reaper {
         let now = self.by.staging.beat().map_or_else(|_| clock::now(), |lease| lease.mtime.to_system());
         let mut page = Vec::with_capacity(PAGE);
         for entry in at::entries(folder).map_err(failed)? {
-            let name = entry.map_err(failed)?.name.to_string_lossy().into_owned();
-            if !mount::is_set_aside(&name) {
-                page.push(name);
+            match OsString::from(entry.map_err(failed)?.name).into_string() {
+                Ok(name) if mount::is_set_aside(&name) => {}
+                Ok(name) => page.push(name),
+                Err(name) => swept.leave_alone(name),
             }
             if page.len() == PAGE {
                 self.sweep_names(&page, now, repair, swept)?;
@@ -113,6 +121,7 @@ impl Reaper {
                         tracing::warn!(name, %errno, "cannot remove a second name");
                     }
                 }
+                Ok(stat) if stat.kind == Kind::Dir && !is_given(&name) => swept.leave_alone(name),
                 Ok(stat) => found.push((name, stat)),
                 Err(Errno::NOENT) => {}
                 Err(errno) => return Err(SweepError::Export { what: "name in the trash folder", errno }),
@@ -190,10 +199,13 @@ impl Reaper {
         let folder = at::open_dir(self.by.staging.dir(), OsStr::new(".")).map_err(failed)?;
         let mut page = Vec::with_capacity(PAGE);
         for entry in at::entries(folder).map_err(failed)? {
-            let name = entry.map_err(failed)?.name.to_string_lossy().into_owned();
             // Markers on their way have no row, and what the export makes of open files goes by itself.
-            if !name.ends_with(&own) && !name.starts_with(STAGED_MARKER) && !mount::is_set_aside(&name) {
-                page.push(name);
+            let is_known =
+                |name: &str| name.ends_with(&own) || name.starts_with(STAGED_MARKER) || mount::is_set_aside(name);
+            match OsString::from(entry.map_err(failed)?.name).into_string() {
+                Ok(name) if is_known(&name) => {}
+                Ok(name) => page.push(name),
+                Err(name) => swept.leave_alone(name),
             }
             if page.len() == PAGE {
                 self.sweep_staged_names(&page, repair, swept)?;
@@ -208,6 +220,7 @@ impl Reaper {
         let mut adopted = Vec::new();
         for name in names.iter().filter(|name| !known.contains(*name)) {
             match stat::stat_at(self.by.staging.dir(), OsStr::new(name)) {
+                Ok(stat) if stat.kind != Kind::File => swept.leave_alone(name),
                 Ok(stat) => {
                     adopted.push(self.adopted_draft(name.clone(), &stat, "staged file without a row".to_owned()))
                 }
@@ -268,4 +281,10 @@ impl Reaper {
             }
         }
     }
+}
+
+/// Whether a name in the trash folder is one that commitfs gives: `NUMBER.START`.
+fn is_given(name: &str) -> bool {
+    name.split_once('.')
+        .is_some_and(|(number, start)| number.parse::<OutboxId>().is_ok() && u128::from_str_radix(start, 16).is_ok())
 }

@@ -260,3 +260,51 @@ fn an_instance_is_dead_when_its_own_lease_is_over() {
     other.cli_ok(&["fsck", "--repair"]);
     assert_eq!(other.quarantine().len(), 1, "adopted");
 }
+
+#[cfg(feature = "failpoints")]
+#[test]
+fn s53_a_sweep_that_takes_long_holds_up_no_sign_of_life() {
+    let mut m = Mount::setup().options("lease=1s,sweep=50ms").unmounted();
+    // Not the one of recovery.
+    m.hold_at("sweep_begins", 5);
+    m.remount();
+    let held = m.held();
+    let instance = std::fs::read_to_string(m.state().join("instance")).unwrap();
+    let lease = m.raw(&format!(".commitfs/hosts/{}.json", instance.trim()));
+    let said = || lease.metadata().unwrap().modified().unwrap();
+    for _ in 0..3 {
+        let last = said();
+        eventually("another sign of life", || said() > last);
+    }
+    drop(held);
+}
+
+#[test]
+fn what_others_put_into_the_reserved_folder_is_left_alone() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    let m = Mount::setup().options("retain=1h").mount();
+    let w = m.agent("W");
+    w.put("gone", "content").unwrap();
+    w.unlink("gone").unwrap();
+    row_of(&m, "gone");
+    let own = |of: &str| std::fs::read_dir(m.raw(of)).unwrap().flatten().next().unwrap().path();
+    let strange = OsStr::from_bytes(b"\xff.1");
+    std::fs::create_dir(m.raw(".commitfs/hosts/odd.json")).unwrap();
+    for folder in [own(".commitfs/stage"), own(".commitfs/trash")] {
+        std::fs::create_dir(folder.join("odd")).unwrap();
+        std::fs::write(folder.join("odd/precious"), "x").unwrap();
+        std::fs::write(folder.join(strange), "x").unwrap();
+    }
+    let said = m.cli_ok(&["fsck"]);
+    assert!(said.contains("agree") && said.contains("left alone"), "{said}");
+    m.cli_ok(&["fsck", "--repair"]);
+    assert_eq!(m.json(&["fsck"])["foreign"], 4);
+    assert!(m.quarantine().is_empty() && outbox(&m).len() == 1, "{:?} {:?}", m.quarantine(), outbox(&m));
+    for folder in [own(".commitfs/stage"), own(".commitfs/trash")] {
+        assert!(folder.join("odd/precious").exists() && folder.join(strange).exists());
+        std::fs::remove_dir_all(folder.join("odd")).unwrap();
+        std::fs::remove_file(folder.join(strange)).unwrap();
+    }
+    checker::check(&m);
+}
