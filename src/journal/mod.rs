@@ -172,7 +172,7 @@ impl Journal {
     pub fn secure(&self) -> Result<(), JournalError> {
         match self.0.unsecured.load(Ordering::Acquire) {
             0 => Ok(()),
-            ticket => self.wait(Ticket(ticket)),
+            ticket => done_with(self.wait(Ticket(ticket))),
         }
     }
 
@@ -309,12 +309,7 @@ impl Shared {
 
     fn read<T>(&self, query: impl FnOnce(&Reader) -> Result<T, JournalError>) -> Result<T, JournalError> {
         let mut reader = self.reader.lock();
-        let last = self.intake.last_ticket();
-        match self.wait(last) {
-            // Somebody else's entry was refused; that is no reason not to read.
-            Ok(()) | Err(JournalError::Refused { .. }) => {}
-            Err(error) => return Err(error),
-        }
+        done_with(self.wait(self.intake.last_ticket()))?;
         let opened = match reader.take() {
             Some(opened) => opened,
             None => Reader::open(&self.state_dir)?,
@@ -335,6 +330,14 @@ impl Shared {
         if thread.join().is_err() {
             tracing::error!("the journal's thread has panicked");
         }
+    }
+}
+
+/// For those who wait for somebody else's entry: one that was refused keeps nobody waiting.
+fn done_with(waited: Result<(), JournalError>) -> Result<(), JournalError> {
+    match waited {
+        Err(JournalError::Refused { .. }) => Ok(()),
+        other => other,
     }
 }
 

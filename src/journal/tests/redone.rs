@@ -164,6 +164,19 @@ fn what_could_not_be_written_down_is_waited_for() {
 }
 
 #[test]
+fn what_could_not_be_written_down_and_is_refused_holds_nobody_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = Journal::open(dir.path()).unwrap();
+    let id = journal.next_draft_id();
+    journal.submit(begun(id, b"x"));
+    journal.submit(committed(id, b"x"));
+    journal.0.redo.lock().file = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let late = journal.submit(Entry::Retargeted { id, path: b"y".to_vec() });
+    assert!(matches!(journal.wait(late), Err(JournalError::Refused { .. })));
+    journal.secure().unwrap();
+}
+
+#[test]
 fn what_a_clock_that_was_set_back_wrote_down_is_due_from_now_on() {
     let (written, now) = (9_000_000, 4_000_000);
     let aside = SetAside { due: schema::time(written + 2_000_000), ..aside(1) };
