@@ -104,14 +104,16 @@ impl Draft {
         step: &'static str,
         call: impl FnOnce(&File) -> Result<T>,
     ) -> Result<std::result::Result<T, Blocked>> {
-        let altered = self.change(|work| call(&work.staged.file));
-        if let Ok(Ok(_)) = altered {
+        let altered = self.change(|work| {
+            // Before any seal can come, which takes the digest; and what fails may have been done in part.
             self.stream.lock().lose();
+            let altered = call(&work.staged.file)?;
             self.show(None);
             if step != "truncate" {
                 self.only_resizes.store(false, Ordering::Relaxed);
             }
-        }
+            Ok(altered)
+        });
         // What the caller asked for wrongly, and was told at once, says nothing about the content.
         let wishes = [Errno::INVAL, Errno::OPNOTSUPP, Errno::FBIG, Errno::BADF, Errno::INTR];
         self.tainting(step, altered, |errno| !wishes.contains(&errno))
@@ -167,5 +169,53 @@ impl Draft {
             None if self.is_pending() && self.is_refused() => Err(Errno::IO),
             None => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use parking_lot::Mutex;
+    use std::sync::atomic::{AtomicBool, AtomicU64};
+
+    use super::*;
+    use crate::commit::{Staged, Target};
+    use crate::draft::NewDraft;
+    use crate::inode::NodeTable;
+    use crate::journal::{CommitKind, Owner};
+    use crate::rules::Rules;
+
+    /// A draft of a new name, without an export.
+    fn open_draft() -> Arc<Draft> {
+        let folder = tempfile::tempdir().unwrap();
+        let nodes = NodeTable::new(File::open(folder.path()).unwrap().into(), 8).unwrap();
+        let draft = Draft::new(NewDraft {
+            node: 2,
+            target: Target { parent: nodes.root().clone(), name: "f".into() },
+            base: None,
+            decision: Rules::default().decide(b"f").clone(),
+            creds: None,
+            owner: Owner::default(),
+        });
+        draft.body.write().phase = Phase::Open(Work {
+            id: 1,
+            staged: Staged { file: Content::new(tempfile::tempfile().unwrap()), name: "1".to_owned(), ino: 1 },
+            promised: AtomicBool::new(false),
+            promising: Mutex::new(()),
+            kind: CommitKind::New,
+            written: AtomicU64::new(0),
+            copied: None,
+        });
+        draft
+    }
+
+    #[test]
+    fn a_digest_does_not_outlast_a_change_that_does_not_stream_through() {
+        let draft = open_draft();
+        draft.write(b"content", 0).unwrap().unwrap();
+        let digest = |file: &File| draft.stream.lock().digest(file);
+        assert!(digest(&draft.content().unwrap()).is_some());
+        // Who seals comes as soon as the change is over.
+        let within = draft.alter("fallocate", |file| Ok(digest(file)));
+        assert_eq!(within, Ok(Ok(None)));
     }
 }
