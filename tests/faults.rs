@@ -20,6 +20,9 @@ mod journal;
 #[path = "faults/keeping.rs"]
 mod keeping;
 #[cfg(feature = "failpoints")]
+#[path = "faults/late.rs"]
+mod late;
+#[cfg(feature = "failpoints")]
 #[path = "faults/power.rs"]
 mod power;
 #[cfg(feature = "failpoints")]

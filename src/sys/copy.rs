@@ -2,16 +2,20 @@
 
 use std::os::fd::AsFd;
 
-use super::{Errno, Result, at};
+use super::{Errno, Result, at, stat};
 
 /// Makes `to` (empty) hold the first `size` bytes of `from`: a clone if the file system shares extents, a copy inside
-/// the file system or on the server next, through memory last. Holes stay holes.
+/// the file system or on the server next, through memory last. Holes stay holes. `EIO` if `from` does not have so many,
+/// because somebody has cut it short: what is missing must not become zeros.
 pub fn copy_content(from: impl AsFd, to: impl AsFd, size: u64) -> Result<()> {
     if size == 0 {
         return Ok(());
     }
     match rustix::fs::ioctl_ficlone(to.as_fd(), from.as_fd()) {
-        Ok(()) => return at::truncate(to, size),
+        Ok(()) => {
+            expect_size(to.as_fd(), size)?;
+            return at::truncate(to, size);
+        }
         Err(Errno::OPNOTSUPP | Errno::XDEV | Errno::INVAL | Errno::NOTTY | Errno::NOSYS | Errno::PERM) => {}
         Err(other) => return Err(other),
     }
@@ -33,10 +37,17 @@ pub fn copy_content(from: impl AsFd, to: impl AsFd, size: u64) -> Result<()> {
         if start >= size {
             break;
         }
-        copy_range(from.as_fd(), start, to.as_fd(), start, end - start)?;
+        if copy_range(from.as_fd(), start, to.as_fd(), start, end - start)? < end - start {
+            return Err(Errno::IO);
+        }
         offset = end.max(start + 1);
     }
-    Ok(())
+    // What looked like a hole may have been the end.
+    expect_size(from, size)
+}
+
+fn expect_size(file: impl AsFd, least: u64) -> Result<()> {
+    if stat::fstat(file)?.size < least { Err(Errno::IO) } else { Ok(()) }
 }
 
 /// Copies `len` bytes, fewer only at the source's end; returns the bytes copied.
@@ -71,4 +82,24 @@ fn copy_through_memory(from: impl AsFd, src: u64, to: impl AsFd, dst: u64, len: 
         }
     }
     Ok(done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_that_is_shorter_than_it_was_said_to_be_is_an_error() {
+        let (from, to) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+        at::write_at(&from, b"content", 0).unwrap();
+        assert_eq!(copy_content(&from, &to, 8), Err(Errno::IO));
+        at::truncate(&to, 0).unwrap();
+        assert_eq!(copy_content(&from, &to, 7), Ok(()));
+        // A hole at the end, and no end in it.
+        at::truncate(&from, 1 << 20).unwrap();
+        at::truncate(&to, 0).unwrap();
+        assert_eq!(copy_content(&from, &to, (1 << 20) + 1), Err(Errno::IO));
+        at::truncate(&to, 0).unwrap();
+        assert_eq!(copy_content(&from, &to, 1 << 20), Ok(()));
+    }
 }
