@@ -166,7 +166,15 @@ impl Fs {
         let fs = self.clone();
         if blocked == Blocked::Sealing {
             return self.park(Until::Settled(draft.clone()), move |settled| {
-                if settled { fs.change_now(draft, change, done) } else { done(Err(Errno::AGAIN)) }
+                if !settled && fs.is_stopping() {
+                    draft.taint(change.step, Errno::AGAIN);
+                    return done(Err(Errno::AGAIN));
+                }
+                if !settled {
+                    // However long that takes, it ends; and a write that was gathered has been answered already.
+                    tracing::warn!(node = draft.node, step = change.step, "a write waits on for the commit before it");
+                }
+                fs.change_now(draft, change, done);
             });
         }
         // What is written now is the next version of the name.

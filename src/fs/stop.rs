@@ -61,6 +61,11 @@ impl Fs {
         }
     }
 
+    /// True once the mount is on its way out: then nobody waits beyond a limit.
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
     /// True while a commit is in flight, or a close without proof may have a release behind it.
     pub fn is_settling(&self) -> bool {
         self.drafts.all().iter().any(|draft| draft.held_until().is_some() || draft.is_sealing())
@@ -126,7 +131,7 @@ fn report(fs: &Weak<Fs>) {
     loop {
         std::thread::sleep(PROGRESS_PERIOD);
         let Some(fs) = fs.upgrade() else { return };
-        if fs.stopping.load(Ordering::Acquire) {
+        if fs.is_stopping() {
             return;
         }
         let mut sizes = HashMap::new();

@@ -12,11 +12,21 @@ use parking_lot::{Condvar, Mutex};
 use super::Fs;
 use crate::draft::Draft;
 
-/// How long a look-up waits for a commit in flight before it answers with what there is.
-pub(super) const COMMIT_LIMIT: Duration = Duration::from_secs(30);
+/// How long a look-up waits for a commit in flight before it answers with what there is. A write waits on.
+const COMMIT_LIMIT: Duration = Duration::from_secs(30);
 
 /// How long outsiders wait for the release behind a close without proof.
 pub(super) const HOLD_LIMIT: Duration = Duration::from_millis(500);
+
+#[cfg(feature = "failpoints")]
+fn commit_limit() -> Duration {
+    crate::failpoint::pause("COMMITFS_PARKED_MS", commit_limit())
+}
+
+#[cfg(not(feature = "failpoints"))]
+fn commit_limit() -> Duration {
+    COMMIT_LIMIT
+}
 
 /// What a parked operation waits for.
 pub(super) enum Until {
@@ -101,7 +111,7 @@ impl Fs {
 
     /// Runs `run` on a slow thread when the condition holds (with `true`) or at its limit (with `false`).
     pub(super) fn park(&self, until: Until, run: impl FnOnce(bool) + Send + 'static) {
-        self.park_until(until, Some(Instant::now() + COMMIT_LIMIT), Box::new(run));
+        self.park_until(until, Some(Instant::now() + commit_limit()), Box::new(run));
     }
 
     /// Runs `run` on a slow thread when no commit of `draft` is in flight, however long that takes: for what cannot be done
@@ -134,7 +144,7 @@ impl Fs {
 
     /// When to look again at the latest, should nothing happen before; `None` if the condition holds now.
     fn pending_until(&self, parked: &Parked) -> Option<Instant> {
-        let deadline = || parked.deadline.unwrap_or_else(|| Instant::now() + COMMIT_LIMIT);
+        let deadline = || parked.deadline.unwrap_or_else(|| Instant::now() + commit_limit());
         match &parked.until {
             Until::Settled(draft) => draft.is_sealing().then(deadline),
             Until::Released(draft) if draft.is_sealing() => Some(deadline()),

@@ -50,6 +50,9 @@ pub struct FaultFs {
     session: Option<BackgroundSession>,
 }
 
+/// Threads that answer calls.
+const THREADS: usize = 16;
+
 static MOUNTED: AtomicU32 = AtomicU32::new(0);
 
 impl FaultFs {
@@ -76,7 +79,7 @@ impl FaultFs {
         let flags = MountFlags::NOSUID | MountFlags::NODEV;
         rustix::mount::mount("faultfs", &point, "fuse.faultfs", flags, data.as_c_str()).unwrap();
         let mut config = fuser::Config::default();
-        config.n_threads = Some(4);
+        config.n_threads = Some(THREADS);
         config.clone_fd = true;
         let session = Session::from_fd(volume.clone(), device, SessionACL::All, config).and_then(Session::spawn);
         FaultFs { home, point, volume, session: Some(session.unwrap()) }
@@ -139,7 +142,13 @@ impl FaultFs {
 
     /// The next such call waits until the value is dropped.
     pub fn hold(&self, realm: Realm, op: Op) -> Held<'_> {
-        self.with(|state| state.plan.held = Some((realm, op)));
+        self.hold_many(realm, op, 1)
+    }
+
+    /// The next such calls wait, so many at once, until the value is dropped. Each takes one of [`THREADS`].
+    pub fn hold_many(&self, realm: Realm, op: Op, calls: usize) -> Held<'_> {
+        assert!(calls < THREADS);
+        self.with(|state| state.plan.held = Some((realm, op, calls)));
         Held(self)
     }
 
@@ -193,14 +202,19 @@ impl FaultFs {
     }
 }
 
-/// Lets the waiting call go.
+/// Lets the waiting calls go.
 pub struct Held<'a>(&'a FaultFs);
 
 impl Held<'_> {
     /// Until a call waits.
     #[track_caller]
     pub fn caught(&self) {
-        eventually("a call is held", || self.0.with(|state| state.plan.waiting));
+        eventually("a call is held", || self.waiting() > 0);
+    }
+
+    /// How many calls wait.
+    pub fn waiting(&self) -> usize {
+        self.0.with(|state| state.plan.waiting)
     }
 }
 

@@ -65,10 +65,11 @@ impl Volume {
     ) -> Outcome<T> {
         let mut state = self.0.state.lock();
         let Some(realm) = state.disk.realm(ino.0) else { return run(&mut state) };
-        if state.plan.held == Some((realm, op)) && !state.plan.waiting {
-            state.plan.waiting = true;
+        let waiting = state.plan.waiting;
+        if state.plan.held.is_some_and(|(where_, what, most)| (where_, what) == (realm, op) && waiting < most) {
+            state.plan.waiting += 1;
             self.0.changed.wait_while(&mut state, |state| state.plan.held.is_some());
-            state.plan.waiting = false;
+            state.plan.waiting -= 1;
         }
         let State { disk, plan, .. } = &mut *state;
         let tell = || {

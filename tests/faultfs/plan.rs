@@ -129,10 +129,10 @@ pub struct Plan {
     pub hit: Option<Call>,
     /// Every such call fails until allowed again.
     pub refused: Option<Refusal>,
-    /// The first such call waits until let go.
-    pub held: Option<(Realm, Op)>,
-    /// It does.
-    pub waiting: bool,
+    /// So many such calls at once wait until let go.
+    pub held: Option<(Realm, Op, usize)>,
+    /// How many do.
+    pub waiting: usize,
     /// Changes so far.
     pub changes: u64,
     pub calls: Option<Vec<Call>>,

@@ -2,9 +2,56 @@
 
 use rustix::io::Errno;
 
+use crate::common::agent::socket_name;
+use crate::common::{checker, eventually};
 use crate::faultfs::FaultFs;
 use crate::faultfs::disk::Realm;
 use crate::faultfs::plan::{Fault, Op, When};
+
+/// A descriptor in flight over a socket is not seen: the sender's close is taken for the last.
+#[test]
+fn a_write_waits_for_as_long_as_the_commit_before_it_takes() {
+    let fs = FaultFs::new();
+    let m = fs.setup().env("COMMITFS_PARKED_MS", "20").mount();
+    let (w, v) = (m.agent("W"), m.agent("V"));
+    let socket = socket_name();
+    let listener = w.listen(&socket).unwrap();
+    let theirs = v.connect(&socket).unwrap();
+    let ours = w.accept(listener).unwrap();
+    let mut names = (0..).map(|n| format!("f{n}"));
+    // Whoever is forked at that moment by others may stand in the way of the proof: then it is tried again.
+    let (name, held) = loop {
+        let name = names.next().unwrap();
+        let fd = w.open(&name, "rw|creat").unwrap();
+        w.write(fd, "AAAA").unwrap();
+        w.send_fd(ours, fd).unwrap();
+        let held = fs.hold(Realm::Export, Op::Rename);
+        w.send(&["close", &fd.to_string()]);
+        let promised = || m.pending().iter().any(|row| row.path == name && row.state == "sealed");
+        eventually("a commit is held, or the close is promised", || held.waiting() > 0 || promised());
+        if held.waiting() > 0 {
+            break (name, held);
+        }
+        drop(held);
+        w.answer().unwrap();
+        v.close(v.receive_fd(theirs).unwrap()).unwrap();
+    };
+    let fd = v.receive_fd(theirs).unwrap();
+    v.pwrite(fd, 8192, "BBBB").unwrap();
+    v.send(&["fsync", &fd.to_string()]);
+    eventually("the write has waited for long", || m.log().contains("a write waits on for the commit before it"));
+    drop(held);
+    w.answer().unwrap();
+    v.answer().unwrap();
+    v.pwrite(fd, 1 << 20, "CCCC").unwrap();
+    v.close(fd).unwrap();
+    let mut expected = vec![0; (1 << 20) + 4];
+    for (at, data) in [(0, b"AAAA"), (8192, b"BBBB"), (1 << 20, b"CCCC")] {
+        expected[at..at + 4].copy_from_slice(data);
+    }
+    eventually("all of it is published", || m.raw_content(&name).is_some_and(|found| found == expected));
+    checker::check(&m);
+}
 
 #[test]
 fn a_version_that_is_cut_short_from_outside_while_it_is_copied_is_not_filled_up_with_zeros() {
