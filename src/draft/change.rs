@@ -12,6 +12,9 @@ use crate::sys::{Errno, Result, at, mount, writeback};
 /// After each so many bytes the disk is asked to begin: a commit of a large file then waits for the last of them only.
 const EARLY_BYTES: u64 = 8 << 20;
 
+/// What has failed when a write came after a promise and that could not be taken back.
+pub const UNSEALING: &str = "taking a promise back";
+
 /// What to do before a write can go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Blocked {
@@ -25,6 +28,13 @@ pub enum Blocked {
     Published,
     /// The draft ended; there is nothing to write to.
     Ended,
+}
+
+impl Blocked {
+    /// True if it means a copy, which takes as long as the version is large.
+    pub fn is_copied(self) -> bool {
+        matches!(self, Blocked::Clean | Blocked::Published)
+    }
 }
 
 impl Draft {

@@ -34,7 +34,7 @@ use crate::sys::{Errno, Result, mount};
 
 pub use base::Base;
 pub use body::{Body, Phase, Work};
-pub use change::Blocked;
+pub use change::{Blocked, UNSEALING};
 pub use digest::Digester;
 pub use ending::{Ending, Kept};
 pub use family::{Caller, Writer};
@@ -268,7 +268,10 @@ impl Draft {
         Some(match (target, reason) {
             (None, _) => Ending::Unnamed { id: work.id, staged: work.staged },
             (Some(_), None) if untouched => Ending::Untouched { id: work.id, staged: work.staged },
-            (Some(_), Some(Reason::Failed { step, errno })) if promised && mount::is_failure(errno) => {
+            // Kept, unless a write was lost since: without it the content is not what the last close would have been of.
+            (Some(_), Some(Reason::Failed { step, errno }))
+                if promised && step != UNSEALING && mount::is_failure(errno) =>
+            {
                 Ending::Postponed { id: work.id, staged: work.staged, failed: Failed { step, errno } }
             }
             (Some(_), Some(reason)) => Ending::Refused { id: work.id, staged: work.staged, reason },

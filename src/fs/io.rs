@@ -8,7 +8,7 @@ use fuser::INodeNo;
 use super::handle::Handle;
 use super::wait::Until;
 use super::{Done, Fs};
-use crate::draft::{Blocked, Caller, Draft, Keep};
+use crate::draft::{Blocked, Caller, Draft, Keep, UNSEALING};
 use crate::inode::Content;
 use crate::sys::{Errno, Result, at, copy, mount, stat};
 
@@ -23,6 +23,9 @@ thread_local! {
 /// So much an NFS client may send in one request, which a commit then has made durable: begun earlier, it would take a
 /// second one. Bytes.
 const ONE_REQUEST: u64 = 1 << 20;
+
+/// What a write is called when it fails.
+const WRITE: &str = "write";
 
 struct Change<T> {
     call: Call<T>,
@@ -189,8 +192,18 @@ impl Fs {
             self.announce(target, true, || ());
         }
         self.slow.run(move || match draft.unblock(&fs.committer, blocked, change.keep) {
-            Ok(()) | Err(Errno::AGAIN) => fs.change_now(draft, change, done),
-            Err(errno) => fs.change_failed(draft, errno, change, done),
+            Ok(()) => fs.change_now(draft, change, done),
+            // Room helps a copy alone.
+            Err(errno) if blocked.is_copied() && mount::is_no_space(errno) => {
+                fs.change_failed(draft, errno, change, done);
+            }
+            Err(errno) => {
+                // Who calls otherwise is told, and nothing was changed; a write that was gathered is lost.
+                if change.step == WRITE {
+                    draft.taint(if blocked == Blocked::Promised { UNSEALING } else { WRITE }, errno);
+                }
+                done(Err(errno));
+            }
         });
     }
 
@@ -352,13 +365,7 @@ impl Fs {
 /// A write that is to be tried again: its data is kept.
 fn rewrite(data: &[u8], offset: u64, seen: u64) -> Change<()> {
     let data: Arc<[u8]> = data.into();
-    Change {
-        call: Arc::new(move |draft| draft.write(&data, offset)),
-        keep: Keep::All,
-        step: "write",
-        seen,
-        last: false,
-    }
+    Change { call: Arc::new(move |draft| draft.write(&data, offset)), keep: Keep::All, step: WRITE, seen, last: false }
 }
 
 fn read_at(file: &Content, buffer: &mut [u8], offset: u64) -> Result<usize> {

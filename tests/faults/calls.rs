@@ -403,7 +403,7 @@ fn the_guard_goes_by_a_name_of_its_own_and_ends_with_the_daemon() {
 }
 
 /// A writer with too many descriptors to look for a duplicate among them: its closes return without proof.
-fn unproven(m: &Mount) -> Agent {
+pub fn unproven(m: &Mount) -> Agent {
     let w = m.agent("W");
     for _ in 0..600 {
         w.open("/dev/null", "r").unwrap();

@@ -2,6 +2,7 @@
 
 use rustix::io::Errno;
 
+use crate::calls::unproven;
 use crate::common::agent::socket_name;
 use crate::common::{checker, eventually};
 use crate::faultfs::FaultFs;
@@ -50,6 +51,32 @@ fn a_write_waits_for_as_long_as_the_commit_before_it_takes() {
         expected[at..at + 4].copy_from_slice(data);
     }
     eventually("all of it is published", || m.raw_content(&name).is_some_and(|found| found == expected));
+    checker::check(&m);
+}
+
+#[test]
+fn a_write_after_a_promise_that_cannot_be_taken_back_is_not_left_out() {
+    let fs = FaultFs::new();
+    let mut m = fs.setup_whole().mount();
+    m.expect_mess();
+    let w = unproven(&m);
+    w.put("f", "old").unwrap();
+    m.settled();
+    let first = w.open("f", "w|trunc").unwrap();
+    let second = w.dup(first).unwrap();
+    w.write(first, "line 1\n").unwrap();
+    w.close(first).unwrap();
+    eventually("it is promised", || m.pending().iter().any(|row| row.path == "f" && row.state == "sealed"));
+    fs.refuse(Realm::State, Op::writes, Errno::IO);
+    // The kernel gathers it.
+    w.write(second, "line 2\n").unwrap();
+    assert_eq!(w.fsync(second).unwrap_err(), "EIO");
+    assert_eq!(w.fsync(second).unwrap_err(), "EIO");
+    assert_eq!(w.close(second).unwrap_err(), "EIO");
+    fs.allow();
+    m.quarantined("f");
+    assert_eq!(m.raw_content("f").unwrap(), b"old");
+    assert_eq!(m.agent("R").cat("f").unwrap(), b"old");
     checker::check(&m);
 }
 
