@@ -191,7 +191,8 @@ impl Fs {
         {
             self.announce(target, true, || ());
         }
-        self.slow.run(move || match draft.unblock(&fs.committer, blocked, change.keep) {
+        let pool = if blocked.is_copied() { &self.copies } else { &self.slow };
+        pool.run(move || match draft.unblock(&fs.committer, blocked, change.keep) {
             Ok(()) => fs.change_now(draft, change, done),
             // Room helps a copy alone.
             Err(errno) if blocked.is_copied() && mount::is_no_space(errno) => {
@@ -227,7 +228,7 @@ impl Fs {
             return done(Err(errno));
         }
         let fs = self.clone();
-        self.slow.run(move || {
+        self.copies.run(move || {
             if !change.last && fs.reaper.make_room(change.seen) {
                 fs.change_now(draft, Change { last: true, ..change }, done);
             } else {
@@ -297,7 +298,7 @@ impl Fs {
             drop(using);
             stripper.strip_set_ids(caller, file).map(|()| copied as u32)
         };
-        self.slow.run(move || match &*target {
+        self.copies.run(move || match &*target {
             Handle::Draft { draft, writes: true, .. } => fs.alter(draft.clone(), Keep::All, "copy", call, done),
             Handle::Direct { file, writes: true, .. } => done(call(file)),
             _ => done(Err(Errno::BADF)),

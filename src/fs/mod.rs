@@ -6,8 +6,9 @@
 //!
 //! Threads: the session threads run everything that touches the export briefly; `commit` threads run fsync and rename;
 //! `notice` threads tell the kernel, which may wait for a folder that a request has locked, and that request for a
-//! commit: so commits never queue behind notices. `slow` threads run copies and whatever was parked. No lock is held
-//! across a reply, but for a folder's `answers`.
+//! commit: so commits never queue behind notices. `copy` threads copy, or make room, which takes as long as it takes; `slow`
+//! threads run whatever else waits for a disk or was parked, and queue behind no copy. No lock is held across a reply, but
+//! for a folder's `answers`.
 
 mod attr;
 mod caller;
@@ -114,6 +115,7 @@ pub struct Fs {
     commits: Pool,
     notices: Pool,
     slow: Pool,
+    copies: Pool,
     parking: Parking,
     recovery: Recovery,
     kernel: OnceLock<Notifier>,
@@ -131,6 +133,7 @@ impl Fs {
             commits: Pool::start("commit", options.commit_workers)?,
             notices: Pool::start("notice", NOTICE_WORKERS)?,
             slow: Pool::start("slow", SLOW_WORKERS)?,
+            copies: Pool::start("copy", COPY_WORKERS)?,
             backings: Backings::new(options.passthrough),
             rules: committer.rules.clone(),
             committer,
@@ -263,8 +266,11 @@ impl Fs {
 /// Threads for notices to the kernel.
 const NOTICE_WORKERS: usize = 4;
 
-/// Threads for copies and parked operations.
+/// Threads for parked operations and what else is too slow for a session thread.
 const SLOW_WORKERS: usize = 8;
+
+/// Threads for copies.
+const COPY_WORKERS: usize = 8;
 
 /// Where an answer goes.
 pub trait Done<T>: FnOnce(Result<T>) + Send + 'static {}

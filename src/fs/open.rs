@@ -300,7 +300,7 @@ impl Fs {
             Ok(opened) if truncates => self.empty_opened(caller, draft, opened, done),
             Ok(opened) if writes_only && self.is_bulk(&draft) && draft.is_clean() => {
                 let fs = self.clone();
-                self.slow.run(move || match draft.copy_ahead(&fs.committer) {
+                self.copies.run(move || match draft.copy_ahead(&fs.committer) {
                     Ok(()) => done(Ok(opened)),
                     Err(errno) => fs.give_up_open(opened, done, errno),
                 });

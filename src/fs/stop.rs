@@ -44,6 +44,7 @@ impl Fs {
         self.stop_parking();
         self.stop_locks();
         self.slow.finish();
+        self.copies.finish();
     }
 
     /// Ends the drafts whose content another instance has adopted: it may publish it, so nobody shall write to it any more.

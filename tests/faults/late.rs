@@ -135,3 +135,33 @@ fn a_copy_for_an_open_that_fails_leaves_nothing() {
     }
     assert!(failed > 0);
 }
+
+#[test]
+fn an_fsync_does_not_queue_behind_the_copies_of_others() {
+    const COPIES: usize = 8;
+    let fs = FaultFs::new();
+    let m = fs.setup().options("writeback=off").mount();
+    let writers: Vec<_> = (0..COPIES).map(|n| m.agent(&format!("W{n}"))).collect();
+    for (n, w) in writers.iter().enumerate() {
+        w.put(&format!("f{n}"), "a version").unwrap();
+    }
+    let v = m.agent("V");
+    let other = v.open("other", "w|creat").unwrap();
+    v.write(other, "content").unwrap();
+    m.recorded();
+    let fds: Vec<_> = writers.iter().enumerate().map(|(n, w)| w.open(&format!("f{n}"), "rw").unwrap()).collect();
+    let held = fs.hold_many(Realm::Export, Op::CopyRange, COPIES);
+    for (w, fd) in writers.iter().zip(&fds) {
+        w.send(&["pwrite", &fd.to_string(), "0", "A"]);
+    }
+    eventually("all of them copy", || held.waiting() == COPIES);
+    v.fsync(other).unwrap();
+    drop(held);
+    for (n, (w, fd)) in writers.iter().zip(fds).enumerate() {
+        w.answer().unwrap();
+        w.close(fd).unwrap();
+        assert_eq!(m.raw_content(&format!("f{n}")).unwrap(), b"A version");
+    }
+    v.close(other).unwrap();
+    checker::check(&m);
+}
