@@ -7,7 +7,10 @@ use rustix::fs::{Access, OFlags};
 use crate::commit::{Committer, Target};
 use crate::inode::{Content, Key};
 use crate::sys::cred::Creds;
-use crate::sys::{Errno, Kind, Result, Stat, at, stat};
+use crate::sys::{Errno, Kind, Result, Stat, at, copy, stat};
+
+/// How often a version may be cut short while it is copied.
+const CUTS: u32 = 4;
 
 /// The version below a draft.
 #[derive(Clone, Debug)]
@@ -57,5 +60,22 @@ impl Base {
         let file = Content::new(by.staging.acting_for(creds, || at::reopen(&**file, OFlags::RDONLY))?);
         by.nodes.reads(Key::of(&self.like), &file);
         Ok(file)
+    }
+
+    /// Fills a staged file with the first bytes of the version, `kept` if it has so many. Who cuts it short meanwhile, in
+    /// place or without commitfs, has come first: zeros where its end was would be nobody's content.
+    pub(super) fn copy_into(&self, by: &Committer, creds: Option<&Creds>, staged: &Content, kept: u64) -> Result<()> {
+        let below = self.readable(by, creds)?;
+        let _using = below.using();
+        let mut copied = copy::copy_content(&*below, staged, kept);
+        for _ in 0..CUTS {
+            if copied != Err(Errno::STALE) {
+                break;
+            }
+            let left = kept.min(stat::fstat(&*below)?.size);
+            at::truncate(staged, 0)?;
+            copied = copy::copy_content(&*below, staged, left);
+        }
+        copied
     }
 }

@@ -12,7 +12,7 @@ use crate::journal::{Begun, CommitKind, Entry, Owner};
 use crate::rules::Decision;
 use crate::sys::cred::Creds;
 use crate::sys::stat::Time;
-use crate::sys::{Errno, Result, at, clock, copy, mount, stat};
+use crate::sys::{Errno, Result, at, clock, mount, stat};
 use crate::{failpoint, unless_skipped};
 
 /// A file system's times are as exact as this.
@@ -354,11 +354,7 @@ impl Draft {
             if kept == 0 {
                 return Ok(staged);
             }
-            let filled = base.readable(by, self.creds.as_ref()).and_then(|below| {
-                let _using = below.using();
-                copy::copy_content(&*below, &*staged.file, kept)
-            });
-            match filled {
+            match base.copy_into(by, self.creds.as_ref(), &staged.file, kept) {
                 Ok(()) => Ok(staged),
                 Err(errno) => {
                     by.staging.remove(name)?;

@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use super::{Errno, Result, at, stat};
 
 /// Makes `to` (empty) hold the first `size` bytes of `from`: a clone if the file system shares extents, a copy inside
-/// the file system or on the server next, through memory last. Holes stay holes. `EIO` if `from` does not have so many,
+/// the file system or on the server next, through memory last. Holes stay holes. `ESTALE` if `from` does not have so many,
 /// because somebody has cut it short: what is missing must not become zeros.
 pub fn copy_content(from: impl AsFd, to: impl AsFd, size: u64) -> Result<()> {
     if size == 0 {
@@ -38,7 +38,7 @@ pub fn copy_content(from: impl AsFd, to: impl AsFd, size: u64) -> Result<()> {
             break;
         }
         if copy_range(from.as_fd(), start, to.as_fd(), start, end - start)? < end - start {
-            return Err(Errno::IO);
+            return Err(Errno::STALE);
         }
         offset = end.max(start + 1);
     }
@@ -47,7 +47,7 @@ pub fn copy_content(from: impl AsFd, to: impl AsFd, size: u64) -> Result<()> {
 }
 
 fn expect_size(file: impl AsFd, least: u64) -> Result<()> {
-    if stat::fstat(file)?.size < least { Err(Errno::IO) } else { Ok(()) }
+    if stat::fstat(file)?.size < least { Err(Errno::STALE) } else { Ok(()) }
 }
 
 /// Copies `len` bytes, fewer only at the source's end; returns the bytes copied.
@@ -92,13 +92,13 @@ mod tests {
     fn a_source_that_is_shorter_than_it_was_said_to_be_is_an_error() {
         let (from, to) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
         at::write_at(&from, b"content", 0).unwrap();
-        assert_eq!(copy_content(&from, &to, 8), Err(Errno::IO));
+        assert_eq!(copy_content(&from, &to, 8), Err(Errno::STALE));
         at::truncate(&to, 0).unwrap();
         assert_eq!(copy_content(&from, &to, 7), Ok(()));
         // A hole at the end, and no end in it.
         at::truncate(&from, 1 << 20).unwrap();
         at::truncate(&to, 0).unwrap();
-        assert_eq!(copy_content(&from, &to, (1 << 20) + 1), Err(Errno::IO));
+        assert_eq!(copy_content(&from, &to, (1 << 20) + 1), Err(Errno::STALE));
         at::truncate(&to, 0).unwrap();
         assert_eq!(copy_content(&from, &to, 1 << 20), Ok(()));
     }
