@@ -6,7 +6,6 @@ use std::sync::Arc;
 use fuser::INodeNo;
 
 use super::handle::Handle;
-use super::wait::Until;
 use super::{Done, Fs};
 use crate::draft::{Blocked, Caller, Draft, Keep, UNSEALING};
 use crate::inode::Content;
@@ -168,17 +167,8 @@ impl Fs {
     ) {
         let fs = self.clone();
         if blocked == Blocked::Sealing {
-            return self.park(Until::Settled(draft.clone()), move |settled| {
-                if !settled && fs.is_stopping() {
-                    draft.taint(change.step, Errno::AGAIN);
-                    return done(Err(Errno::AGAIN));
-                }
-                if !settled {
-                    // However long that takes, it ends; and a write that was gathered has been answered already.
-                    tracing::warn!(node = draft.node, step = change.step, "a write waits on for the commit before it");
-                }
-                fs.change_now(draft, change, done);
-            });
+            // However long that takes: a write that was gathered has been answered already.
+            return self.after_commit(draft.clone(), move || fs.change_now(draft, change, done));
         }
         // What is written now is the next version of the name.
         if matches!(blocked, Blocked::Clean | Blocked::Published) && !self.drafts.claim(&draft) {

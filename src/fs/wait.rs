@@ -20,7 +20,7 @@ pub(super) const HOLD_LIMIT: Duration = Duration::from_millis(500);
 
 #[cfg(feature = "failpoints")]
 fn commit_limit() -> Duration {
-    crate::failpoint::pause("COMMITFS_PARKED_MS", commit_limit())
+    crate::failpoint::pause("COMMITFS_PARKED_MS", COMMIT_LIMIT)
 }
 
 #[cfg(not(feature = "failpoints"))]
