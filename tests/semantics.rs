@@ -42,6 +42,8 @@ mod names;
 mod paragraphs;
 #[path = "semantics/programs.rs"]
 mod programs;
+#[path = "semantics/promised.rs"]
+mod promised;
 #[path = "semantics/readers.rs"]
 mod readers;
 #[path = "semantics/removal.rs"]

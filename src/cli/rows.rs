@@ -223,6 +223,7 @@ mod tests {
             changed_at: SystemTime::now() + Duration::from_secs(100),
             reason: Some("killed".to_owned()),
             kept: true,
+            below: None,
         }
     }
 

@@ -30,7 +30,7 @@ enum Below {
     Seen(Option<Key>),
     /// The export did not tell: what the draft was begun over.
     Assumed(Option<Key>),
-    /// An earlier daemon knew.
+    /// An earlier daemon knew: what its row says that the name held at the promise.
     Unknown,
 }
 
@@ -120,24 +120,23 @@ impl Committer {
             Some(target) => Ok(target.clone()),
             None => self.folder_of(&row.path).map_err(|errno| ("folder", errno)),
         };
-        let below = match postponed.below {
-            Below::Seen(below) | Below::Assumed(below) => Some(below),
-            Below::Unknown => None,
-        };
-        match target.and_then(|target| self.roll_forward(row, target, marked, below)) {
+        let published = target.and_then(|target| {
+            let below = match postponed.below {
+                Below::Seen(below) | Below::Assumed(below) => Some(below),
+                Below::Unknown => self.below_promised(row, &target).map_err(|errno| ("name", errno))?,
+            };
+            self.roll_forward(row, target, marked, below)
+        });
+        match published {
             Ok(target) => {
                 tracing::warn!(draft = row.id, path = display_path(&row.path), "published after all");
                 Ok(Tried::Published(target))
             }
             Err((_, errno)) if mount::is_failure(errno) => Err(errno),
-            // For the next mount, which knows no more than the events.
+            // For the next mount, which goes by what the name held at the promise.
             Err((_, Errno::EXIST)) if matches!(postponed.below, Below::Assumed(_)) => Ok(Tried::Settled),
-            Err((_, Errno::EXIST)) => {
-                self.give_to_quarantine(row, Reason::Overtaken)?;
-                Ok(Tried::Settled)
-            }
             Err((step, errno)) => {
-                self.give_to_quarantine(row, Reason::Failed { step, errno })?;
+                self.give_to_quarantine(row, Reason::of_promised(step, errno))?;
                 Ok(Tried::Settled)
             }
         }

@@ -36,6 +36,12 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// Why a draft whose close had returned cannot be published. `EEXIST` says that its name holds something else than it
+    /// should.
+    pub(super) fn of_promised(step: &'static str, errno: Errno) -> Self {
+        if errno == Errno::EXIST { Reason::Overtaken } else { Reason::Failed { step, errno } }
+    }
+
     /// What its writer is told.
     pub fn errno(&self) -> Errno {
         match self {

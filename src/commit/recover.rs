@@ -9,8 +9,8 @@ use std::time::Instant;
 use super::{Committer, Reason, Sealed, Staged, Target, marker};
 use crate::failpoint;
 use crate::inode::{Content, Key, display_path};
-use crate::journal::{Commit, DraftRow, DraftState, Entry, JournalError};
-use crate::sys::{Errno, Result, Stat, at, mount};
+use crate::journal::{Commit, DraftRow, DraftState, Entry, Held, JournalError};
+use crate::sys::{Errno, Result, Stat, at, mount, stat};
 
 /// What happened since the daemon that left something.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,12 +53,12 @@ impl Committer {
     ) -> (Recovered, Vec<Target>, Vec<String>) {
         let mut done = Recovered::default();
         let (mut published, mut kept) = (Vec::new(), Vec::new());
-        let mut resolve = |row: DraftRow, overtaken| {
+        let mut resolve = |row: DraftRow| {
             failpoint!("recover_before_resolve");
             let (id, path, promised) = (row.id, row.path.clone(), row.state == DraftState::Sealed);
             let marked = wants_marker(&path);
             let (stage, quarantined) = (row.stage.clone(), done.quarantined);
-            match self.resolve(row, overtaken, marked, before, &mut done) {
+            match self.resolve(row, marked, before, &mut done) {
                 Ok(target) => published.extend(target),
                 // The row keeps its state: it is tried again if it was promised, and by the next mount.
                 Err(errno) => {
@@ -78,10 +78,7 @@ impl Committer {
         // What was published, and not written down, came after every promise that was: it must be known first.
         let is_staged = |row: &DraftRow| self.staging.stat(&row.stage).err() != Some(Errno::NOENT);
         let (staged, gone): (Vec<_>, Vec<_>) = rows.into_iter().partition(is_staged);
-        gone.into_iter().for_each(|row| resolve(row, false));
-        // Before any of them is published: of several promised versions of one name the last one stays.
-        let overtaken: Vec<bool> = staged.iter().map(|row| self.is_overtaken(row)).collect();
-        staged.into_iter().zip(overtaken).for_each(|(row, overtaken)| resolve(row, overtaken));
+        gone.into_iter().chain(staged).for_each(&mut resolve);
         for name in markers {
             if let Err(errno) = self.staging.remove(name) {
                 tracing::error!(stage = name, %errno, "cannot remove a marker that was not finished");
@@ -102,14 +99,7 @@ impl Committer {
         Ok(found)
     }
 
-    fn resolve(
-        &self,
-        row: DraftRow,
-        overtaken: bool,
-        marked: bool,
-        before: Before,
-        done: &mut Recovered,
-    ) -> Result<Option<Target>> {
+    fn resolve(&self, row: DraftRow, marked: bool, before: Before, done: &mut Recovered) -> Result<Option<Target>> {
         match self.staging.stat(&row.stage) {
             // A staged name goes away by a rename to its target, or by a removal that the journal knew of first. This
             // row says neither, so it was renamed; perhaps its name was replaced or removed since. Unless the power was
@@ -141,11 +131,6 @@ impl Committer {
                 Ok(None)
             }
             Err(other) => Err(other),
-            Ok(_) if row.state == DraftState::Sealed && overtaken => {
-                self.give_to_quarantine(&row, Reason::Overtaken)?;
-                done.quarantined += 1;
-                Ok(None)
-            }
             Ok(_) if row.state == DraftState::Sealed => match self.roll_forward_by_path(&row, marked) {
                 Ok(target) => {
                     done.rolled_forward += 1;
@@ -153,7 +138,7 @@ impl Committer {
                 }
                 Err((_, errno)) if mount::is_failure(errno) => Err(errno),
                 Err((step, errno)) => {
-                    self.give_to_quarantine(&row, Reason::Failed { step, errno })?;
+                    self.give_to_quarantine(&row, Reason::of_promised(step, errno))?;
                     done.quarantined += 1;
                     Ok(None)
                 }
@@ -202,7 +187,38 @@ impl Committer {
     fn roll_forward_by_path(&self, row: &DraftRow, marked: bool) -> std::result::Result<Target, (&'static str, Errno)> {
         let (found, name) = self.find_folder(&row.path).map_err(|errno| ("folder", errno))?;
         let target = Target { parent: found.folder.clone(), name: name.to_owned() };
-        self.roll_forward(row, target, marked, None)
+        // At the last moment: recovery may be slow, and who waits for its names does not wait for ever.
+        let below = self.below_promised(row, &target).map_err(|errno| ("name", errno))?;
+        self.roll_forward(row, target, marked, below)
+    }
+
+    /// What a name holds, for the row of its draft.
+    pub fn held_by(&self, target: &Target) -> Result<Held> {
+        self.look(target).map(|(held, _)| held)
+    }
+
+    fn look(&self, target: &Target) -> Result<(Held, Option<Stat>)> {
+        let dir = self.nodes.fd(&target.parent)?;
+        if self.revalidate {
+            stat::revalidate(&dir)?;
+        }
+        Held::look(&dir, &target.name)
+    }
+
+    /// What is to be replaced by a draft whose close was promised, as `below` in [`Sealed`]. `EEXIST` if the name was changed
+    /// since: nothing newer is overwritten.
+    pub(super) fn below_promised(&self, row: &DraftRow, target: &Target) -> Result<Option<Option<Key>>> {
+        if self.is_overtaken(row) {
+            return Err(Errno::EXIST);
+        }
+        // An older commitfs promised it: no more is known.
+        let Some(then) = &row.below else { return Ok(None) };
+        let (now, there) = self.look(target)?;
+        let follows = |there: Stat| self.journal.read(|reader| reader.follows(row.id, there.ino)).unwrap_or(false);
+        if then.is_still(&now) || there.is_some_and(follows) {
+            return Ok(Some(there.as_ref().map(Key::of)));
+        }
+        Err(Errno::EXIST)
     }
 
     /// Publishes what was promised. `below` as in [`Sealed`].

@@ -26,7 +26,7 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::commit::{ADOPTED, Committer, Failed, Reason, Sealed, Staged, Target};
 use crate::inode::{Content, Key, NodeTable};
-use crate::journal::{CommitKind, DraftId, Entry, Owner};
+use crate::journal::{CommitKind, DraftId, Entry, Held, Owner};
 use crate::rules::Decision;
 use crate::sys::cred::Creds;
 use crate::sys::stat::{self, Stat, Time};
@@ -317,13 +317,15 @@ impl Draft {
     }
 
     /// Gives the draft another name. False while a commit is on its way.
-    pub fn retarget(&self, by: &Committer, target: Target) -> bool {
+    ///
+    /// `held`: what the new name holds.
+    pub fn retarget(&self, by: &Committer, target: Target, held: Option<Held>) -> bool {
         let mut body = self.body.write();
         if matches!(body.phase, Phase::Sealing(_)) {
             return false;
         }
         if let Phase::Open(work) = &body.phase {
-            by.journal.submit(Entry::Retargeted { id: work.id, path: target.path() });
+            by.journal.submit(Entry::Retargeted { id: work.id, path: target.path(), below: held });
         }
         body.target = Some(target);
         true

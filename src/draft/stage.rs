@@ -192,11 +192,13 @@ impl Draft {
         }
         // Two processes may close their duplicates at the same time.
         let _one_at_a_time = work.promising.lock();
-        if body.target.is_none() || work.promised.load(Ordering::Acquire) {
+        let Some(target) = body.target.as_ref().filter(|_| !work.promised.load(Ordering::Acquire)) else {
             return Ok(());
-        }
+        };
+        // Before the row: what another host puts there in between is not what the row says, and is never overwritten.
+        let below = by.held_by(target)?;
         let bytes = stat::fstat(&work.staged.file)?.size;
-        by.journal.submit_durable(Entry::Sealed { id: work.id, bytes }).map_err(|error| {
+        by.journal.submit_durable(Entry::Sealed { id: work.id, bytes, below }).map_err(|error| {
             tracing::error!(draft = work.id, %error, "cannot promise a close");
             Errno::from_raw_os_error(error.errno())
         })?;
@@ -240,7 +242,7 @@ impl Draft {
         // It, or a folder above it, may have got another name meanwhile.
         let path = body.path();
         if path != told {
-            by.journal.submit(Entry::Retargeted { id: work.id, path });
+            by.journal.submit(Entry::Retargeted { id: work.id, path, below: None });
         }
         (body.base, body.phase) = (base, Phase::Open(work));
         Ok(())

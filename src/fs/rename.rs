@@ -7,7 +7,7 @@ use super::{Done, Fs};
 use crate::commit::Target;
 use crate::draft::{Caller, Draft};
 use crate::inode::{Key, Node};
-use crate::journal::Entry;
+use crate::journal::{Entry, Held};
 use crate::sys::at::RenameFlags;
 use crate::sys::{Errno, Kind, Result, Stat, stat};
 
@@ -119,7 +119,9 @@ impl Fs {
             Some(draft) => {
                 let moved = self.move_version_of(caller, &draft, &from, &to, flags)?;
                 let target = Target { parent: to.folder.clone(), name: to.name.clone() };
-                if !draft.retarget(&self.committer, target) {
+                // Where that cannot be told, recovery takes the name only if it is free.
+                let held = draft.is_pending().then(|| self.committer.held_by(&target).unwrap_or(Held::Nothing));
+                if !draft.retarget(&self.committer, target, held) {
                     return Ok(Renamed::Overtaken { moved });
                 }
                 self.drafts.unlist(from.folder.key, &from.name, &draft);
@@ -209,7 +211,7 @@ impl Fs {
         }
         for draft in self.drafts.below(&node) {
             if let (Some((id, _)), Some(target)) = (draft.progress(), draft.target()) {
-                self.committer.journal.submit(Entry::Retargeted { id, path: target.path() });
+                self.committer.journal.submit(Entry::Retargeted { id, path: target.path(), below: None });
             }
         }
     }

@@ -3,6 +3,7 @@
 use rusqlite::{Connection, ErrorCode, OptionalExtension, TransactionBehavior, params};
 
 use super::fold::{self, Tree};
+use super::held::Held;
 use super::record::{CommitKind, DraftId, DraftState, Entry, Owner};
 use super::{folders, history, outbox, schema};
 
@@ -54,7 +55,7 @@ pub(super) fn apply(conn: &Connection, entry: &Entry, now: i64) -> rusqlite::Res
             insert(conn, &new, "quarantined", now)?;
             Ok(true)
         }
-        Entry::Retargeted { id, path } => {
+        Entry::Retargeted { id, path, below } => {
             let changed = conn
                 .prepare_cached(
                     "UPDATE drafts SET path = ?2
@@ -62,6 +63,9 @@ pub(super) fn apply(conn: &Connection, entry: &Entry, now: i64) -> rusqlite::Res
                 )?
                 .execute(params![id, path])?;
             if changed > 0 {
+                if let Some(below) = below {
+                    held(conn, *id, below)?;
+                }
                 event(conn, next_event(conn)?, now, "retargeted", Some(*id), path, None)?;
             }
             Ok(changed > 0)
@@ -72,7 +76,10 @@ pub(super) fn apply(conn: &Connection, entry: &Entry, now: i64) -> rusqlite::Res
                 .execute(params![id, schema::size(*bytes)])?;
             Ok(true)
         }
-        Entry::Sealed { id, bytes } => Change::to(DraftState::Sealed).bytes(*bytes).write(conn, *id, "sealed", now),
+        Entry::Sealed { id, bytes, below } => {
+            let known = Change::to(DraftState::Sealed).bytes(*bytes).write(conn, *id, "sealed", now)?;
+            held(conn, *id, below).map(|()| known)
+        }
         Entry::Postponed { id, reason } => {
             // The event that sealed it stays that of its state: what came after is told apart by it.
             conn.prepare_cached("UPDATE drafts SET reason = ?2 WHERE id = ?1 AND state = 'sealed'")?
@@ -179,6 +186,12 @@ pub(super) fn apply(conn: &Connection, entry: &Entry, now: i64) -> rusqlite::Res
             Ok(true)
         }
     }
+}
+
+/// What a draft's name holds.
+fn held(conn: &Connection, id: DraftId, below: &Held) -> rusqlite::Result<()> {
+    conn.prepare_cached("UPDATE drafts SET below = ?2 WHERE id = ?1")?.execute(params![id, below.to_text()])?;
+    Ok(())
 }
 
 fn path_in(conn: &Connection, table: &str, id: DraftId) -> rusqlite::Result<Option<Vec<u8>>> {
@@ -359,85 +372,4 @@ pub(super) fn changed(conn: &Connection, event: i64, change: Option<folders::Cha
         change.files
     ])?;
     Ok(())
-}
-
-/// The draft an entry speaks of.
-pub(super) fn draft_of(entry: &Entry) -> Option<DraftId> {
-    match entry {
-        Entry::Begun(begun) => Some(begun.id),
-        Entry::Committed(commit) => Some(commit.id),
-        Entry::Retargeted { id, .. }
-        | Entry::Grown { id, .. }
-        | Entry::Sealed { id, .. }
-        | Entry::Unsealed { id }
-        | Entry::Postponed { id, .. }
-        | Entry::Digested { id, .. }
-        | Entry::Mismatch { id, .. }
-        | Entry::Quarantined { id, .. }
-        | Entry::Adopted { id, .. }
-        | Entry::Discarded { id, .. } => Some(*id),
-        Entry::Together(entries) => entries.iter().find_map(draft_of),
-        Entry::SetAside(_)
-        | Entry::Unlinked { .. }
-        | Entry::Reaped { .. }
-        | Entry::ReapFailed(_)
-        | Entry::ReapBegun { .. }
-        | Entry::Retry { .. }
-        | Entry::Purged { .. }
-        | Entry::Dropped { .. }
-        | Entry::Restored { .. }
-        | Entry::Delta(_)
-        | Entry::Counted(_)
-        | Entry::Found { .. }
-        | Entry::Recount { .. }
-        | Entry::Fold { .. }
-        | Entry::ContentLost { .. }
-        | Entry::Measured { .. }
-        | Entry::Prune { .. }
-        | Entry::Meta { .. } => None,
-    }
-}
-
-/// The entry in words, for the log.
-pub(super) fn name(entry: &Entry) -> String {
-    let of = |word: &str, id: i64| format!("{word} of outbox row {id}");
-    let word = match entry {
-        Entry::Together(entries) => {
-            let mut words: Vec<String> = entries.iter().take(3).map(name).collect();
-            if entries.len() > words.len() {
-                words.push(format!("{} more", entries.len() - words.len()));
-            }
-            return words.join(", ");
-        }
-        Entry::SetAside(new) => return of("beginning", new.id),
-        Entry::ReapFailed(attempt) => return of("failed attempt", attempt.id),
-        Entry::ReapBegun { id, .. } => return of("progress", *id),
-        Entry::Dropped { id } => return of("drop", *id),
-        Entry::Restored { id, .. } => return of("restore", *id),
-        Entry::ContentLost { ids } => return format!("lost content of {} drafts", ids.len()),
-        Entry::Measured { sizes } => return format!("sizes of {} drafts", sizes.len()),
-        Entry::Unlinked { .. } => return "unlink".to_owned(),
-        Entry::Reaped { ids } => return format!("end of {} outbox rows", ids.len()),
-        Entry::Retry { ids } => return format!("retry of {} outbox rows", ids.len()),
-        Entry::Purged { .. } => return "purge of the outbox".to_owned(),
-        Entry::Delta(_) => return "delta of folder totals".to_owned(),
-        Entry::Counted(_) | Entry::Found { .. } => return "count of a folder".to_owned(),
-        Entry::Recount { .. } => return "recount of a folder".to_owned(),
-        Entry::Fold { .. } => return "folding of totals".to_owned(),
-        Entry::Prune { .. } => return "pruning of history".to_owned(),
-        Entry::Begun(_) => "begun",
-        Entry::Retargeted { .. } => "retargeted",
-        Entry::Grown { .. } => "grown",
-        Entry::Sealed { .. } => "sealed",
-        Entry::Unsealed { .. } => "reopened",
-        Entry::Postponed { .. } => "postponed",
-        Entry::Committed(_) => "committed",
-        Entry::Digested { .. } => "digested",
-        Entry::Mismatch { .. } => "mismatch",
-        Entry::Quarantined { .. } => "quarantined",
-        Entry::Adopted { .. } => "adopted",
-        Entry::Discarded { .. } => "discarded",
-        Entry::Meta { key, .. } => return format!("meta {key}"),
-    };
-    format!("{word} of draft {}", draft_of(entry).unwrap_or(0))
 }

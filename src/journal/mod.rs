@@ -12,9 +12,12 @@ pub mod feed;
 mod fold;
 pub mod folders;
 mod generation;
+pub mod held;
 mod history;
 mod intake;
+mod named;
 pub mod outbox;
+mod overtaken;
 pub mod pages;
 pub mod read;
 pub mod record;
@@ -39,6 +42,7 @@ use rustix::fs::FlockOperation;
 
 pub use error::JournalError;
 pub use folders::{Change, Counted, Delta};
+pub use held::Held;
 pub use outbox::{Attempt, OutboxId, OutboxKind, OutboxRow, OutboxState, SetAside};
 pub use record::{Begun, Commit, CommitKind, DraftId, DraftRow, DraftState, Entry, Owner};
 

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use globset::GlobMatcher;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, params};
 
+use super::held::Held;
 use super::record::{Commit, CommitKind, DraftId, DraftRow, DraftState, Owner};
 use super::{FILE, JournalError, is_in_use, outbox, schema};
 
@@ -113,7 +114,7 @@ pub struct Counts {
 }
 
 pub(super) const DRAFT: &str =
-    "SELECT id, state, path, stage, ino, kind, uid, gid, pid, command, bytes, begun_at, changed_at, reason, kept
+    "SELECT id, state, path, stage, ino, kind, uid, gid, pid, command, bytes, begun_at, changed_at, reason, kept, below
                      FROM drafts ";
 
 /// A commit's numbers go with the event that told of it.
@@ -175,18 +176,6 @@ impl Reader {
     /// Drafts in quarantine, oldest first.
     pub fn quarantined(&self) -> Result<Vec<DraftRow>, JournalError> {
         self.drafts("WHERE state = 'quarantined' ORDER BY id")
-    }
-
-    /// Whether the name of a draft was given to another version, or taken away, since its close was promised.
-    pub fn is_overtaken(&self, id: DraftId) -> Result<bool, JournalError> {
-        self.read(|conn| {
-            conn.prepare_cached(
-                "SELECT EXISTS (SELECT 1 FROM drafts d, events e
-                 WHERE d.id = ?1 AND e.id > d.event AND e.path = d.path AND e.draft_id IS NOT d.id
-                   AND e.kind IN ('committed', 'unlinked', 'removed', 'restored'))",
-            )?
-            .query_row([id], |row| row.get(0))
-        })
     }
 
     /// Whether an inode was published again since this commit, or its name taken away or given back: then it may be another
@@ -411,7 +400,13 @@ pub(super) fn draft(row: &Row<'_>) -> rusqlite::Result<DraftRow> {
         changed_at: schema::time(row.get(12)?),
         reason: row.get(13)?,
         kept: row.get(14)?,
+        below: held(row, 15)?,
     })
+}
+
+fn held(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Held>> {
+    let text: Option<String> = row.get(column)?;
+    text.map(|text| Held::parse(&text).ok_or_else(|| unknown_word(column, &text))).transpose()
 }
 
 /// Id of the newest event; 0 when there is none.

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use super::folders::{Change, Counted, Delta};
+use super::held::Held;
 use super::outbox::{Attempt, OutboxId, SetAside};
 
 /// Identity of one pending write for its whole life: draft 17 becomes commit 17 or quarantine 17.
@@ -164,6 +165,8 @@ pub enum Entry {
         id: DraftId,
         /// The new target.
         path: Vec<u8>,
+        /// What the new name holds; `None` if it came along with its folder.
+        below: Option<Held>,
     },
     /// The draft's size, for `pending`. No event.
     Grown {
@@ -178,6 +181,8 @@ pub enum Entry {
         id: DraftId,
         /// Bytes.
         bytes: u64,
+        /// What its name held, looked at before this is written.
+        below: Held,
     },
     /// `sealed` → `open`: a writer was left after all. Event `reopened`.
     Unsealed {
@@ -363,4 +368,6 @@ pub struct DraftRow {
     pub reason: Option<String>,
     /// False when the content was given back and only the record stays.
     pub kept: bool,
+    /// What its name held when its close was promised; `None` if an older commitfs has promised it, or nobody.
+    pub below: Option<Held>,
 }

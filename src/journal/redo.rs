@@ -20,7 +20,9 @@ use rusqlite::{Connection, OptionalExtension as _, TransactionBehavior};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::apply::{apply_alone, is_environment, name};
+use super::apply::{apply_alone, is_environment};
+use super::held::Held;
+use super::named::name;
 use super::record::{Begun, DraftId, Entry};
 use super::{JournalError, SetAside, schema};
 
@@ -45,6 +47,9 @@ enum What<'a> {
     Retargeted {
         id: DraftId,
         path: Cow<'a, [u8]>,
+        /// Lines of older versions of commitfs, which wrote down nothing of the kind at a promise either, have none.
+        #[serde(default)]
+        below: Option<Cow<'a, Held>>,
     },
     /// About to be taken out. Not an entry: nobody knows yet whether it will be.
     Leaving(Cow<'a, SetAside>),
@@ -54,7 +59,9 @@ impl<'a> What<'a> {
     fn of(entry: &'a Entry) -> Option<What<'a>> {
         match entry {
             Entry::Begun(begun) => Some(What::Begun(Cow::Borrowed(begun))),
-            Entry::Retargeted { id, path } => Some(What::Retargeted { id: *id, path: Cow::Borrowed(path) }),
+            Entry::Retargeted { id, path, below } => {
+                Some(What::Retargeted { id: *id, path: Cow::Borrowed(path), below: below.as_ref().map(Cow::Borrowed) })
+            }
             _ => None,
         }
     }
@@ -62,7 +69,9 @@ impl<'a> What<'a> {
     fn into_entry(self) -> Option<Entry> {
         match self {
             What::Begun(begun) => Some(Entry::Begun(begun.into_owned())),
-            What::Retargeted { id, path } => Some(Entry::Retargeted { id, path: path.into_owned() }),
+            What::Retargeted { id, path, below } => {
+                Some(Entry::Retargeted { id, path: path.into_owned(), below: below.map(Cow::into_owned) })
+            }
             What::Leaving(_) => None,
         }
     }

@@ -10,7 +10,7 @@ use rusqlite::{Connection, TransactionBehavior};
 
 /// Schema `n` is what the first `n` entries produce; `PRAGMA user_version` says how many have run. Entries are only ever
 /// appended: a released one is part of somebody's file.
-const MIGRATIONS: &[&str] = &[FIRST, SECOND, THIRD, FOURTH, FIFTH, SIXTH];
+const MIGRATIONS: &[&str] = &[FIRST, SECOND, THIRD, FOURTH, FIFTH, SIXTH, SEVENTH];
 
 /// The newest schema this program knows.
 pub(super) const NEWEST: i64 = MIGRATIONS.len() as i64;
@@ -194,6 +194,11 @@ WHERE id = (SELECT max(id) FROM events);
 DELETE FROM meta WHERE key = 'commits_pruned';
 ";
 
+/// What a draft's name held when its close was promised ([`super::held`]); rows of before do not know.
+const SEVENTH: &str = "
+ALTER TABLE drafts ADD COLUMN below TEXT;
+";
+
 /// The schema a file has: 0 for a new one.
 pub(super) fn version(conn: &Connection) -> rusqlite::Result<i64> {
     conn.query_row("PRAGMA user_version", [], |row| row.get(0))
@@ -271,7 +276,7 @@ mod tests {
                 // The trigger on INSERT is about beginnings only; here every state is needed as a start.
                 conn.execute_batch("DROP TRIGGER IF EXISTS drafts_begin; DELETE FROM drafts;").unwrap();
                 conn.execute(
-                    "INSERT INTO drafts VALUES (1, ?1, x'61', 's', 1, 'new', 0, 0, 0, '', 0, 0, 0, 1, 'why', 1)",
+                    "INSERT INTO drafts VALUES (1, ?1, x'61', 's', 1, 'new', 0, 0, 0, '', 0, 0, 0, 1, 'why', 1, NULL)",
                     [from.as_str()],
                 )
                 .unwrap();

@@ -13,9 +13,10 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 use rusqlite::{Connection, TransactionBehavior};
 
-use super::apply::{apply, apply_alone, draft_of, is_environment, name};
+use super::apply::{apply, apply_alone, is_environment};
 use super::feed::Feed;
 use super::intake::{Intake, Message, Queued};
+use super::named::{draft_of, name};
 use super::record::{DraftId, Entry};
 use super::redo::{self, Redo};
 use super::{JournalError, read, schema};

@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, CString, OsStr};
+use std::fmt;
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -100,6 +101,14 @@ impl Handle {
     /// Opens the inode as a file.
     pub fn open_file(&self, mount: impl AsFd, flags: OFlags) -> Result<File> {
         self.open(mount, flags).map(File::from)
+    }
+}
+
+/// In a form that can be written down and compared.
+impl fmt::Display for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:x}.", self.kind)?;
+        self.data.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 

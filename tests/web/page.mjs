@@ -283,11 +283,11 @@ db = sqlite3.connect("${STATE}/journal.sqlite")
 first = db.execute("SELECT max(id) FROM drafts").fetchone()[0] + 1000
 event = db.execute("SELECT max(id) FROM events").fetchone()[0]
 for n in range(${ROWS}):
-    db.execute("INSERT INTO drafts VALUES (?, 'quarantined', ?, ?, 1, 'new', 0, 0, 1, 'cp', 7, 0, 0, ?, 'many', 0)", (first + n, b"many/%d" % n, "s%d" % n, event))
+    db.execute("INSERT INTO drafts VALUES (?, 'quarantined', ?, ?, 1, 'new', 0, 0, 1, 'cp', 7, 0, 0, ?, 'many', 0, NULL)", (first + n, b"many/%d" % n, "s%d" % n, event))
 # More commits than one page of a search looks at, all newer than those of the tests before.
 first += ${ROWS}
 for n in range(${3 * ROWS}):
-    db.execute("INSERT INTO drafts VALUES (?, 'open', ?, ?, 1, 'new', 0, 0, 1, 'cp', 7, 0, 0, ?, NULL, 0)", (first + n, b"newer/%d" % n, "c%d" % n, event + 1 + n))
+    db.execute("INSERT INTO drafts VALUES (?, 'open', ?, ?, 1, 'new', 0, 0, 1, 'cp', 7, 0, 0, ?, NULL, 0, NULL)", (first + n, b"newer/%d" % n, "c%d" % n, event + 1 + n))
     db.execute("INSERT INTO commits VALUES (?, ?, 1, 7, NULL, 0, 0, 0, 0, 'new')", (first + n, b"newer/%d" % n))
 db.execute("UPDATE drafts SET state = 'committed' WHERE id >= ?", (first,))
 db.execute("INSERT INTO events (id, at, kind, commits) SELECT ?, at, 'begun', commits FROM events WHERE id = ?", (event + ${3 * ROWS}, event))

@@ -21,13 +21,14 @@ fn a_crash_before_the_transaction_loses_no_draft_and_no_target() {
     let (a, b) = (journal.next_draft_id(), journal.next_draft_id());
     journal.submit(begun(a, b"a\xff"));
     journal.submit(begun(b, b"b"));
-    journal.submit(Entry::Retargeted { id: a, path: b"d/a".to_vec() });
+    journal.submit(Entry::Retargeted { id: a, path: b"d/a".to_vec(), below: Some(Held::Nothing) });
     journal.secure().unwrap();
     let left = crash(dir.path());
     drop(held);
     let again = Journal::open(left.path()).unwrap();
     let row = again.row(a).unwrap().unwrap();
     assert_eq!((row.state, row.path.as_slice(), row.owner.pid), (DraftState::Open, b"d/a".as_slice(), 4711));
+    assert_eq!(row.below, Some(Held::Nothing));
     assert_eq!(open_paths(&again).len(), 2);
     assert_eq!(event_ids(left.path()), [1, 2, 3]);
     // A second crash at once: everything is applied once.
@@ -171,7 +172,7 @@ fn what_could_not_be_written_down_and_is_refused_holds_nobody_up() {
     journal.submit(begun(id, b"x"));
     journal.submit(committed(id, b"x"));
     journal.0.redo.lock().file = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
-    let late = journal.submit(Entry::Retargeted { id, path: b"y".to_vec() });
+    let late = journal.submit(Entry::Retargeted { id, path: b"y".to_vec(), below: None });
     assert!(matches!(journal.wait(late), Err(JournalError::Refused { .. })));
     journal.secure().unwrap();
 }

@@ -1,0 +1,41 @@
+//! What events tell of a name since a close was promised for it.
+
+use super::JournalError;
+use super::read::Reader;
+use super::record::DraftId;
+
+/// Event `e` is the commit of a draft whose close was promised before that of draft `d`, and not taken back since: it is the
+/// older one, whenever it was published.
+const PROMISED_BEFORE: &str = "(d.state = 'sealed' AND EXISTS (
+    SELECT 1 FROM events s WHERE s.draft_id = e.draft_id AND s.kind = 'sealed' AND s.id < d.event
+       AND NOT EXISTS (SELECT 1 FROM events r WHERE r.draft_id = s.draft_id AND r.kind = 'reopened' AND r.id > s.id)))";
+
+impl Reader {
+    /// Whether the name of a draft was given to another version, or taken away, since its close was promised. Versions
+    /// that were promised before it do not count.
+    pub fn is_overtaken(&self, id: DraftId) -> Result<bool, JournalError> {
+        self.read(|conn| {
+            conn.prepare_cached(&format!(
+                "SELECT EXISTS (SELECT 1 FROM drafts d, events e
+                 WHERE d.id = ?1 AND e.id > d.event AND e.path = d.path AND e.draft_id IS NOT d.id
+                   AND e.kind IN ('committed', 'unlinked', 'removed', 'restored') AND NOT {PROMISED_BEFORE})"
+            ))?
+            .query_row([id], |row| row.get(0))
+        })
+    }
+
+    /// Whether inode `ino` is, under the name of a draft, the version of one that was promised before it over the same: so
+    /// this one follows.
+    pub fn follows(&self, id: DraftId, ino: u64) -> Result<bool, JournalError> {
+        self.read(|conn| {
+            conn.prepare_cached(&format!(
+                "SELECT EXISTS (SELECT 1 FROM drafts d
+                 JOIN events e ON e.id > d.event AND e.kind = 'committed' AND e.path = d.path
+                 JOIN commits c ON c.id = e.draft_id AND c.ino = ?2
+                 JOIN drafts o ON o.id = c.id AND o.below = d.below
+                 WHERE d.id = ?1 AND {PROMISED_BEFORE})"
+            ))?
+            .query_row((id, ino.cast_signed()), |row| row.get(0))
+        })
+    }
+}
