@@ -178,6 +178,9 @@ pub fn serve(config: Config, ready: ReadySignal) -> Result<(), ServeError> {
         files: fd_limit.saturating_sub(FD_WORK),
     };
     let adopted = committer.staging.was_adopted().map_err(export("leases in .commitfs/hosts"))?;
+    if adopted && let Err(errno) = committer.staging.is_back() {
+        tracing::warn!(%errno, "cannot say that this instance is back");
+    }
     let left_over = committer.left_over()?;
     let boot = journal.read(|reader| reader.meta())?.remove(BOOT);
     let before = Before { adopted, restarted: boot.as_deref() != Some(&*sys::procfs::boot()) };

@@ -13,7 +13,7 @@ use std::hash::BuildHasher;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 use rustix::fs::{OFlags, Timespec};
@@ -21,7 +21,7 @@ use rustix::fs::{OFlags, Timespec};
 use crate::inode::{Content, Key};
 use crate::journal::DraftId;
 use crate::sys::cred::{Acting, Creds};
-use crate::sys::stat::{self, Stat};
+use crate::sys::stat::{self, Stat, Time};
 use crate::sys::{Errno, Result, at, clock, mount};
 
 /// Name of the reserved folder at the export's root.
@@ -63,6 +63,9 @@ pub struct Staging {
     /// The NFS 4 access lists that new files have here, by mode, owner and group.
     lists: Mutex<HashMap<(u32, u32, u32), Vec<u8>>>,
 }
+
+/// How far ahead the mark of an instance at rest is dated.
+const REST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 /// What has failed when a draft's staged file is not where it was put, as a draft's reason has it.
 pub const ADOPTED: &str = "lease (another instance has adopted the content)";
@@ -132,10 +135,29 @@ impl Staging {
 
     /// Says, in the server's time, that this instance lives. `ENOENT` when another has taken it for dead.
     pub fn beat(&self) -> Result<Stat> {
-        let lease = at::open_file(&self.hosts, OsStr::new(&self.lease()), OFlags::WRONLY, 0)?;
+        self.touch(&self.lease())
+    }
+
+    fn touch(&self, name: &str) -> Result<Stat> {
+        let file = at::open_file(&self.hosts, OsStr::new(name), OFlags::WRONLY, 0)?;
         let now = Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_NOW };
-        at::set_times(&lease, &at::Timestamps { last_access: now, last_modification: now })?;
-        stat::fstat(&lease)
+        at::set_times(&file, &at::Timestamps { last_access: now, last_modification: now })?;
+        stat::fstat(&file)
+    }
+
+    /// Says, before there is a lease, that an instance that was taken for dead is back: folders that nobody has taken by now
+    /// stay its own.
+    pub fn is_back(&self) -> Result<()> {
+        self.touch(&mark_of(&self.instance)).map(drop)
+    }
+
+    /// The same for one that ends in order before its adoption is settled: until it comes back nobody takes it for dead.
+    pub fn rests(&self) -> Result<()> {
+        match at::open_file(&self.hosts, OsStr::new(&mark_of(&self.instance)), OFlags::WRONLY, 0) {
+            Ok(mark) => at::set_mtime(&mark, Time::from_system(clock::now() + REST)),
+            Err(Errno::NOENT) => Ok(()),
+            Err(other) => Err(other),
+        }
     }
 
     /// True if another instance has adopted what this one had left, since it was last here.

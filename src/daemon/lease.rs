@@ -78,6 +78,9 @@ impl Lease {
         drop(self.sweeps);
         drop(self.beats);
         let staging = &self.committer.staging;
+        if let Err(errno) = staging.rests() {
+            tracing::warn!(%errno, "cannot say that this instance only rests");
+        }
         if let Err(errno) = at::unlink(staging.hosts(), OsStr::new(&staging.lease())) {
             tracing::warn!(%errno, "cannot withdraw the lease");
         }
@@ -87,7 +90,8 @@ impl Lease {
 /// Gives the signs of life, and does nothing else that could take long: others take whoever is silent for dead.
 fn live(card: &Card, beat: Duration, stopped: &Stopped) {
     let staging = &card.committer.staging;
-    let mut adopted = false;
+    // The adopter may still be about to take the folders of one that is just back.
+    let mut adopted = staging.was_adopted().unwrap_or(true);
     while pause(stopped, beat) {
         match staging.beat() {
             Ok(_) => {}

@@ -3,7 +3,8 @@
 //! Whoever renames the dead one's lease has it, and no other. Its folders are then renamed, so that it finds fresh ones
 //! should it come back, and what is in them moves to the adopter, row by row: content that was never published to
 //! quarantine, what was removed to the outbox. The renamed lease tells the dead one, if it comes back, that it was adopted.
-//! Every step can be interrupted: the adopter goes on at its next sweep, or whoever adopts the adopter.
+//! Every step can be interrupted: whoever sweeps next takes the folders that a mark stands for; what is in them is moved by
+//! the adopter's next sweep, or by whoever adopts the adopter.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -61,6 +62,7 @@ impl Reaper {
             let len = at::read_at(&file, &mut text, 0)?;
             Ok(silent > self.lease_of(name, &text[..len]))
         };
+        self.sweep_marks(repair, swept, &is_dead).map_err(failed)?;
         for entry in at::list(staging.hosts()).map_err(failed)? {
             let name = entry.name.to_string_lossy().into_owned();
             let Some(instance) = name.strip_suffix(".json").filter(|instance| *instance != staging.instance()) else {
@@ -96,6 +98,38 @@ impl Reaper {
         if repair { self.absorb() } else { Ok(()) }
     }
 
+    /// Adoptions that went no further than the mark: their adopter ended, or could not take every folder. One that is back, or
+    /// on its way back, has a lease, or a mark that is young ([`crate::commit::Staging::is_back`]).
+    fn sweep_marks(&self, repair: bool, swept: &mut Swept, is_dead: &impl Fn(&str) -> Result<bool>) -> Result<()> {
+        let hosts = self.by.staging.hosts();
+        for entry in at::list(hosts)? {
+            let mark = entry.name.to_string_lossy().into_owned();
+            let Some(instance) = mark.strip_suffix(&mark_of("")).filter(|it| *it != self.by.staging.instance()) else {
+                continue;
+            };
+            // Most have nothing left: the least is asked for them.
+            if self.left_by(instance)?.is_empty() {
+                continue;
+            }
+            match stat::stat_at(hosts, format!("{instance}.json")) {
+                Ok(_) => continue,
+                Err(Errno::NOENT) => {}
+                Err(other) => return Err(other),
+            }
+            match is_dead(&mark) {
+                Ok(true) => swept.dead_instances += 1,
+                // Settled in this moment.
+                Ok(false) | Err(Errno::NOENT) => continue,
+                Err(other) => return Err(other),
+            }
+            if repair {
+                tracing::warn!(instance, "an instance was taken for dead, and not adopted to the end: it is now");
+                self.take_folders(instance)?;
+            }
+        }
+        Ok(())
+    }
+
     /// How long an instance may be silent: as it says itself, or as this one where it does not.
     fn lease_of(&self, name: &str, text: &[u8]) -> Duration {
         match serde_json::from_slice::<LeaseFile>(text) {
@@ -113,16 +147,29 @@ impl Reaper {
         Ok([at::open_dir(self.by.staging.dir(), above)?, at::open_dir(self.by.staging.trash(), above)?])
     }
 
-    /// Renames the folders of a dead instance, and those that it had adopted itself.
-    fn take_folders(&self, dead: &str) -> Result<()> {
-        let by = |instance: &str| format!(".by-{instance}");
+    /// The folders of a dead instance, and those that it had adopted itself: where each is, its name, and whose it was.
+    fn left_by(&self, dead: &str) -> Result<Vec<(OwnedFd, String, String)>> {
+        let by_dead = by(dead);
+        let mut found = Vec::new();
         for folder in self.folders()? {
             for entry in at::list(&folder)? {
                 let name = entry.name.to_string_lossy().into_owned();
-                let of = if name == dead { Some(dead) } else { name.strip_suffix(&by(dead)) };
-                if let Some(of) = of {
-                    rename(&folder, &name, &format!("{of}{}", by(self.by.staging.instance())))?;
+                let of = if name == dead { Some(dead) } else { name.strip_suffix(&by_dead) };
+                if let Some(of) = of.map(str::to_owned) {
+                    found.push((at::open_dir(&folder, OsStr::new("."))?, name, of));
                 }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Renames what a dead instance has left.
+    fn take_folders(&self, dead: &str) -> Result<()> {
+        for (folder, name, of) in self.left_by(dead)? {
+            match rename(&folder, &name, &format!("{of}{}", by(self.by.staging.instance()))) {
+                // Somebody else was faster; or what was adopted of it before is not moved yet, and the next sweep goes on.
+                Ok(()) | Err(Errno::NOENT | Errno::NOTEMPTY | Errno::EXIST) => {}
+                Err(other) => return Err(other),
             }
         }
         Ok(())
@@ -131,7 +178,7 @@ impl Reaper {
     /// Moves what lies in adopted folders to this instance's own.
     fn absorb(&self) -> std::result::Result<(), SweepError> {
         let failed = |errno| SweepError::Export { what: "folder of a dead instance", errno };
-        let mine = format!(".by-{}", self.by.staging.instance());
+        let mine = by(self.by.staging.instance());
         let [stage, trash] = self.folders().map_err(failed)?;
         for (folder, published) in [(&stage, false), (&trash, true)] {
             for entry in at::list(folder).map_err(failed)? {
@@ -184,6 +231,11 @@ impl Reaper {
         }
         Ok(seen)
     }
+}
+
+/// Behind the name of a folder that was adopted.
+fn by(instance: &str) -> String {
+    format!(".by-{instance}")
 }
 
 fn rename(folder: impl std::os::fd::AsFd, from: &str, to: &str) -> Result<()> {

@@ -321,7 +321,7 @@ fn s60_what_is_written_in_place_in_a_removed_folder_counts_nowhere() {
     m.cli_ok(&["rm", "-r", "t"]);
     v.mkdir("t").unwrap();
     v.put("t/new", "abc").unwrap();
-    w.pwrite(grows, 0, &[b'x'; 5000]).unwrap();
+    w.pwrite(grows, 0, [b'x'; 5000]).unwrap();
     w.ftruncate(shrinks, 3).unwrap();
     w.close(grows).unwrap();
     w.close(shrinks).unwrap();
@@ -340,7 +340,7 @@ fn s60_what_is_being_written_in_place_when_the_mount_ends_counts_all_the_same() 
         w.put("d/a.log", "abc").unwrap();
         checker::totals(&m);
         let fd = w.open("d/a.log", "w|append").unwrap();
-        w.write(fd, &[b'x'; 5000]).unwrap();
+        w.write(fd, [b'x'; 5000]).unwrap();
         if forced {
             m.cli_ok(&["umount", "--force"]);
             assert!(m.daemon_ended().success());

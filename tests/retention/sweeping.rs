@@ -308,3 +308,109 @@ fn what_others_put_into_the_reserved_folder_is_left_alone() {
     }
     checker::check(&m);
 }
+
+/// An instance that died with one draft and one removed file, and has been silent for longer than its lease; its name.
+fn a_dead_one(m: &mut Mount) -> String {
+    let w = m.agent("W");
+    w.put("gone", "removed").unwrap();
+    w.unlink("gone").unwrap();
+    let fd = w.open("f", "w|creat").unwrap();
+    w.write(fd, "half").unwrap();
+    w.fsync(fd).unwrap();
+    m.recorded();
+    m.kill9();
+    let instance = std::fs::read_to_string(m.state().join("instance")).unwrap().trim().to_owned();
+    let lease = m.raw(".commitfs/hosts").join(format!("{instance}.json"));
+    std::fs::File::options().write(true).open(lease).unwrap().set_modified(long_ago()).unwrap();
+    instance
+}
+
+fn long_ago() -> std::time::SystemTime {
+    std::time::SystemTime::now() - std::time::Duration::from_secs(2 * 3600)
+}
+
+/// The first step of an adoption.
+fn mark(m: &Mount, instance: &str) -> std::path::PathBuf {
+    let hosts = m.raw(".commitfs/hosts");
+    let mark = hosts.join(format!("{instance}.adopted"));
+    std::fs::rename(hosts.join(format!("{instance}.json")), &mark).unwrap();
+    mark
+}
+
+#[test]
+fn an_adoption_whose_adopter_ended_is_gone_on_with() {
+    for taken in [false, true] {
+        let mut m = Mount::setup().options("retain=1h,lease=1h").mount();
+        let other = Mount::setup().export_of(&m).options("retain=1h,lease=1h,sweep=1h").mount();
+        let dead = a_dead_one(&mut m);
+        mark(&m, &dead);
+        // The adopter is an instance that died itself, without a trace of its own, or had one of the folders already.
+        if taken {
+            let adopter = std::fs::read_to_string(other.state().join("instance")).unwrap();
+            let stage = m.raw(".commitfs/stage");
+            std::fs::rename(stage.join(&dead), stage.join(format!("{dead}.by-{}", adopter.trim()))).unwrap();
+        }
+        let dry = other.cli(&["fsck", "--json"]);
+        let found: serde_json::Value = serde_json::from_slice(&dry.stdout).unwrap();
+        assert_eq!(found["dead_instances"], 1, "stage taken: {taken}: {found}");
+        other.cli_ok(&["fsck", "--repair"]);
+        let row = &other.quarantine()[0];
+        assert!(row.reason.as_deref().unwrap().contains("is dead"), "{row:?}");
+        assert!(outbox(&other).iter().any(|row| row["bytes"] == 7), "{:?}", outbox(&other));
+        assert!(other.cli_ok(&["fsck"]).contains("agree"));
+        for folder in ["stage", "trash"] {
+            assert!(!m.raw(".commitfs").join(folder).join(&dead).exists(), "{folder}");
+        }
+        m.remount();
+        let mine = m.quarantined("f");
+        assert!(mine.reason.as_deref().unwrap().contains("adopted by another instance"), "{mine:?}");
+    }
+}
+
+/// What was not taken before it came back stays its own.
+#[test]
+fn an_instance_that_came_back_before_its_folders_were_taken_keeps_them() {
+    let mut m = Mount::setup().options("retain=1h,lease=1h").mount();
+    let other = Mount::setup().export_of(&m).options("retain=1h,lease=1h,sweep=1h").mount();
+    let dead = a_dead_one(&mut m);
+    let mark = mark(&m, &dead);
+    let touch = |time| std::fs::File::options().write(true).open(&mark).unwrap().set_modified(time).unwrap();
+    // On its way: it has no lease yet.
+    touch(std::time::SystemTime::now());
+    other.cli_ok(&["fsck", "--repair"]);
+    // Back, and not done with its recovery.
+    touch(long_ago());
+    std::fs::write(m.raw(".commitfs/hosts").join(format!("{dead}.json")), "{}").unwrap();
+    other.cli_ok(&["fsck", "--repair"]);
+    assert!(other.quarantine().is_empty() && outbox(&other).is_empty());
+    m.remount();
+    let row = m.quarantined("f");
+    assert!(row.reason.as_deref().unwrap().contains("daemon stopped"), "{row:?}");
+    m.recovered();
+    assert!(!mark.exists(), "settled");
+    assert!(m.cli_ok(&["fsck"]).contains("agree") && other.cli_ok(&["fsck"]).contains("agree"));
+}
+
+/// Ended in order before its adoption was settled: its own next mount settles it, however much later.
+#[test]
+fn an_instance_at_rest_is_not_adopted() {
+    let mut m = Mount::setup().options("retain=1h,lease=1h").mount();
+    let other = Mount::setup().export_of(&m).options("retain=1h,lease=1h,sweep=1h").mount();
+    let dead = a_dead_one(&mut m);
+    let mark = mark(&m, &dead);
+    let kept = m.home().join("mark");
+    std::fs::copy(&mark, &kept).unwrap();
+    m.remount();
+    m.recovered();
+    m.quarantined("f");
+    // As if that had not been settled yet.
+    std::fs::copy(&kept, &mark).unwrap();
+    std::fs::File::options().write(true).open(&mark).unwrap().set_modified(long_ago()).unwrap();
+    m.umount();
+    other.cli_ok(&["fsck", "--repair"]);
+    assert!(other.quarantine().is_empty() && outbox(&other).is_empty());
+    m.remount();
+    m.recovered();
+    assert!(m.quarantined("f").all["kept"] == true);
+    assert!(!mark.exists(), "settled");
+}
