@@ -115,7 +115,7 @@ impl Totals {
 
     /// Waits for whoever is changing a name in a folder that was marked as removed, or below it.
     pub fn wait_for_changes_in(&self, removed: &Node) {
-        self.claims.wait_for(|folder| self.nodes.is_within(folder, removed));
+        self.claims.wait_for(|folder| self.nodes.may_be_within(folder, removed));
     }
 
     /// What an inode counts for under its name.

@@ -248,9 +248,9 @@ impl NodeTable {
         found
     }
 
-    /// True for a folder that is known to lie in another, or to be it, as last seen.
-    pub fn is_within(&self, folder: Key, above: &Node) -> bool {
-        self.of(folder).is_some_and(|node| node.is_below(above))
+    /// True for a folder that may lie in another, or be it, as last seen: of one that the kernel has forgotten nobody knows.
+    pub fn may_be_within(&self, folder: Key, above: &Node) -> bool {
+        self.of(folder).is_none_or(|node| node.is_below(above))
     }
 
     /// Takes `count` look-ups back; a node without any is gone.
