@@ -8,6 +8,8 @@ mod common;
 mod attributes;
 #[path = "semantics/bulk.rs"]
 mod bulk;
+#[path = "semantics/busy.rs"]
+mod busy;
 #[path = "semantics/cli.rs"]
 mod cli;
 #[path = "semantics/closing.rs"]

@@ -9,12 +9,12 @@ use super::wait::HOLD_LIMIT;
 use super::{Done, Fs};
 use crate::commit::{Failed, Reason, Target};
 use crate::draft::{self, Caller, Draft, Ending, Kept, Phase, Proof};
-use crate::metrics;
 use crate::rules::CommitAt;
 use crate::sys::Result;
 use crate::sys::process::Process;
 use crate::sys::procfs::{self, Space};
 use crate::sys::{mount, process};
+use crate::{failpoint, metrics};
 
 impl Fs {
     /// One duplicate of a descriptor is being closed. Answers after the commit if this was provably the last one.
@@ -120,6 +120,9 @@ impl Fs {
                     self.backings.close(draft.node);
                 }
                 let (fs, draft, writes) = (self.clone(), draft.clone(), *writes);
+                if writes {
+                    failpoint!("release_begins");
+                }
                 if writes && was_given && !draft.note_release(fh, false) {
                     // No close of it has returned, so nobody can expect a version yet.
                     self.commits.run(move || {

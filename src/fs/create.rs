@@ -8,7 +8,7 @@ use rustix::fs::OFlags;
 
 use super::handle::Handle;
 use super::lookup::Seen;
-use super::wait::{HOLD_LIMIT, Until};
+use super::wait::{Until, deserted_limit};
 use super::{Done, Entry, Fs, OpenMode, Opened};
 use crate::commit::Target;
 use crate::draft::{Caller, Draft, Ending, NewDraft, Phase, Wants, Writer};
@@ -72,7 +72,7 @@ impl Fs {
                 let fs = self.clone();
                 return self.after_commit(draft, move || fs.create_patiently(new, done));
             }
-            if draft.deserted_until(HOLD_LIMIT).is_some() {
+            if draft.deserted_until(deserted_limit()).is_some() {
                 return self.create_later(Until::Left(draft), new, done);
             }
             return self.join(new, &folder, draft, done);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::wait::{HOLD_LIMIT, Until};
+use super::wait::{Until, deserted_limit};
 use super::{Done, Fs};
 use crate::draft::{Caller, Draft, NewDraft, Wants};
 use crate::inode::{Key, Node};
@@ -184,7 +184,7 @@ impl Fs {
         if patient && (draft.is_awaited() || draft.is_sealing() && (writes || self.is_family(&draft, caller))) {
             return Ok(Seen::Wait(Until::Settled(draft)));
         }
-        if patient && writes && draft.deserted_until(HOLD_LIMIT).is_some() {
+        if patient && writes && draft.deserted_until(deserted_limit()).is_some() {
             return Ok(Seen::Wait(Until::Left(draft)));
         }
         if writes || self.is_family(&draft, caller) {

@@ -28,6 +28,14 @@ fn commit_limit() -> Duration {
     COMMIT_LIMIT
 }
 
+/// How long who wants to write waits for the releases of writers that have ended. (A test wants to be sure of it.)
+pub(super) fn deserted_limit() -> Duration {
+    #[cfg(feature = "failpoints")]
+    return crate::failpoint::pause("COMMITFS_DESERTED_MS", HOLD_LIMIT);
+    #[cfg(not(feature = "failpoints"))]
+    HOLD_LIMIT
+}
+
 /// What a parked operation waits for.
 pub(super) enum Until {
     /// No commit of this draft is in flight.
@@ -149,7 +157,7 @@ impl Fs {
             Until::Settled(draft) => draft.is_sealing().then(deadline),
             Until::Released(draft) if draft.is_sealing() => Some(deadline()),
             Until::Released(draft) => draft.held_until(),
-            Until::Left(draft) => draft.deserted_until(HOLD_LIMIT),
+            Until::Left(draft) => draft.deserted_until(deserted_limit()),
             Until::Recovered => self.recovery.active.load(Ordering::Acquire).then(deadline),
         }
     }

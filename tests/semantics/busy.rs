@@ -1,0 +1,112 @@
+//! While something is done for one file that takes long, everybody else goes on.
+
+use std::thread;
+
+use crate::common::wait::poll;
+use crate::common::{Agent, Immutable, Mount, Setup};
+
+/// More than the daemon has threads for requests.
+const MANY: usize = 10;
+
+#[cfg(feature = "failpoints")]
+#[test]
+fn s06_nobody_waits_for_a_version_that_is_being_copied_for_a_writer() {
+    let mut m = Setup::default().unmounted();
+    m.hold_at("begin_after_stage", 2);
+    m.remount();
+    let (w, r) = m.pair();
+    w.mkdir("d").unwrap();
+    w.put("d/big", "old content").unwrap();
+    let mut many: Vec<Agent> = (0..MANY).map(|i| m.agent(&format!("R{i}"))).collect();
+    thread::scope(|scope| {
+        let writer = scope.spawn(move || {
+            let fd = w.open("d/big", "rw").unwrap();
+            w.write(fd, "NEW").unwrap();
+            w.close(fd).unwrap();
+        });
+        let held = m.held();
+        let looks: Vec<_> = many.drain(..).map(|r| scope.spawn(move || (r.stat("d/big").unwrap().size, r))).collect();
+        for look in looks {
+            let (size, r) = look.join().unwrap();
+            assert_eq!(size, 11);
+            many.push(r);
+        }
+        assert_eq!(r.cat("d/big").unwrap(), b"old content");
+        r.put("d/other", "a commit in the same folder").unwrap();
+        let misses: Vec<_> = many.drain(..).map(|r| scope.spawn(move || r.stat("d/missing").unwrap_err())).collect();
+        for miss in misses {
+            assert_eq!(miss.join().unwrap(), "ENOENT");
+        }
+        r.unlink("d/other").unwrap();
+        r.rename("d", "e").unwrap();
+        assert!(!writer.is_finished());
+        drop(held);
+    });
+    assert_eq!(r.cat("e/big").unwrap(), b"NEW content");
+    assert_eq!(m.commits_of("e/big"), 1, "it was told of its new path");
+}
+
+#[cfg(feature = "failpoints")]
+#[test]
+fn s13_an_outsider_acts_on_the_version_while_a_close_commits_the_next() {
+    for how in ["unlink", "rename"] {
+        let mut m = Setup::default().unmounted();
+        m.hold_at("commit_before_fsync", 3);
+        m.remount();
+        let (w, r) = m.pair();
+        w.put("p", "old").unwrap();
+        w.put("q", "other").unwrap();
+        thread::scope(|scope| {
+            scope.spawn(move || w.put("p", "new").unwrap());
+            let held = m.held();
+            assert_eq!(r.cat("p").unwrap(), b"old");
+            match how {
+                "unlink" => r.unlink("p").unwrap(),
+                _ => r.rename("q", "p").unwrap(),
+            }
+            assert_eq!(r.cat("p").ok(), (how == "rename").then(|| b"other".to_vec()), "{how}");
+            drop(held);
+        });
+        assert_eq!(r.cat("p").unwrap(), b"new", "{how}: whoever commits last wins");
+    }
+}
+
+#[test]
+fn s15_an_unlink_that_fails_leaves_the_draft_its_name() {
+    let m = Mount::new();
+    let (w, r) = m.pair();
+    w.mkdir("d").unwrap();
+    w.put("d/p", "old").unwrap();
+    let fd = w.open("d/p", "w|trunc").unwrap();
+    w.write(fd, "new").unwrap();
+    let fixed = Immutable::new(m.raw("d"));
+    assert_eq!(w.unlink("d/p").unwrap_err(), "EPERM");
+    drop(fixed);
+    w.write(fd, " and more").unwrap();
+    w.close(fd).unwrap();
+    assert_eq!(r.cat("d/p").unwrap(), b"new and more");
+    assert!(m.quarantine().is_empty());
+}
+
+/// The kernel tells of the end of a killed process's descriptors when the process may have been waited for already.
+#[cfg(feature = "failpoints")]
+#[test]
+fn s35_who_writes_a_name_after_its_writer_was_killed_is_not_taken_for_his_partner() {
+    let mut m = Setup::default().env("COMMITFS_DESERTED_MS", "60000").unmounted();
+    m.hold_at("release_begins", 1);
+    m.remount();
+    let (w, r) = m.pair();
+    let fd = w.open("f", "w|creat").unwrap();
+    w.write(fd, "half").unwrap();
+    w.fsync(fd).unwrap();
+    w.kill(rustix::process::Signal::KILL);
+    thread::scope(|scope| {
+        let held = m.held();
+        let next = scope.spawn(move || r.put("f", "whole").unwrap());
+        // It waits, or takes part.
+        poll(std::time::Duration::from_secs(1), || next.is_finished().then_some(()));
+        drop(held);
+    });
+    assert_eq!(m.agent("V").cat("f").unwrap(), b"whole");
+    m.quarantined("f");
+}
