@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use parking_lot::MutexGuard;
 
 use super::{Draft, Phase};
-use crate::sys::{Errno, Result, at, stat};
+use crate::sys::{Result, at, stat};
 
 impl Draft {
     /// A look-up is answered with this size.
@@ -33,19 +33,19 @@ impl Draft {
         self.reopening.lock()
     }
 
+    /// True if the kernel may take a draft at rest for larger than it is, of which nobody can talk it out.
+    pub fn may_seem_larger(&self) -> bool {
+        self.lags.load(Ordering::Acquire)
+            && self.stat().is_ok_and(|stat| self.told_size.load(Ordering::Acquire) > stat.size)
+    }
+
     /// The end of the content: where its last byte is, and that byte. The kernel's size grows to it when it is told. `None`
-    /// of an empty one; `ESTALE` if the kernel may take it for larger than it is.
+    /// of an empty one.
     pub fn end(&self) -> Result<Option<(u64, [u8; 1])>> {
         let content = self.content()?;
-        let size = stat::fstat(&*content)?.size;
-        if self.lags.load(Ordering::Acquire) && self.told_size.load(Ordering::Acquire) > size {
-            return Err(Errno::STALE);
-        }
-        let Some(last) = size.checked_sub(1) else { return Ok(None) };
+        let Some(last) = stat::fstat(&*content)?.size.checked_sub(1) else { return Ok(None) };
         let mut byte = [0];
-        match at::read_at(&*content, &mut byte, last)? {
-            0 => Ok(None),
-            _ => Ok(Some((last, byte))),
-        }
+        let read = at::read_at(&*content, &mut byte, last)?;
+        Ok((read > 0).then_some((last, byte)))
     }
 }

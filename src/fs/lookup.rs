@@ -178,6 +178,11 @@ impl Fs {
         draft: Arc<Draft>,
         patient: bool,
     ) -> Result<Seen> {
+        if self.options.gathers && draft.is_at_rest() && draft.may_seem_larger() {
+            // Whoever writes next gets a draft of its own.
+            self.drafts.unlist(folder.key, name, &draft);
+            return self.see(caller, folder, name, patient);
+        }
         let switching = self.drafts.switches.looking_up(caller.tid, folder.id, name);
         let writes = switching.is_some_and(Wants::writes);
         let held = draft.held_until().is_some();

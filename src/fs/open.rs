@@ -216,21 +216,20 @@ impl Fs {
 
     /// Opens a draft that was published and that nobody writes, telling the kernel first how large it is.
     fn reopen_draft(self: &Arc<Self>, caller: Caller, draft: Arc<Draft>, flags: OFlags, done: impl Done<Opened>) {
-        let _one_at_a_time = draft.clone();
-        let _one_at_a_time = _one_at_a_time.reopening();
-        if draft.is_at_rest()
-            && let Err(errno) = self.tell_end(&draft)
-        {
-            if let Some(target) = draft.target() {
-                self.drafts.unlist(target.parent.key, &target.name, &draft);
+        let reopened = draft.clone();
+        let _one_at_a_time = reopened.reopening();
+        if draft.is_at_rest() {
+            let wants = Wants::to(flags & OFlags::ACCMODE != OFlags::RDONLY, false);
+            if draft.may_seem_larger()
+                && !self.drafts.switches.is_round(caller.tid)
+                && self.send_round(caller, &draft, wants)
+            {
+                return done(Err(Errno::STALE));
             }
-            let writes = flags & OFlags::ACCMODE != OFlags::RDONLY;
-            let round =
-                !self.drafts.switches.is_round(caller.tid) && self.send_round(caller, &draft, Wants::to(writes, false));
-            if !round {
-                self.drafts.switches.end(caller.tid);
+            if let Err(errno) = self.tell_end(&draft) {
+                // The open will say so.
+                tracing::debug!(%errno, "the end of a draft cannot be told");
             }
-            return done(Err(errno));
         }
         self.open_draft_now(caller, draft, flags, done);
     }

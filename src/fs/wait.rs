@@ -50,8 +50,9 @@ pub(super) enum Until {
 
 struct Parked {
     until: Until,
-    /// `None`: as long as it takes.
-    deadline: Option<Instant>,
+    deadline: Instant,
+    /// Goes on waiting at the deadline, which is only told.
+    insists: bool,
     /// Runs with `true` if the condition holds, `false` at the deadline.
     run: Box<dyn FnOnce(bool) + Send>,
 }
@@ -119,18 +120,19 @@ impl Fs {
 
     /// Runs `run` on a slow thread when the condition holds (with `true`) or at its limit (with `false`).
     pub(super) fn park(&self, until: Until, run: impl FnOnce(bool) + Send + 'static) {
-        self.park_until(until, Some(Instant::now() + commit_limit()), Box::new(run));
+        self.park_for(until, false, Box::new(run));
     }
 
     /// Runs `run` on a slow thread when no commit of `draft` is in flight, however long that takes: for what cannot be done
     /// before, and of which nobody could say later that it was not.
     pub(super) fn after_commit(&self, draft: Arc<Draft>, run: impl FnOnce() + Send + 'static) {
-        self.park_until(Until::Settled(draft), None, Box::new(move |_| run()));
+        self.park_for(Until::Settled(draft), true, Box::new(move |_| run()));
     }
 
-    fn park_until(&self, until: Until, deadline: Option<Instant>, run: Box<dyn FnOnce(bool) + Send>) {
+    fn park_for(&self, until: Until, insists: bool, run: Box<dyn FnOnce(bool) + Send>) {
+        let deadline = Instant::now() + commit_limit();
         let mut state = self.parking.state.lock();
-        state.parked.push(Parked { until, deadline, run });
+        state.parked.push(Parked { until, deadline, insists, run });
         state.poked = true;
         self.parking.changed.notify_one();
     }
@@ -152,13 +154,12 @@ impl Fs {
 
     /// When to look again at the latest, should nothing happen before; `None` if the condition holds now.
     fn pending_until(&self, parked: &Parked) -> Option<Instant> {
-        let deadline = || parked.deadline.unwrap_or_else(|| Instant::now() + commit_limit());
         match &parked.until {
-            Until::Settled(draft) => draft.is_sealing().then(deadline),
-            Until::Released(draft) if draft.is_sealing() => Some(deadline()),
+            Until::Settled(draft) => draft.is_sealing().then_some(parked.deadline),
+            Until::Released(draft) if draft.is_sealing() => Some(parked.deadline),
             Until::Released(draft) => draft.held_until(),
             Until::Left(draft) => draft.deserted_until(deserted_limit()),
-            Until::Recovered => self.recovery.active.load(Ordering::Acquire).then(deadline),
+            Until::Recovered => self.recovery.active.load(Ordering::Acquire).then_some(parked.deadline),
         }
     }
 }
@@ -182,10 +183,16 @@ fn run(fs: &Fs) {
         let now = Instant::now();
         let mut next: Option<Instant> = None;
         let mut kept = Vec::new();
-        for parked in parked {
+        for mut parked in parked {
             let pending = fs.pending_until(&parked);
             match pending {
-                Some(until) if !stopped && parked.deadline.is_none_or(|deadline| deadline > now) => {
+                Some(_) if !stopped && parked.insists && parked.deadline <= now => {
+                    tracing::warn!("a call waits on for the commit before it");
+                    parked.deadline = now + commit_limit();
+                    next = Some(next.map_or(parked.deadline, |next| next.min(parked.deadline)));
+                    kept.push(parked);
+                }
+                Some(until) if !stopped && parked.deadline > now => {
                     next = Some(next.map_or(until, |next| next.min(until)));
                     kept.push(parked);
                 }

@@ -40,7 +40,7 @@ fn a_write_waits_for_as_long_as_the_commit_before_it_takes() {
     let fd = v.receive_fd(theirs).unwrap();
     v.pwrite(fd, 8192, "BBBB").unwrap();
     v.send(&["fsync", &fd.to_string()]);
-    eventually("the write has waited for long", || m.log().contains("a write waits on for the commit before it"));
+    eventually("the write has waited for long", || m.log().contains("a call waits on for the commit before it"));
     drop(held);
     w.answer().unwrap();
     v.answer().unwrap();
