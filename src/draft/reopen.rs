@@ -9,11 +9,10 @@ use std::sync::atomic::Ordering;
 use parking_lot::MutexGuard;
 
 use super::{Draft, Phase};
-use crate::sys::{Result, at, stat};
 
 impl Draft {
     /// A look-up is answered with this size.
-    pub fn tell_size(&self, size: u64) {
+    pub fn told(&self, size: u64) {
         self.told_size.fetch_max(size, Ordering::AcqRel);
     }
 
@@ -37,15 +36,5 @@ impl Draft {
     pub fn may_seem_larger(&self) -> bool {
         self.lags.load(Ordering::Acquire)
             && self.stat().is_ok_and(|stat| self.told_size.load(Ordering::Acquire) > stat.size)
-    }
-
-    /// The end of the content: where its last byte is, and that byte. The kernel's size grows to it when it is told. `None`
-    /// of an empty one.
-    pub fn end(&self) -> Result<Option<(u64, [u8; 1])>> {
-        let content = self.content()?;
-        let Some(last) = stat::fstat(&*content)?.size.checked_sub(1) else { return Ok(None) };
-        let mut byte = [0];
-        let read = at::read_at(&*content, &mut byte, last)?;
-        Ok((read > 0).then_some((last, byte)))
     }
 }

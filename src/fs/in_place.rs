@@ -87,22 +87,30 @@ impl Fs {
         Opened { fh, mode: OpenMode::Direct(file, id) }
     }
 
-    /// Tells the kernel that a file which is written in place has this size. Of a regular file it keeps the size itself, from
-    /// its own writes, and does not take that of an answer; a byte of the file that is stored into its cache it does take.
-    /// Not from a session thread: whoever reads the page may be waiting for one.
+    /// Tells the kernel that a file which is written in place has this size. Not from a session thread.
     pub(super) fn tell_growth(&self, node: &Node, file: &File, size: u64) {
-        let Some(kernel) = self.kernel.get() else { return };
-        let (mut byte, at) = ([0], size - 1);
+        if self.tell_size(node.id, file, size) {
+            node.note_size(size);
+        }
+    }
+
+    /// Tells the kernel that a node is at least this large. Of a regular file it keeps the size itself, from its own writes, and
+    /// does not take that of an answer; a byte of the file that is stored into its cache it does take. Not from a session
+    /// thread: whoever reads the page may be waiting for one. False if it did not take it.
+    pub(super) fn tell_size(&self, node: u64, file: &File, size: u64) -> bool {
+        let (Some(kernel), Some(at)) = (self.kernel.get(), size.checked_sub(1)) else { return false };
+        let mut byte = [0];
         // Nothing there: it has become shorter meanwhile.
         if at::read_at(file, &mut byte, at) != Ok(1) {
-            return;
+            return false;
         }
-        let id = INodeNo(node.id);
+        let node = INodeNo(node);
         // The byte itself is not for keeping.
-        match kernel.store(id, at, &byte).and_then(|()| kernel.inval_inode(id, 0, 0)) {
-            Ok(()) => node.note_size(size),
-            Err(error) => tracing::debug!(%error, "the kernel did not take the news of a size"),
-        }
+        kernel
+            .store(node, at, &byte)
+            .and_then(|()| kernel.inval_inode(node, 0, 0))
+            .inspect_err(|error| tracing::debug!(%error, "the kernel did not take the news of a size"))
+            .is_ok()
     }
 
     /// A descriptor through which a file was written in place is gone. What the kernel wrote to it by itself is no new

@@ -259,7 +259,7 @@ impl Fs {
         let stat = draft.stat().inspect_err(|_| {
             self.drafts.forget(draft.node, 1);
         })?;
-        draft.tell_size(stat.size);
+        draft.told(stat.size);
         Ok(Entry { node: draft.node, stat, entry_ttl: Duration::ZERO, attr_ttl: Duration::ZERO })
     }
 

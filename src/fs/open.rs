@@ -4,7 +4,7 @@ use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use fuser::{BackingId, INodeNo};
+use fuser::BackingId;
 use rustix::fs::OFlags;
 
 use super::handle::Handle;
@@ -226,22 +226,11 @@ impl Fs {
             {
                 return done(Err(Errno::STALE));
             }
-            if let Err(errno) = self.tell_end(&draft) {
-                // The open will say so.
-                tracing::debug!(%errno, "the end of a draft cannot be told");
+            if let (Ok(content), Ok(stat)) = (draft.content(), draft.stat()) {
+                self.tell_size(draft.node, &content, stat.size);
             }
         }
         self.open_draft_now(caller, draft, flags, done);
-    }
-
-    fn tell_end(&self, draft: &Draft) -> Result<()> {
-        if let (Some((last, byte)), Some(kernel)) = (draft.end()?, self.kernel.get())
-            && let Err(error) = kernel.store(INodeNo(draft.node), last, &byte)
-        {
-            // It does not know the node.
-            tracing::debug!(%error, "the kernel does not take the end of a draft");
-        }
-        Ok(())
     }
 
     fn open_draft_now(self: &Arc<Self>, caller: Caller, draft: Arc<Draft>, flags: OFlags, done: impl Done<Opened>) {

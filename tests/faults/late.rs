@@ -140,9 +140,10 @@ fn a_copy_for_an_open_that_fails_leaves_nothing() {
 }
 
 #[test]
-#[ignore = "one run in eight not all the copies begin: it is not known yet what the last ones wait for"]
 fn an_fsync_does_not_queue_behind_the_copies_of_others() {
-    const COPIES: usize = 8;
+    /// As many as the daemon has threads for what waits for a disk.
+    const THREADS: usize = 8;
+    const COPIES: usize = THREADS + 4;
     let fs = FaultFs::new();
     let m = fs.setup().options("writeback=off").mount();
     let writers: Vec<_> = (0..COPIES).map(|n| m.agent(&format!("W{n}"))).collect();
@@ -150,6 +151,10 @@ fn an_fsync_does_not_queue_behind_the_copies_of_others() {
         w.put(&format!("f{n}"), "a version").unwrap();
     }
     let v = m.agent("V");
+    // Of the first copies on a mount the kernel (6.18) asks in two ways, and when two come at once it may conclude that
+    // there is neither: then it copies by itself, and none is held.
+    v.put("first", "a version").unwrap();
+    v.append("first", "!").unwrap();
     let other = v.open("other", "w|creat").unwrap();
     v.write(other, "content").unwrap();
     m.recorded();
@@ -158,7 +163,7 @@ fn an_fsync_does_not_queue_behind_the_copies_of_others() {
     for (w, fd) in writers.iter().zip(&fds) {
         w.send(&["pwrite", &fd.to_string(), "0", "A"]);
     }
-    eventually("all of them copy", || held.waiting() == COPIES);
+    eventually("all threads for it copy", || held.waiting() >= THREADS);
     v.fsync(other).unwrap();
     drop(held);
     for (n, (w, fd)) in writers.iter().zip(fds).enumerate() {

@@ -110,3 +110,26 @@ fn s35_who_writes_a_name_after_its_writer_was_killed_is_not_taken_for_his_partne
     assert_eq!(m.agent("V").cat("f").unwrap(), b"whole");
     m.quarantined("f");
 }
+
+/// The kernel answers a close before it tells the daemon that nothing refers to the descriptor any more.
+#[cfg(feature = "failpoints")]
+#[test]
+fn s27_the_last_close_commits_while_the_release_of_another_descriptor_is_on_its_way() {
+    let mut m = Setup::default().unmounted();
+    m.hold_at("release_begins", 1);
+    m.remount();
+    let (w, r) = m.pair();
+    let first = w.open("f", "w|creat").unwrap();
+    let second = w.open("f", "w").unwrap();
+    w.write(first, "both").unwrap();
+    w.pwrite(second, 2, "OTH").unwrap();
+    w.close(second).unwrap();
+    let held = m.held();
+    r.sees_nothing("f");
+    w.close(first).unwrap();
+    assert_eq!(m.raw_content("f").unwrap(), b"boOTH", "published when close has returned");
+    assert_eq!(r.cat("f").unwrap(), b"boOTH");
+    drop(held);
+    w.append("f", " and more").unwrap();
+    assert_eq!(r.cat("f").unwrap(), b"boOTH and more");
+}
