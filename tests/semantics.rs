@@ -8,6 +8,7 @@ mod common;
 mod attributes;
 #[path = "semantics/bulk.rs"]
 mod bulk;
+#[cfg(feature = "failpoints")]
 #[path = "semantics/busy.rs"]
 mod busy;
 #[path = "semantics/cli.rs"]

@@ -8,7 +8,6 @@ use crate::common::{Agent, Immutable, Mount, Setup};
 /// More than the daemon has threads for requests.
 const MANY: usize = 10;
 
-#[cfg(feature = "failpoints")]
 #[test]
 fn s06_nobody_waits_for_a_version_that_is_being_copied_for_a_writer() {
     let mut m = Setup::default().unmounted();
@@ -46,7 +45,6 @@ fn s06_nobody_waits_for_a_version_that_is_being_copied_for_a_writer() {
     assert_eq!(m.commits_of("e/big"), 1, "it was told of its new path");
 }
 
-#[cfg(feature = "failpoints")]
 #[test]
 fn s13_an_outsider_acts_on_the_version_while_a_close_commits_the_next() {
     for how in ["unlink", "rename"] {
@@ -89,7 +87,6 @@ fn s15_an_unlink_that_fails_leaves_the_draft_its_name() {
 }
 
 /// The kernel tells of the end of a killed process's descriptors when the process may have been waited for already.
-#[cfg(feature = "failpoints")]
 #[test]
 fn s35_who_writes_a_name_after_its_writer_was_killed_is_not_taken_for_his_partner() {
     let mut m = Setup::default().env("COMMITFS_DESERTED_MS", "60000").unmounted();
@@ -112,7 +109,6 @@ fn s35_who_writes_a_name_after_its_writer_was_killed_is_not_taken_for_his_partne
 }
 
 /// The kernel answers a close before it tells the daemon that nothing refers to the descriptor any more.
-#[cfg(feature = "failpoints")]
 #[test]
 fn s27_the_last_close_commits_while_the_release_of_another_descriptor_is_on_its_way() {
     let mut m = Setup::default().unmounted();
