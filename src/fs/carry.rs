@@ -29,7 +29,7 @@ impl Fs {
             let Some(over) = changed.as_ref().ok().and_then(after) else { return done(changed) };
             let by = fs.clone();
             // It may be in the middle of copying what is below it.
-            fs.slow.run(move || done(by.carry_to(&over, carry).and(changed)));
+            fs.copies.run(move || done(by.carry_to(&over, carry).and(changed)));
         }
     }
 

@@ -302,7 +302,7 @@ impl Fs {
     fn empty_opened(self: &Arc<Self>, caller: Caller, draft: Arc<Draft>, opened: Opened, done: impl Done<Opened>) {
         if draft.is_filling() {
             let fs = self.clone();
-            return self.slow.run(move || {
+            return self.copies.run(move || {
                 draft.wait_filled();
                 fs.empty_opened(caller, draft, opened, done);
             });

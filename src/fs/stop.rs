@@ -62,11 +62,6 @@ impl Fs {
         }
     }
 
-    /// True once the mount is on its way out: then nobody waits beyond a limit.
-    pub(super) fn is_stopping(&self) -> bool {
-        self.stopping.load(Ordering::Acquire)
-    }
-
     /// True while a commit is in flight, or a close without proof may have a release behind it.
     pub fn is_settling(&self) -> bool {
         self.drafts.all().iter().any(|draft| draft.held_until().is_some() || draft.is_sealing())
@@ -132,7 +127,7 @@ fn report(fs: &Weak<Fs>) {
     loop {
         std::thread::sleep(PROGRESS_PERIOD);
         let Some(fs) = fs.upgrade() else { return };
-        if fs.is_stopping() {
+        if fs.stopping.load(Ordering::Acquire) {
             return;
         }
         let mut sizes = HashMap::new();
