@@ -143,6 +143,7 @@ fn run(options: &Options) -> Result<ExitCode> {
         return work::store(&Contender::plain(kind, into), *first..first + times, *on_and_on, path);
     }
     let folder = Folder::make(&options.folder)?;
+    contender::forget_states(&folder.0, &options.programs)?;
     if let Some(Job::Curves { plots, most }) = &options.job {
         curves::draw(&folder.0, options, plots, *most, &stop)?;
         return Ok(ExitCode::SUCCESS);

@@ -116,6 +116,17 @@ pub fn state_dir(kind: Kind, backing: &Path, programs: &Programs) -> PathBuf {
     programs.state.as_deref().unwrap_or_else(|| above(backing)).join(format!("{}-state", kind.name()))
 }
 
+/// Removes the state folders of mounts over what lies in `folder`: journals of exports that are not there any more.
+pub fn forget_states(folder: &Path, programs: &Programs) -> Result<()> {
+    for kind in [Kind::Commitfs, Kind::CommitfsPt, Kind::Release] {
+        let state = state_dir(kind, &folder.join("any"), programs);
+        if state.exists() {
+            std::fs::remove_dir_all(state)?;
+        }
+    }
+    Ok(())
+}
+
 fn above(backing: &Path) -> &Path {
     backing.parent().unwrap_or(backing)
 }

@@ -51,9 +51,10 @@ pub fn draw(folder: &Path, options: &Options, plots: &Path, most: u64, stop: &At
         let own = folder.join(name);
         std::fs::create_dir(&own)?;
         let drawing = Drawing { folder: &own, options, stop, rounds, most, slice: Duration::from_millis(slice) };
-        drawing.forget_state()?;
+        // Each curve begins with journals of its own.
+        contender::forget_states(drawing.folder, &drawing.options.programs)?;
         let plot = curve(&drawing)?;
-        drawing.forget_state()?;
+        contender::forget_states(drawing.folder, &drawing.options.programs)?;
         std::fs::remove_dir_all(&own)?;
         std::fs::write(plots.join(name).with_extension("svg"), plot.svg())?;
         let numbers = json!({ "machine": machine(), "backing": options.backing, "series": numbers(&plot) });
@@ -215,17 +216,6 @@ impl Drawing<'_> {
             Series::add(&mut series, nodes as f64, &used);
         }
         Ok(Plot { title: "resident memory of the daemon", x: "files looked at", y: "MiB", series })
-    }
-
-    /// Each curve begins with journals of its own.
-    fn forget_state(&self) -> Result<()> {
-        for kind in [Kind::Commitfs, Kind::CommitfsPt] {
-            let state = contender::state_dir(kind, &self.folder.join("any"), &self.options.programs);
-            if state.exists() {
-                std::fs::remove_dir_all(state)?;
-            }
-        }
-        Ok(())
     }
 
     /// Waits until the daemons have done what they do after a mount.
