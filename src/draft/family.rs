@@ -157,15 +157,10 @@ impl Draft {
         self.writers.lock().open.keys().any(|&open| open != fh)
     }
 
-    /// The same, without descriptors that were closed and whose release is on its way, if nobody has a duplicate: to be
-    /// asked by who knows that.
-    pub(super) fn is_written_but(&self, fh: u64) -> bool {
-        self.writers.lock().open.iter().any(|(&open, writer)| open != fh && !writer.has_closed)
-    }
-
-    /// True if somebody has it open for writing who has not closed.
-    pub(super) fn is_written(&self) -> bool {
-        self.writers.lock().open.values().any(|writer| !writer.has_closed)
+    /// True if somebody has it open for writing who has not closed, by another descriptor than `but`. Of those who have, nobody
+    /// may have a duplicate: to be asked by who knows that.
+    pub(super) fn is_written(&self, but: Option<u64>) -> bool {
+        self.writers.lock().open.iter().any(|(&open, writer)| Some(open) != but && !writer.has_closed)
     }
 
     /// A process closes a duplicate of this descriptor.

@@ -236,7 +236,7 @@ impl Draft {
     /// somebody has joined since: their content is not complete.
     pub fn seal_after(&self, closed: u64) -> Option<Ending> {
         self.seal_if(|_| {
-            let is_last = !self.is_written_but(closed);
+            let is_last = !self.is_written(Some(closed));
             if is_last {
                 self.closed_last.store(closed, Ordering::Release);
             }

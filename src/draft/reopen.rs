@@ -24,7 +24,7 @@ impl Draft {
     /// True if it was published and nobody has it open for writing: then the kernel has gathered nothing, and may have
     /// another size than there is.
     pub fn is_at_rest(&self) -> bool {
-        matches!(self.body.read_recursive().phase, Phase::Published(_)) && !self.is_written()
+        matches!(self.body.read_recursive().phase, Phase::Published(_)) && !self.is_written(None)
     }
 
     /// One open of a draft at rest at a time.

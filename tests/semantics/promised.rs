@@ -196,6 +196,29 @@ fn s40_of_several_promised_for_one_name_the_last_one_stays_though_recovery_dies_
     }
 }
 
+/// The version goes first, so that an unlink that fails changes nothing; its end is not answered.
+#[cfg(feature = "failpoints")]
+#[test]
+fn s15_an_unlink_that_the_daemon_does_not_survive_publishes_no_promised_draft() {
+    let mut m = Setup::default().unmounted();
+    m.set_env("COMMITFS_FAILPOINT", "unlink_after_move:1");
+    m.remount();
+    let w = unproven(&m, "W");
+    w.put("f", "old").unwrap();
+    eventually("published", || m.raw_content("f").is_some());
+    promise(&m, &w, "f", "promised");
+    w.unlink("f").unwrap_err();
+    eventually("it died", || m.daemon_is_dead());
+    drop(w);
+    m.set_env("COMMITFS_FAILPOINT", "");
+    m.daemon_ended();
+    m.remount();
+    m.recovered();
+    assert_eq!(m.raw_content("f"), None);
+    is_kept_as_overtaken(&m, "f", "promised");
+    checker::check(&m);
+}
+
 #[test]
 fn s40_a_draft_that_was_published_is_promised_again_over_itself() {
     let mut m = Mount::new();
