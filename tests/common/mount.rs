@@ -425,13 +425,14 @@ impl Mount {
         self.daemon.as_ref().expect("a daemon").id()
     }
 
-    /// Until recovery has compared staging and journal, as each start does in the background.
+    /// Until recovery has compared staging and journal, as each start does in the background. The reaper follows it;
+    /// that no thread is at recovery would not tell, it may not have begun.
     #[track_caller]
     pub fn recovered(&self) {
         eventually("recovery has ended", || {
             let tasks = std::fs::read_dir(format!("/proc/{}/task", self.daemon_pid())).unwrap();
             let name = |task: &std::fs::DirEntry| std::fs::read_to_string(task.path().join("comm")).unwrap_or_default();
-            !tasks.flatten().any(|task| name(&task).trim() == "recovery")
+            tasks.flatten().any(|task| name(&task).trim() == "reaper")
         });
     }
 
