@@ -1,15 +1,13 @@
 //! What a draft has: content, the name where it will appear, the version below.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-
-use parking_lot::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use super::Base;
 use super::ending::Kept;
-use crate::commit::{Committer, Staged, Target};
+use crate::commit::{Staged, Target};
 use crate::inode::Content;
-use crate::journal::{CommitKind, DraftId, Entry};
+use crate::journal::{CommitKind, DraftId};
 use crate::sys::stat::{self, Time};
 use crate::sys::{Errno, Result};
 
@@ -53,8 +51,8 @@ pub struct Work {
     /// True while the journal says `sealed`: a close was promised without proof, and a further write must take that
     /// back first.
     pub promised: AtomicBool,
-    /// Held while that is written.
-    pub promising: Mutex<()>,
+    /// True while that is being written, for which the phase stays as it is: who is blocked by it waits for the body.
+    pub promising: AtomicBool,
     /// How the version will have come to be, if nothing else is seen.
     pub kind: CommitKind,
     /// Bytes written so far, overwritten ones included.
@@ -71,17 +69,6 @@ impl Phase {
 }
 
 impl Work {
-    /// Says durably that the content is not final. To be called while nothing changes the phase.
-    pub(super) fn take_promise_back(&self, by: &Committer) -> Result<()> {
-        if self.promised.load(Ordering::Acquire) {
-            by.journal
-                .submit_durable(Entry::Unsealed { id: self.id })
-                .map_err(|error| Errno::from_raw_os_error(error.errno()))?;
-            self.promised.store(false, Ordering::Release);
-        }
-        Ok(())
-    }
-
     /// True if the content is the copy that it began with.
     pub(super) fn is_untouched(&self) -> bool {
         let there = || stat::fstat(&self.staged.file).map(|stat| (stat.size, stat.mtime));

@@ -20,7 +20,7 @@ pub const UNSEALING: &str = "taking a promise back";
 pub enum Blocked {
     /// The version below must be copied.
     Clean,
-    /// The journal still promises the content as it is.
+    /// The journal promises the content as it is, or is about to.
     Promised,
     /// A commit is on its way: wait for its end.
     Sealing,
@@ -42,7 +42,7 @@ impl Draft {
     pub fn change<T>(&self, call: impl FnOnce(&Work) -> Result<T>) -> Result<std::result::Result<T, Blocked>> {
         let body = self.body.read();
         match &body.phase {
-            Phase::Open(work) if work.promised.load(Ordering::Acquire) => Ok(Err(Blocked::Promised)),
+            Phase::Open(work) if work.is_promised() => Ok(Err(Blocked::Promised)),
             Phase::Open(work) => {
                 let changed = call(work);
                 self.changes.fetch_add(1, Ordering::AcqRel);
@@ -184,7 +184,6 @@ impl Draft {
 
 #[cfg(test)]
 mod tests {
-    use parking_lot::Mutex;
     use std::sync::atomic::{AtomicBool, AtomicU64};
 
     use super::*;
@@ -210,7 +209,7 @@ mod tests {
             id: 1,
             staged: Staged { file: Content::new(tempfile::tempfile().unwrap()), name: "1".to_owned(), ino: 1 },
             promised: AtomicBool::new(false),
-            promising: Mutex::new(()),
+            promising: AtomicBool::new(false),
             kind: CommitKind::New,
             written: AtomicU64::new(0),
             copied: None,

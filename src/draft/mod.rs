@@ -1,7 +1,6 @@
 //! Drafts: pending writes, each with a node id of its own, hidden from everybody but the writer's family.
 //!
-//! Lock order: a draft's `body`, then a shard of the table, then its work's `promising`, then its `writers`, then
-//! `stream`. `body` is held for reading across a write to the staged file, so that sealing (which takes it for writing)
+//! Lock order: a draft's `body`, then a shard of the table, then its `writers`, then `stream`. `body` is held for reading across a write to the staged file, so that sealing (which takes it for writing)
 //! waits for writes in flight: it is the one lock that spans I/O, and only this draft's writers wait for it. Whoever asks about a
 //! draft reads past them (`read_recursive`), and no copy is made while it is held for writing: that takes `filling`,
 //! which comes before all of them.
@@ -12,6 +11,7 @@ mod change;
 mod digest;
 mod ending;
 mod family;
+mod promise;
 mod proof;
 mod reopen;
 mod stage;

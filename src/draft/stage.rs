@@ -8,12 +8,12 @@ use parking_lot::{Mutex, RwLock};
 
 use super::{Base, Blocked, Body, Draft, Phase, Work, digest, family};
 use crate::commit::{Committer, Staged, Target};
+use crate::failpoint;
 use crate::journal::{Begun, CommitKind, Entry, Owner};
 use crate::rules::Decision;
 use crate::sys::cred::Creds;
 use crate::sys::stat::Time;
 use crate::sys::{Errno, Result, at, clock, mount, stat};
-use crate::{failpoint, unless_skipped};
 
 /// A file system's times are as exact as this.
 const COARSE: Duration = Duration::from_secs(2);
@@ -168,43 +168,6 @@ impl Draft {
             Blocked::Sealing => Err(Errno::AGAIN),
             Blocked::Ended => Err(self.tainted().map_or(Errno::IO, |(_, errno)| errno)),
         }
-    }
-
-    /// Says durably in the journal that the content is final unless a further write says otherwise. Only for a close
-    /// without proof; the data is made durable first.
-    pub fn promise(&self, by: &Committer) -> Result<()> {
-        let body = self.body.read_recursive();
-        // Given up, or another close has sealed it.
-        let Phase::Open(work) = &body.phase else {
-            drop(body);
-            return self.check();
-        };
-        // The release will publish nothing.
-        if self.is_refused() {
-            return Err(Errno::IO);
-        }
-        // Its staged name too: without it a power cut would leave a promise of nothing.
-        let synced = unless_skipped!("data", at::fsync(&work.staged.file)).and_then(|()| by.staging.sync());
-        if let Err(errno) = synced {
-            drop(body);
-            self.taint("fsync", errno);
-            return Err(errno);
-        }
-        // Two processes may close their duplicates at the same time.
-        let _one_at_a_time = work.promising.lock();
-        let Some(target) = body.target.as_ref().filter(|_| !work.promised.load(Ordering::Acquire)) else {
-            return Ok(());
-        };
-        // Before the row: what another host puts there in between is not what the row says, and is never overwritten.
-        let below = by.held_by(target)?;
-        let bytes = stat::fstat(&work.staged.file)?.size;
-        by.journal.submit_durable(Entry::Sealed { id: work.id, bytes, below }).map_err(|error| {
-            tracing::error!(draft = work.id, %error, "cannot promise a close");
-            Errno::from_raw_os_error(error.errno())
-        })?;
-        work.promised.store(true, Ordering::Release);
-        failpoint!("commit_after_seal");
-        Ok(())
     }
 
     /// Copies the version below into a staged file of its own.
@@ -401,7 +364,7 @@ impl Draft {
             id,
             staged,
             promised: AtomicBool::new(false),
-            promising: Mutex::new(()),
+            promising: AtomicBool::new(false),
             kind,
             written: AtomicU64::new(0),
             copied: None,

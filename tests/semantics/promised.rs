@@ -1,6 +1,13 @@
 //! What a close had promised when the daemon died, and what has become of its name since.
 
+#[cfg(feature = "failpoints")]
+use std::thread;
+#[cfg(feature = "failpoints")]
+use std::time::Duration;
+
 use crate::common::agent::socket_name;
+#[cfg(feature = "failpoints")]
+use crate::common::wait::poll;
 use crate::common::{Agent, Mount, Setup, checker, eventually};
 
 /// An agent of whose closes nothing proves that they are the last: nobody looks through so many descriptors.
@@ -217,6 +224,34 @@ fn s15_an_unlink_that_the_daemon_does_not_survive_publishes_no_promised_draft() 
     assert_eq!(m.raw_content("f"), None);
     is_kept_as_overtaken(&m, "f", "promised");
     checker::check(&m);
+}
+
+/// Or the promise would be one of data that a power cut takes.
+#[cfg(feature = "failpoints")]
+#[test]
+fn s40_what_is_written_after_the_sync_for_a_promise_is_not_promised() {
+    let mut m = Setup::default().unmounted();
+    m.hold_at("promise_after_sync", 1);
+    m.remount();
+    let w = unproven(&m, "W");
+    let fd = w.open("f", "w|creat").unwrap();
+    w.write(fd, "promised").unwrap();
+    let child = w.fork("C");
+    thread::scope(|scope| {
+        let closer = scope.spawn(move || w.close(fd).map(|()| w).unwrap());
+        let held = m.held();
+        let writer = scope.spawn(move || {
+            child.pwrite(fd, 8, ", and more").unwrap();
+            child.fsync(fd).map(|()| child).unwrap()
+        });
+        // It waits, or writes.
+        poll(Duration::from_secs(1), || writer.is_finished().then_some(()));
+        drop(held);
+        let _both = (closer.join().unwrap(), writer.join().unwrap());
+        assert!(m.pending().iter().any(|row| row.path == "f" && row.state == "open"), "{:?}", m.pending());
+    });
+    eventually("published", || m.raw_content("f").is_some());
+    assert_eq!(m.raw_content("f").unwrap(), b"promised, and more");
 }
 
 #[test]
