@@ -227,7 +227,7 @@ impl Filesystem for Adapter {
 
     fn link(&self, req: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
         metrics::request(Op::Link);
-        reply_entry(Op::Link, reply, self.fs.link(caller(req), ino.0, newparent.0, newname));
+        self.fs.link(caller(req), ino.0, newparent.0, newname, |linked| reply_entry(Op::Link, reply, linked));
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {

@@ -224,6 +224,7 @@ mod tests {
             reason: Some("killed".to_owned()),
             kept: true,
             below: None,
+            came_from: None,
         }
     }
 

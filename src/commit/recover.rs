@@ -185,11 +185,28 @@ impl Committer {
     }
 
     fn roll_forward_by_path(&self, row: &DraftRow, marked: bool) -> std::result::Result<Target, (&'static str, Errno)> {
-        let (found, name) = self.find_folder(&row.path).map_err(|errno| ("folder", errno))?;
-        let target = Target { parent: found.folder.clone(), name: name.to_owned() };
         // At the last moment: recovery may be slow, and who waits for its names does not wait for ever.
-        let below = self.below_promised(row, &target).map_err(|errno| ("name", errno))?;
+        let by_path = self.folder_of(&row.path).map_err(|errno| ("folder", errno)).and_then(|target| {
+            let below = self.below_promised(row, &target).map_err(|errno| ("name", errno))?;
+            Ok((target, below))
+        });
+        let (target, below) = match by_path {
+            Err(failed) if !mount::is_failure(failed.1) => self.before_its_rename(row, failed.0).ok_or(failed)?,
+            other => other?,
+        };
         self.roll_forward(row, target, marked, below)
+    }
+
+    /// Where a draft was to appear before a rename that was written down and not made; `failed` tells why it cannot be where
+    /// it would be afterwards. Nothing tells a name without a version from what it was: then its folder must be missing.
+    fn before_its_rename(&self, row: &DraftRow, failed: &str) -> Option<(Target, Option<Option<Key>>)> {
+        let (from, below) = (row.came_from.as_ref()?, row.below.as_ref()?);
+        if *below == Held::Nothing && failed != "folder" {
+            return None;
+        }
+        let target = self.folder_of(from).ok()?;
+        let (now, there) = self.look(&target).ok()?;
+        below.is_still(&now).then(|| (target, Some(there.as_ref().map(Key::of))))
     }
 
     /// What a name holds, for the row of its draft.

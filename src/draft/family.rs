@@ -159,7 +159,7 @@ impl Draft {
 
     /// True if somebody has it open for writing who has not closed, by another descriptor than `but`. Of those who have, nobody
     /// may have a duplicate: to be asked by who knows that.
-    pub(super) fn is_written(&self, but: Option<u64>) -> bool {
+    pub fn is_written(&self, but: Option<u64>) -> bool {
         self.writers.lock().open.iter().any(|(&open, writer)| Some(open) != but && !writer.has_closed)
     }
 

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, RwLock, RwLockUpgradableReadGuard};
 
 use crate::commit::{ADOPTED, Committer, Failed, Reason, Sealed, Staged, Target};
 use crate::inode::{Content, Key, NodeTable};
@@ -169,6 +169,11 @@ impl Draft {
         self.awaited.load(Ordering::Acquire) && self.is_sealing()
     }
 
+    /// True if its last writer may have closed it, and the version is not there yet.
+    pub fn is_about_to_end(&self) -> bool {
+        self.held_until().is_some() && self.is_pending() || self.is_sealing()
+    }
+
     /// True while the draft may still become a version: it has content of its own and accepts writes, or is on its
     /// way.
     pub fn is_pending(&self) -> bool {
@@ -307,13 +312,20 @@ impl Draft {
         if matches!(body.phase, Phase::Sealing(_)) || was_pending && !body.phase.is_pending() {
             return Ok(false);
         }
-        if let Phase::Open(work) = &body.phase {
-            work.take_promise_back(by)?;
-        }
-        if let Some(target) = body.target.take() {
-            body.unlinked = target.path();
-        }
+        body.take_name(by)?;
         Ok(true)
+    }
+
+    /// As [`Draft::unname`], after a rename over the name by `call`: no commit comes in between, which would put the draft over
+    /// what was renamed there. `None`, and nothing done, while one is on its way.
+    pub fn unname_for<T>(&self, by: &Committer, call: impl FnOnce() -> Result<T>) -> Result<Option<T>> {
+        let body = self.body.upgradable_read();
+        if matches!(body.phase, Phase::Sealing(_)) {
+            return Ok(None);
+        }
+        let renamed = call()?;
+        RwLockUpgradableReadGuard::upgrade(body).take_name(by)?;
+        Ok(Some(renamed))
     }
 
     /// Gives the draft another name. False while a commit is on its way.
@@ -325,7 +337,7 @@ impl Draft {
             return false;
         }
         if let Phase::Open(work) = &body.phase {
-            by.journal.submit(Entry::Retargeted { id: work.id, path: target.path(), below: held });
+            by.journal.submit(Entry::Retargeted { id: work.id, path: target.path(), below: held, from: None });
         }
         body.target = Some(target);
         true

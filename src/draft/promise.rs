@@ -1,15 +1,19 @@
 //! What a close is told that nothing proves to be the last: its content will be published, whatever happens to the daemon.
 
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use parking_lot::RwLockWriteGuard;
 
-use super::{Draft, Phase, Work};
+use super::{Body, Draft, Phase, Work};
 use crate::commit::{Committer, Target};
 use crate::inode::Content;
-use crate::journal::Entry;
+use crate::journal::{Entry, Held};
 use crate::sys::{Errno, Result, at, stat};
 use crate::{failpoint, unless_skipped};
+
+/// Key in `meta`: when it was last tried whether the journal can write.
+const ASKED: &str = "asked";
 
 impl Work {
     /// True while nothing may be written without taking a promise back, or waiting for one that is being made.
@@ -20,10 +24,21 @@ impl Work {
     /// Says durably that the content is not final. To be called while nothing changes the phase.
     pub(super) fn take_promise_back(&self, by: &Committer) -> Result<()> {
         if self.promised.load(Ordering::Acquire) {
-            by.journal
-                .submit_durable(Entry::Unsealed { id: self.id })
-                .map_err(|error| Errno::from_raw_os_error(error.errno()))?;
+            write_down(by, Entry::Unsealed { id: self.id })?;
             self.promised.store(false, Ordering::Release);
+        }
+        Ok(())
+    }
+}
+
+impl Body {
+    /// Takes the name away, and before that what was promised for it.
+    pub(super) fn take_name(&mut self, by: &Committer) -> Result<()> {
+        if let Phase::Open(work) = &self.phase {
+            work.take_promise_back(by)?;
+        }
+        if let Some(target) = self.target.take() {
+            self.unlinked = target.path();
         }
         Ok(())
     }
@@ -69,10 +84,8 @@ impl Draft {
         // Before the row: what another host puts there in between is not what the row says, and is never overwritten.
         let below = by.held_by(target)?;
         let bytes = stat::fstat(&work.staged.file)?.size;
-        by.journal.submit_durable(Entry::Sealed { id: work.id, bytes, below }).map_err(|error| {
-            tracing::error!(draft = work.id, %error, "cannot promise a close");
-            Errno::from_raw_os_error(error.errno())
-        })?;
+        write_down(by, Entry::Sealed { id: work.id, bytes, below })
+            .inspect_err(|errno| tracing::error!(draft = work.id, %errno, "cannot promise a close"))?;
         work.promised.store(true, Ordering::Release);
         failpoint!("commit_after_seal");
         Ok(())
@@ -83,4 +96,33 @@ impl Draft {
         let synced = unless_skipped!("data", at::fsync(staged)).and_then(|()| by.staging.sync());
         synced.inspect_err(|&errno| self.taint("fsync", errno))
     }
+
+    /// Fails if the journal could not take a promise back now: that follows a change of names which cannot be undone.
+    pub fn expect_unpromise(&self, by: &Committer) -> Result<()> {
+        match &self.body.read_recursive().phase {
+            // Something that is another each time: what is there already, SQLite does not write.
+            Phase::Open(work) if work.promised.load(Ordering::Acquire) => {
+                write_down(by, Entry::Meta { key: ASKED, value: format!("{:?}", Instant::now()) })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// True while the journal promises a close.
+    pub fn is_promised(&self) -> bool {
+        matches!(&self.body.read_recursive().phase, Phase::Open(work) if work.promised.load(Ordering::Acquire))
+    }
+
+    /// Says durably where the draft will appear: before the rename on the export that moves what `from` holds, so that
+    /// recovery knows both names, or with its old one if that was not made after all. For one whose close was promised.
+    pub fn tell_rename(&self, by: &Committer, path: Vec<u8>, below: Option<Held>, from: Option<Vec<u8>>) -> Result<()> {
+        match &self.body.read_recursive().phase {
+            Phase::Open(work) => write_down(by, Entry::Retargeted { id: work.id, path, below, from }),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn write_down(by: &Committer, entry: Entry) -> Result<()> {
+    by.journal.submit_durable(entry).map(drop).map_err(|error| Errno::from_raw_os_error(error.errno()))
 }

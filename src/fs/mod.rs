@@ -10,6 +10,7 @@
 //! threads run whatever else waits for a disk or was parked, and queue behind no copy. No lock is held across a reply, but
 //! for a folder's `answers`.
 
+mod ahead;
 mod attr;
 mod caller;
 mod carry;

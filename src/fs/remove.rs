@@ -41,7 +41,9 @@ impl Fs {
         }
         // The version first: should that fail, the draft still has its name.
         let was_pending = draft.is_pending();
-        let unlinked = match self.unlink_version(caller, &folder, &name) {
+        let version =
+            || draft.expect_unpromise(&self.committer).and_then(|()| self.unlink_version(caller, &folder, &name));
+        let unlinked = match version() {
             Err(Errno::NOENT) => Ok(()),
             other => other,
         };

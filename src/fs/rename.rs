@@ -3,9 +3,11 @@
 use std::ffi::{OsStr, OsString};
 use std::sync::Arc;
 
+use super::wait::Until;
 use super::{Done, Fs};
 use crate::commit::Target;
 use crate::draft::{Caller, Draft};
+use crate::failpoint;
 use crate::inode::{Key, Node};
 use crate::journal::{Entry, Held};
 use crate::sys::at::RenameFlags;
@@ -24,6 +26,10 @@ impl Side {
         (self.folder.key, &self.name)
     }
 
+    fn target(&self) -> Target {
+        Target { parent: self.folder.clone(), name: self.name.clone() }
+    }
+
     fn is(&self, other: &Side) -> bool {
         self.folder.id == other.folder.id && self.name == other.name
     }
@@ -37,6 +43,8 @@ enum Renamed {
     Overtaken {
         moved: bool,
     },
+    /// Nothing: a commit of the draft that is to be replaced is on its way.
+    Awaits(Arc<Draft>),
 }
 
 impl Fs {
@@ -65,6 +73,16 @@ impl Fs {
                 fs.rename(caller, parent, &names.0, new_parent, &names.1, flags, done);
             });
         }
+        if flags.contains(RenameFlags::EXCHANGE)
+            && let Some(draft) =
+                [&from, &to].into_iter().find_map(|side| side.draft.clone().filter(|it| it.is_about_to_end()))
+        {
+            let fs = self.clone();
+            let names = (from.name.clone(), to.name.clone());
+            return self.park(Until::Released(draft), move |_| {
+                fs.rename(caller, parent, &names.0, new_parent, &names.1, flags, done);
+            });
+        }
         let own = from.draft.clone();
         let again = (from.name.clone(), to.name.clone());
         match (self.rename_now(caller, from, to, flags), own) {
@@ -80,6 +98,12 @@ impl Fs {
                         other => other,
                     });
                 });
+                self.after_commit(draft, move || {
+                    fs.rename(caller, parent, &again.0, new_parent, &again.1, flags, done);
+                });
+            }
+            (Ok(Renamed::Awaits(draft)), _) => {
+                let fs = self.clone();
                 self.after_commit(draft, move || {
                     fs.rename(caller, parent, &again.0, new_parent, &again.1, flags, done);
                 });
@@ -102,7 +126,9 @@ impl Fs {
         let pending_at = |side: &Side| side.draft.as_ref().is_some_and(|draft| draft.is_pending());
         if flags.contains(RenameFlags::EXCHANGE) {
             // Two names that change places, one of which somebody is about to replace: there is no right answer.
-            if pending_at(&from) || pending_at(&to) {
+            let written_at =
+                |side: &Side| side.draft.as_ref().is_some_and(|draft| draft.is_pending() || draft.is_written(None));
+            if written_at(&from) || written_at(&to) {
                 return Err(Errno::BUSY);
             }
             self.rename_versions(caller, &from, &to, flags)?;
@@ -113,42 +139,54 @@ impl Fs {
             return Err(Errno::EXIST);
         }
         let own = from.draft.clone().filter(|draft| self.is_family(draft, caller));
-        let replaces_own = to.draft.as_ref().is_some_and(|draft| self.is_family(draft, caller));
-        match own {
-            None => self.rename_versions(caller, &from, &to, flags)?,
+        let move_version = || match &own {
+            None => self.rename_versions(caller, &from, &to, flags).map(|()| true),
             Some(draft) => {
-                let moved = self.move_version_of(caller, &draft, &from, &to, flags)?;
-                let target = Target { parent: to.folder.clone(), name: to.name.clone() };
-                // Where that cannot be told, recovery takes the name only if it is free.
-                let held = draft.is_pending().then(|| self.committer.held_by(&target).unwrap_or(Held::Nothing));
-                if !draft.retarget(&self.committer, target, held) {
-                    return Ok(Renamed::Overtaken { moved });
+                let told = self.tell_own(draft, &from.target(), &to.target())?;
+                self.move_version_of(caller, draft, &from, &to, flags).inspect_err(|_| told.undo(self))
+            }
+        };
+        let replaced = to.draft.as_ref().filter(|draft| self.is_family(draft, caller));
+        let moved = match replaced {
+            None => move_version()?,
+            Some(there) => {
+                there.expect_unpromise(&self.committer)?;
+                // As with any rename over a file: what was open under that name has none any more.
+                match there.unname_for(&self.committer, move_version)? {
+                    Some(moved) => moved,
+                    None => return Ok(Renamed::Awaits(there.clone())),
                 }
-                self.drafts.unlist(from.folder.key, &from.name, &draft);
-                if let Some(there) = &to.draft {
-                    self.drafts.unlist(to.folder.key, &to.name, there);
-                }
-                if self.drafts.list(to.folder.key, &to.name, &draft).is_err() {
-                    tracing::debug!(node = draft.node, "a draft began under the name that another was renamed to");
-                }
-                draft.shadow();
-                if !draft.is_pending() {
-                    // Published under its new name before it was listed there.
-                    self.drafts.unlist_unused(to.folder.key, &to.name, &draft);
-                }
+            }
+        };
+        if let Some(draft) = own {
+            let target = to.target();
+            // Where that cannot be told, recovery takes the name only if it is free.
+            let held = draft.is_pending().then(|| self.committer.held_by(&target).unwrap_or(Held::Nothing));
+            if !draft.retarget(&self.committer, target, held) {
+                return Ok(Renamed::Overtaken { moved });
+            }
+            self.drafts.unlist(from.folder.key, &from.name, &draft);
+            if let Some(there) = &to.draft {
+                self.drafts.unlist(to.folder.key, &to.name, there);
+            }
+            if self.drafts.list(to.folder.key, &to.name, &draft).is_err() {
+                tracing::debug!(node = draft.node, "a draft began under the name that another was renamed to");
+            }
+            draft.shadow();
+            if !draft.is_pending() {
+                // Published under its new name before it was listed there.
+                self.drafts.unlist_unused(to.folder.key, &to.name, &draft);
             }
         }
         self.locks.renamed(from.key(), to.key(), false);
         if let Some(there) = &to.draft {
-            if replaces_own {
-                // As with any rename over a file: what was open under that name has none any more.
-                there.unname(&self.committer, false)?;
+            if replaced.is_some() {
                 self.drafts.unlist(to.folder.key, &to.name, there);
             } else {
                 there.shadow();
                 // The kernel moved its entry along, with what was left of the time it may be remembered: the draft's
                 // family would not be asked about. The notice waits for the folder that this rename has locked.
-                self.announce(Target { parent: to.folder.clone(), name: to.name.clone() }, true, || {});
+                self.announce(to.target(), true, || {});
             }
         }
         Ok(Renamed::Done)
@@ -188,12 +226,17 @@ impl Fs {
             Ok(())
         };
         // Before the names are claimed: a marker may be one of them.
-        if stat::stat_at(self.nodes().fd(&from.folder)?, &from.name)?.kind == Kind::File {
+        let moved = stat::stat_at(self.nodes().fd(&from.folder)?, &from.name)?;
+        if moved.kind == Kind::File {
             self.drop_marker(caller, &from.folder, &from.name)?;
             self.drop_marker(caller, &to.folder, &to.name)?;
         }
         let (old, new) = ((&from.folder, from.name.as_os_str()), (&to.folder, to.name.as_os_str()));
-        let renamed = self.committer.rename(self.creds(caller).as_ref(), old, new, flags, check)?;
+        let told = self.tell_below(&moved, &from.target(), &to.target(), flags)?;
+        failpoint!("rename_before_move");
+        let creds = self.creds(caller);
+        let renamed = self.committer.rename(creds.as_ref(), old, new, flags, check).inspect_err(|_| told.undo(self))?;
+        failpoint!("rename_after_move");
         self.note_moved(&renamed.moved, to);
         if let Some(there) = renamed.replaced
             && flags.contains(RenameFlags::EXCHANGE)
@@ -211,7 +254,7 @@ impl Fs {
         }
         for draft in self.drafts.below(&node) {
             if let (Some((id, _)), Some(target)) = (draft.progress(), draft.target()) {
-                self.committer.journal.submit(Entry::Retargeted { id, path: target.path(), below: None });
+                self.committer.journal.submit(Entry::Retargeted { id, path: target.path(), below: None, from: None });
             }
         }
     }

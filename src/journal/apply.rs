@@ -4,6 +4,7 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension, TransactionBehavior, pa
 
 use super::fold::{self, Tree};
 use super::held::Held;
+use super::overtaken::is_overtaken;
 use super::record::{CommitKind, DraftId, DraftState, Entry, Owner};
 use super::{folders, history, outbox, schema};
 
@@ -55,21 +56,7 @@ pub(super) fn apply(conn: &Connection, entry: &Entry, now: i64) -> rusqlite::Res
             insert(conn, &new, "quarantined", now)?;
             Ok(true)
         }
-        Entry::Retargeted { id, path, below } => {
-            let changed = conn
-                .prepare_cached(
-                    "UPDATE drafts SET path = ?2
-                     WHERE id = ?1 AND state IN ('open', 'sealed', 'quarantined')",
-                )?
-                .execute(params![id, path])?;
-            if changed > 0 {
-                if let Some(below) = below {
-                    held(conn, *id, below)?;
-                }
-                event(conn, next_event(conn)?, now, "retargeted", Some(*id), path, None)?;
-            }
-            Ok(changed > 0)
-        }
+        Entry::Retargeted { id, path, below, from } => retarget(conn, *id, path, below.as_ref(), from.as_deref(), now),
         // A size that comes late, for a draft that has ended, is not worth a word.
         Entry::Grown { id, bytes } => {
             conn.prepare_cached("UPDATE drafts SET bytes = ?2 WHERE id = ?1 AND state IN ('open', 'sealed')")?
@@ -186,6 +173,40 @@ pub(super) fn apply(conn: &Connection, entry: &Entry, now: i64) -> rusqlite::Res
             Ok(true)
         }
     }
+}
+
+/// A draft's new name. What happens to that from here on comes after its promise; what has become of the old one it takes
+/// along with its folder.
+fn retarget(
+    conn: &Connection,
+    id: DraftId,
+    path: &[u8],
+    below: Option<&Held>,
+    from: Option<&[u8]>,
+    now: i64,
+) -> rusqlite::Result<bool> {
+    let below = match below {
+        Some(below) => Some(below),
+        None => (is_sealed(conn, id)? && is_overtaken(conn, id)?).then_some(&Held::Changed),
+    };
+    let told_by = next_event(conn)?;
+    let changed = conn
+        .prepare_cached(
+            "UPDATE drafts SET path = ?2, came_from = ?3, event = CASE state WHEN 'sealed' THEN ?4 ELSE event END
+             WHERE id = ?1 AND state IN ('open', 'sealed', 'quarantined')",
+        )?
+        .execute(params![id, path, from, told_by])?;
+    if changed > 0 {
+        if let Some(below) = below {
+            held(conn, id, below)?;
+        }
+        event(conn, told_by, now, "retargeted", Some(id), path, None)?;
+    }
+    Ok(changed > 0)
+}
+
+fn is_sealed(conn: &Connection, id: DraftId) -> rusqlite::Result<bool> {
+    conn.prepare_cached("SELECT 1 FROM drafts WHERE id = ?1 AND state = 'sealed'")?.exists([id])
 }
 
 /// What a draft's name holds.

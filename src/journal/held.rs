@@ -17,6 +17,8 @@ pub enum Held {
     Nothing,
     /// This inode.
     Inode(Seen),
+    /// Something else than at the promise, before a folder above it was renamed.
+    Changed,
 }
 
 /// What tells an inode, and its content, from another one that has its number. No device: an export may have another
@@ -46,6 +48,14 @@ impl Held {
         let handle = Handle::at(dir, name).ok().map(|handle| handle.to_string());
         let seen = Seen { ino: there.ino, size: there.size, mtime: (sec, nsec), handle };
         Ok((Held::Inode(seen), Some(there)))
+    }
+
+    /// The inode's number.
+    pub fn ino(&self) -> Option<u64> {
+        match self {
+            Held::Inode(seen) => Some(seen.ino),
+            Held::Nothing | Held::Changed => None,
+        }
     }
 
     /// Whether that is what the name holds `now`: the same inode with the same content, whatever became of its mode, owner,

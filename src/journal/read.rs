@@ -114,7 +114,8 @@ pub struct Counts {
 }
 
 pub(super) const DRAFT: &str =
-    "SELECT id, state, path, stage, ino, kind, uid, gid, pid, command, bytes, begun_at, changed_at, reason, kept, below
+    "SELECT id, state, path, stage, ino, kind, uid, gid, pid, command, bytes, begun_at, changed_at, reason, kept, below,
+     came_from
                      FROM drafts ";
 
 /// A commit's numbers go with the event that told of it.
@@ -401,6 +402,7 @@ pub(super) fn draft(row: &Row<'_>) -> rusqlite::Result<DraftRow> {
         reason: row.get(13)?,
         kept: row.get(14)?,
         below: held(row, 15)?,
+        came_from: row.get(16)?,
     })
 }
 

@@ -167,6 +167,8 @@ pub enum Entry {
         path: Vec<u8>,
         /// What the new name holds; `None` if it came along with its folder.
         below: Option<Held>,
+        /// The old one, where this is written before the rename on the export that moves what the name holds.
+        from: Option<Vec<u8>>,
     },
     /// The draft's size, for `pending`. No event.
     Grown {
@@ -370,4 +372,6 @@ pub struct DraftRow {
     pub kept: bool,
     /// What its name held when its close was promised; `None` if an older commitfs has promised it, or nobody.
     pub below: Option<Held>,
+    /// The path it had before a rename of which it is not known whether it was made.
+    pub came_from: Option<Vec<u8>>,
 }

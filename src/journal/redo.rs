@@ -50,6 +50,8 @@ enum What<'a> {
         /// Lines of older versions of commitfs, which wrote down nothing of the kind at a promise either, have none.
         #[serde(default)]
         below: Option<Cow<'a, Held>>,
+        #[serde(default)]
+        from: Option<Cow<'a, [u8]>>,
     },
     /// About to be taken out. Not an entry: nobody knows yet whether it will be.
     Leaving(Cow<'a, SetAside>),
@@ -59,9 +61,12 @@ impl<'a> What<'a> {
     fn of(entry: &'a Entry) -> Option<What<'a>> {
         match entry {
             Entry::Begun(begun) => Some(What::Begun(Cow::Borrowed(begun))),
-            Entry::Retargeted { id, path, below } => {
-                Some(What::Retargeted { id: *id, path: Cow::Borrowed(path), below: below.as_ref().map(Cow::Borrowed) })
-            }
+            Entry::Retargeted { id, path, below, from } => Some(What::Retargeted {
+                id: *id,
+                path: Cow::Borrowed(path),
+                below: below.as_ref().map(Cow::Borrowed),
+                from: from.as_deref().map(Cow::Borrowed),
+            }),
             _ => None,
         }
     }
@@ -69,9 +74,12 @@ impl<'a> What<'a> {
     fn into_entry(self) -> Option<Entry> {
         match self {
             What::Begun(begun) => Some(Entry::Begun(begun.into_owned())),
-            What::Retargeted { id, path, below } => {
-                Some(Entry::Retargeted { id, path: path.into_owned(), below: below.map(Cow::into_owned) })
-            }
+            What::Retargeted { id, path, below, from } => Some(Entry::Retargeted {
+                id,
+                path: path.into_owned(),
+                below: below.map(Cow::into_owned),
+                from: from.map(Cow::into_owned),
+            }),
             What::Leaving(_) => None,
         }
     }

@@ -194,9 +194,11 @@ WHERE id = (SELECT max(id) FROM events);
 DELETE FROM meta WHERE key = 'commits_pruned';
 ";
 
-/// What a draft's name held when its close was promised ([`super::held`]); rows of before do not know.
+/// What a draft's name held when its close was promised ([`super::held`]); rows of before do not know. `came_from` is the path
+/// that the draft had before a rename that was written down first, until it is known that it was made.
 const SEVENTH: &str = "
 ALTER TABLE drafts ADD COLUMN below TEXT;
+ALTER TABLE drafts ADD COLUMN came_from BLOB;
 ";
 
 /// The schema a file has: 0 for a new one.
@@ -276,7 +278,7 @@ mod tests {
                 // The trigger on INSERT is about beginnings only; here every state is needed as a start.
                 conn.execute_batch("DROP TRIGGER IF EXISTS drafts_begin; DELETE FROM drafts;").unwrap();
                 conn.execute(
-                    "INSERT INTO drafts VALUES (1, ?1, x'61', 's', 1, 'new', 0, 0, 0, '', 0, 0, 0, 1, 'why', 1, NULL)",
+                    "INSERT INTO drafts VALUES (1, ?1, x'61', 's', 1, 'new', 0, 0, 0, '', 0, 0, 0, 1, 'why', 1, NULL, NULL)",
                     [from.as_str()],
                 )
                 .unwrap();

@@ -317,7 +317,7 @@ fn any_entry() -> impl Strategy<Value = Entry> {
         id.clone().prop_map(|id| committed(id, b"p")),
         id.clone().prop_map(quarantined),
         id.clone().prop_map(|id| Entry::Discarded { id, reason: "r".to_owned() }),
-        id.clone().prop_map(|id| Entry::Retargeted { id, path: b"q".to_vec(), below: Some(Held::Nothing) }),
+        id.clone().prop_map(|id| Entry::Retargeted { id, path: b"q".to_vec(), below: Some(Held::Nothing), from: None }),
         id.prop_map(|id| Entry::Grown { id, bytes: 2 }),
     ]
 }

@@ -80,6 +80,44 @@ fn a_write_after_a_promise_that_cannot_be_taken_back_is_not_left_out() {
     checker::check(&m);
 }
 
+/// A promise that would have to be taken back, or to be made for another name.
+#[test]
+fn a_change_of_names_that_the_journal_cannot_follow_is_not_made() {
+    let fs = FaultFs::new();
+    let mut m = fs.setup_whole().mount();
+    m.expect_mess();
+    let w = unproven(&m);
+    for name in ["a", "b", "q"] {
+        w.put(name, "old").unwrap();
+    }
+    m.settled();
+    let open = ["a", "q"].map(|name| {
+        let fd = w.open(name, "w|trunc").unwrap();
+        let open = w.dup(fd).unwrap();
+        w.write(fd, &format!("promised for {name}")).unwrap();
+        w.close(fd).unwrap();
+        eventually("it is promised", || m.pending().iter().any(|row| row.path == name && row.state == "sealed"));
+        open
+    });
+    fs.refuse(Realm::State, Op::writes, Errno::IO);
+    assert_eq!(w.unlink("a").unwrap_err(), "EIO");
+    assert_eq!(w.rename("b", "q").unwrap_err(), "EIO");
+    assert_eq!(w.rename("a", "c").unwrap_err(), "EIO");
+    for name in ["a", "b", "q"] {
+        assert_eq!(m.raw_content(name).unwrap(), b"old", "{name}");
+    }
+    assert_eq!(m.raw_content("c"), None);
+    fs.allow();
+    for fd in open {
+        w.close(fd).unwrap();
+    }
+    for name in ["a", "q"] {
+        let promised = format!("promised for {name}");
+        eventually("published", || m.raw_content(name).is_some_and(|found| found == promised.as_bytes()));
+    }
+    checker::check(&m);
+}
+
 #[test]
 fn a_version_that_is_cut_short_while_it_is_copied_is_not_filled_up_with_zeros() {
     let fs = FaultFs::new();

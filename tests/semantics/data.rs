@@ -212,6 +212,22 @@ fn s47_statfs_and_locks_work() {
 }
 
 #[test]
+fn s47_names_do_not_change_places_while_one_is_open_for_writing() {
+    let m = Mount::new();
+    let (w, r) = m.pair();
+    w.put("a", "AAAA").unwrap();
+    w.put("b", "BBBB").unwrap();
+    let fd = w.open("a", "rw").unwrap();
+    for (one, other) in [("a", "b"), ("b", "a")] {
+        assert_eq!(w.rename_with(one, other, "exchange").unwrap_err(), "EBUSY");
+    }
+    w.pwrite(fd, 0, "w").unwrap();
+    w.close(fd).unwrap();
+    assert_eq!((r.cat("a").unwrap(), r.cat("b").unwrap()), (b"wAAA".to_vec(), b"BBBB".to_vec()));
+    assert!(w.rename_with("a", "b", "exchange").map_or_else(|errno| errno == "EINVAL", |()| true));
+}
+
+#[test]
 fn s47_renames_with_flags_do_as_the_backing_can() {
     let m = Mount::new();
     let (w, r) = m.pair();

@@ -98,6 +98,157 @@ fn s40_what_was_renamed_over_a_promised_draft_stays() {
     }
 }
 
+/// A further name is given once the version is there.
+#[cfg(feature = "failpoints")]
+#[test]
+fn s24_a_link_waits_for_the_commit_behind_a_close() {
+    let mut m = Setup::default().unmounted();
+    m.hold_at("commit_before_fsync", 2);
+    m.remount();
+    let w = unproven(&m, "W");
+    w.put("f", "whole").unwrap();
+    thread::scope(|scope| {
+        let held = m.held();
+        let linker = scope.spawn(move || w.link("f", "g"));
+        // It waits, or is refused.
+        poll(Duration::from_secs(1), || linker.is_finished().then_some(()));
+        drop(held);
+        linker.join().unwrap().unwrap();
+    });
+    assert_eq!(m.agent("R").cat("g").unwrap(), b"whole");
+}
+
+/// By its family, while another close of it may commit.
+#[cfg(feature = "failpoints")]
+#[test]
+fn s16_what_is_renamed_over_a_closed_draft_stays_though_its_commit_begins_meanwhile() {
+    let mut m = Setup::default().unmounted();
+    m.hold_at("rename_before_move", 1);
+    m.remount();
+    let w = unproven(&m, "W");
+    w.put("g", "renamed").unwrap();
+    eventually("published", || m.raw_content("g").is_some());
+    let open = promise(&m, &w, "f", "promised");
+    let child = w.fork("C");
+    w.close(open).unwrap();
+    thread::scope(|scope| {
+        let renamer = scope.spawn(move || w.rename("g", "f").map(|()| w).unwrap());
+        let held = m.held();
+        let closer = scope.spawn(move || child.close(open).map(|()| child).unwrap());
+        // It waits, or commits.
+        poll(Duration::from_secs(1), || closer.is_finished().then_some(()));
+        drop(held);
+        let _both = (renamer.join().unwrap(), closer.join().unwrap());
+        m.settled();
+        assert_eq!(m.raw_content("f").unwrap(), b"renamed");
+        assert_eq!(m.agent("R").cat("f").unwrap(), b"renamed");
+    });
+    checker::check(&m);
+}
+
+/// What was at a name before a promised draft got it is older than the draft.
+#[test]
+fn s40_a_promised_draft_replaces_what_was_at_its_new_name_before() {
+    type Renaming = fn(&Mount, &Agent, &Agent);
+    let renamings: [(&str, &str, Renaming); 4] = [
+        ("over a version that came after the promise", "b", |m, w, o| {
+            promise(m, w, "a", "promised");
+            o.put("b", "older").unwrap();
+            w.rename("a", "b").unwrap();
+        }),
+        ("over one that has grown since", "b", |m, w, o| {
+            o.put("b", "older").unwrap();
+            promise(m, w, "a", "promised");
+            o.append("b", " and longer").unwrap();
+            w.rename("a", "b").unwrap();
+        }),
+        ("to a path that had a version before", "e/q", |m, w, o| {
+            for folder in ["d", "e"] {
+                w.mkdir(folder).unwrap();
+            }
+            promise(m, w, "d/q", "promised");
+            o.put("e/q", "older").unwrap();
+            o.rename("e", "old").unwrap();
+            w.rename("d", "e").unwrap();
+        }),
+        ("there and back", "a", |m, w, o| {
+            promise(m, w, "a", "promised");
+            w.rename("a", "b").unwrap();
+            o.put("a", "older").unwrap();
+            o.unlink("a").unwrap();
+            w.rename("b", "a").unwrap();
+        }),
+    ];
+    for (how, name, rename) in renamings {
+        let mut m = Mount::new();
+        let (w, o) = (unproven(&m, "W"), m.agent("O"));
+        rename(&m, &w, &o);
+        m.recorded();
+        crash_and_recover(&mut m);
+        assert_eq!(m.raw_content(name).as_deref(), Some(&b"promised"[..]), "{how}");
+        m.nothing_quarantined();
+        checker::check(&m);
+    }
+}
+
+#[test]
+fn s40_what_came_after_a_promise_stays_when_its_folder_is_renamed() {
+    let mut m = Mount::new();
+    let (w, o) = (unproven(&m, "W"), m.agent("O"));
+    w.mkdir("d").unwrap();
+    promise(&m, &w, "d/q", "promised");
+    // Open it, and it would be a second writer.
+    o.put("d/new", "newer").unwrap();
+    o.rename("d/new", "d/q").unwrap();
+    o.unlink("d/q").unwrap();
+    w.rename("d", "e").unwrap();
+    m.recorded();
+    crash_and_recover(&mut m);
+    assert_eq!(m.raw_content("e/q"), None);
+    is_kept_as_overtaken(&m, "e/q", "promised");
+}
+
+/// The close had returned, the rename had not.
+#[cfg(feature = "failpoints")]
+#[test]
+fn s40_what_was_promised_is_published_though_the_daemon_dies_in_a_rename() {
+    for (point, made) in [("rename_before_move", false), ("rename_after_move", true)] {
+        for (old, new, draft) in [("a", "b", ""), ("d", "e", "/f")] {
+            for version in [true, false] {
+                let how = format!("{point}, {old}{draft} with a version below: {version}");
+                let mut m = Setup::default().unmounted();
+                m.set_env("COMMITFS_FAILPOINT", &format!("{point}:1"));
+                m.remount();
+                let w = unproven(&m, "W");
+                let name = |of: &str| format!("{of}{draft}");
+                if !draft.is_empty() {
+                    w.mkdir(old).unwrap();
+                }
+                if version {
+                    w.put(&name(old), "old").unwrap();
+                    eventually("published", || m.raw_content(&name(old)).is_some());
+                }
+                promise(&m, &w, &name(old), "promised");
+                if w.rename(old, new).is_ok() {
+                    // A draft alone is in no folder of the export, which has nothing to rename.
+                    assert!(!version && draft.is_empty(), "{how}");
+                    continue;
+                }
+                eventually("it died", || m.daemon_is_dead());
+                drop(w);
+                m.set_env("COMMITFS_FAILPOINT", "");
+                m.daemon_ended();
+                m.remount();
+                m.recovered();
+                let there = name(if made { new } else { old });
+                assert_eq!(m.raw_content(&there).as_deref(), Some(&b"promised"[..]), "{how}");
+                m.nothing_quarantined();
+                checker::check(&m);
+            }
+        }
+    }
+}
+
 #[test]
 fn s15_a_promised_draft_that_its_family_has_unlinked_is_not_published_by_recovery() {
     let mut m = Mount::new();
@@ -288,7 +439,10 @@ fn s40_what_an_older_version_has_promised_is_rolled_forward() {
     m.kill9();
     drop(w);
     let db = rusqlite::Connection::open(m.state().join("journal.sqlite")).unwrap();
-    db.execute_batch("ALTER TABLE drafts DROP COLUMN below; PRAGMA user_version = 6;").unwrap();
+    db.execute_batch(
+        "ALTER TABLE drafts DROP COLUMN below; ALTER TABLE drafts DROP COLUMN came_from; PRAGMA user_version = 6;",
+    )
+    .unwrap();
     drop(db);
     m.remount();
     m.recovered();
