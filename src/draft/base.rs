@@ -67,15 +67,18 @@ impl Base {
     pub(super) fn copy_into(&self, by: &Committer, creds: Option<&Creds>, staged: &Content, kept: u64) -> Result<()> {
         let below = self.readable(by, creds)?;
         let _using = below.using();
-        let mut copied = copy::copy_content(&*below, staged, kept);
-        for _ in 0..CUTS {
-            if copied != Err(Errno::STALE) {
-                break;
+        // A copy on the server is made for who asks for it.
+        by.staging.acting_for(creds, || {
+            let mut copied = copy::copy_content(&*below, staged, kept);
+            for _ in 0..CUTS {
+                if copied != Err(Errno::STALE) {
+                    break;
+                }
+                let left = kept.min(stat::fstat(&*below)?.size);
+                at::truncate(staged, 0)?;
+                copied = copy::copy_content(&*below, staged, left);
             }
-            let left = kept.min(stat::fstat(&*below)?.size);
-            at::truncate(staged, 0)?;
-            copied = copy::copy_content(&*below, staged, left);
-        }
-        copied
+            copied
+        })
     }
 }

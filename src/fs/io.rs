@@ -281,10 +281,11 @@ impl Fs {
         };
         // The answer is a 32-bit number; a caller asks again for the rest.
         let len = len.min(1 << 30);
-        let (fs, stripper) = (self.clone(), self.clone());
+        let (fs, stripper, creds) = (self.clone(), self.clone(), self.creds(caller));
         let call = move |file: &std::fs::File| {
             let using = source.using();
-            let copied = copy::copy_range(&*source, src, file, dst, len)?;
+            let copy = || copy::copy_range(&*source, src, file, dst, len);
+            let copied = stripper.committer.staging.acting_for(creds.as_ref(), copy)?;
             drop(using);
             stripper.strip_set_ids(caller, file).map(|()| copied as u32)
         };

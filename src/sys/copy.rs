@@ -16,7 +16,7 @@ pub fn copy_content(from: impl AsFd, to: impl AsFd, size: u64) -> Result<()> {
             expect_size(to.as_fd(), size)?;
             return at::truncate(to, size);
         }
-        Err(Errno::OPNOTSUPP | Errno::XDEV | Errno::INVAL | Errno::NOTTY | Errno::NOSYS | Errno::PERM) => {}
+        Err(errno) if is_not_to_be_had(errno) => {}
         Err(other) => return Err(other),
     }
     at::truncate(to.as_fd(), size)?;
@@ -59,13 +59,20 @@ pub fn copy_range(from: impl AsFd, mut src: u64, to: impl AsFd, mut dst: u64, le
             Ok(0) => break,
             Ok(n) => left -= n as u64,
             Err(Errno::INTR) => {}
-            Err(Errno::OPNOTSUPP | Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::PERM) => {
+            Err(errno) if is_not_to_be_had(errno) => {
                 return copy_through_memory(from, src, to, dst, left).map(|n| len - left + n);
             }
             Err(other) => return Err(other),
         }
     }
     Ok(len - left)
+}
+
+/// True if another way may do what this one does not. NFS sends a clone and a copy in the name of who asks for them, reads and
+/// writes in the name of who has opened the file: a server that squashes root may refuse the former alone.
+fn is_not_to_be_had(errno: Errno) -> bool {
+    use Errno as E;
+    matches!(errno, E::OPNOTSUPP | E::XDEV | E::INVAL | E::NOTTY | E::NOSYS | E::PERM | E::ACCESS)
 }
 
 fn copy_through_memory(from: impl AsFd, src: u64, to: impl AsFd, dst: u64, len: u64) -> Result<u64> {

@@ -318,6 +318,31 @@ fn s48_files_belong_to_who_makes_them() {
 }
 
 #[test]
+fn s48_files_belong_to_who_changes_them_too() {
+    let m = Mount::new();
+    let (w, r) = m.pair();
+    w.mkdir("open").unwrap();
+    w.chmod("open", 0o777).unwrap();
+    let user = m.agent("U");
+    user.call(&["become", "1234", "2345"]).unwrap();
+    user.put("open/f", "one ").unwrap();
+    user.append("open/f", "two ").unwrap();
+    let fd = user.open("open/f", "rw").unwrap();
+    user.pwrite(fd, 0, "ONE").unwrap();
+    user.close(fd).unwrap();
+    user.truncate("open/f", 7).unwrap();
+    let (from, to) = (user.open("open/f", "r").unwrap(), user.open("open/g", "w|creat").unwrap());
+    assert_eq!(user.copy_range(from, 0, to, 0, 7), Ok(7));
+    user.close(to).unwrap();
+    for name in ["open/f", "open/g"] {
+        assert_eq!((r.cat(name).unwrap(), r.stat(name).unwrap().uid), (b"ONE two".to_vec(), 1234), "{name}");
+    }
+    user.chmod("open/g", 0o600).unwrap();
+    user.append("open/g", " three").unwrap();
+    assert_eq!(user.cat("open/g").unwrap(), b"ONE two three");
+}
+
+#[test]
 fn s48_permissions_are_those_of_the_export() {
     let m = Mount::new();
     let w = m.agent("W");
