@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::folders::Totals;
-use crate::inode::{Key, Node, NodeTable, display_path};
+use crate::inode::{Key, Node, NodeFd, NodeTable, display_path};
 use crate::journal::{Commit, CommitKind, DraftId, Journal};
 use crate::metrics::{self, Phase};
 use crate::rules::Rules;
@@ -230,6 +230,16 @@ impl Published {
 }
 
 impl Committer {
+    /// A folder's descriptor, by which a look-up finds what there is: other hosts change names too, and the client does not know
+    /// of that by itself.
+    pub fn revalidated<'a>(&self, folder: &'a Node) -> Result<NodeFd<'a>> {
+        let dir = self.nodes.fd(folder)?;
+        if self.revalidate {
+            stat::revalidate(&dir)?;
+        }
+        Ok(dir)
+    }
+
     /// What it was that failed.
     fn not_placed(&self, sealed: &Sealed, errno: Errno) -> Failed {
         if errno != Errno::NOENT || self.staging.has(&sealed.staged) {

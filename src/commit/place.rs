@@ -29,8 +29,7 @@ impl Committer {
         let dir = self.nodes.fd(parent)?;
         let claim = self.claim(&[(parent, name)])?;
         // What another host has committed since the draft was begun is to be kept, not what it has replaced.
-        let asked = if self.revalidate { stat::revalidate(&dir) } else { Ok(()) };
-        let old = match asked.and_then(|()| stat::stat_at(&dir, name)) {
+        let old = match self.revalidated(parent).and_then(|dir| stat::stat_at(&dir, name)) {
             Ok(old) => Some(old),
             Err(Errno::NOENT) => None,
             Err(other) => {

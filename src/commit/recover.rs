@@ -10,7 +10,7 @@ use super::{Committer, Reason, Sealed, Staged, Target, marker};
 use crate::failpoint;
 use crate::inode::{Content, Key, display_path};
 use crate::journal::{Commit, DraftRow, DraftState, Entry, Held, JournalError};
-use crate::sys::{Errno, Result, Stat, at, mount, stat};
+use crate::sys::{Errno, Result, Stat, at, mount};
 
 /// What happened since the daemon that left something.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -215,11 +215,7 @@ impl Committer {
     }
 
     fn look(&self, target: &Target) -> Result<(Held, Option<Stat>)> {
-        let dir = self.nodes.fd(&target.parent)?;
-        if self.revalidate {
-            stat::revalidate(&dir)?;
-        }
-        Held::look(&dir, &target.name)
+        Held::look(self.revalidated(&target.parent)?, &target.name)
     }
 
     /// What is to be replaced by a draft whose close was promised, as `below` in [`Sealed`]. `EEXIST` if the name was changed

@@ -20,10 +20,10 @@ impl Committer {
         let (trash, parent, name) = (self.staging.trash(), &target.parent, target.name.as_os_str());
         let stat = stat::stat_at(trash, staged)?;
         let replace = replace && !tree;
+        let dir = self.revalidated(parent)?;
         if replace && self.wants_marker(&target.path()) {
             self.remove_marker(parent, name, None)?;
         }
-        let dir = self.nodes.fd(parent)?;
         let claim = self.claim(&[(parent, name)])?;
         let there = stat::stat_at(&dir, name).ok();
         let moved = match &there {

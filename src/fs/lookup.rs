@@ -92,7 +92,7 @@ impl Fs {
     /// What the export has under the name now; counts a look-up.
     fn look(&self, caller: Caller, folder: &Arc<Node>, name: &OsStr) -> Result<(Arc<Node>, Stat)> {
         if self.options.revalidate && !self.drafts.switches.is_fresh(caller.tid, name) {
-            stat::revalidate(self.nodes().fd(folder)?)?;
+            self.committer.revalidated(folder)?;
         }
         self.nodes().lookup(folder, name)
     }

@@ -187,11 +187,7 @@ impl Fs {
         let link = node.link();
         let parent = link.parent.ok_or(Errno::NOENT)?;
         let _answering = parent.as_folder()?.answers.read();
-        let dir = self.nodes().fd(&parent)?;
-        if self.options.revalidate {
-            stat::revalidate(&dir)?;
-        }
-        stat::stat_at(dir, &link.name)
+        stat::stat_at(self.committer.revalidated(&parent)?, &link.name)
     }
 
     /// Opens a draft: its family for reading, anybody for writing, who thereby joins.

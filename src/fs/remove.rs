@@ -41,9 +41,10 @@ impl Fs {
         }
         // The version first: should that fail, the draft still has its name.
         let was_pending = draft.is_pending();
-        let version =
-            || draft.expect_unpromise(&self.committer).and_then(|()| self.unlink_version(caller, &folder, &name));
-        let unlinked = match version() {
+        // The kernel has looked up the draft: what another host has published the client need not know.
+        let asked = self.committer.revalidated(&folder).map(drop);
+        let asked = asked.and_then(|()| draft.expect_unpromise(&self.committer));
+        let unlinked = match asked.and_then(|()| self.unlink_version(caller, &folder, &name)) {
             Err(Errno::NOENT) => Ok(()),
             other => other,
         };

@@ -123,6 +123,10 @@ impl Fs {
         if from.is(&to) {
             return Ok(Renamed::Done);
         }
+        // Where the kernel has looked up a draft, the client need not know what another host has published.
+        for side in [&from, &to].into_iter().filter(|side| side.draft.is_some()) {
+            self.committer.revalidated(&side.folder)?;
+        }
         let pending_at = |side: &Side| side.draft.as_ref().is_some_and(|draft| draft.is_pending());
         if flags.contains(RenameFlags::EXCHANGE) {
             // Two names that change places, one of which somebody is about to replace: there is no right answer.

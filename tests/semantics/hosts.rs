@@ -254,6 +254,63 @@ fn s53_who_writes_a_name_that_others_write_on_another_host_is_hardly_ever_refuse
 }
 
 #[test]
+fn s53_a_family_that_removes_or_renames_its_draft_does_so_with_what_another_host_has_published() {
+    let (a, b) = two_hosts_with("retain=1h");
+    let (w, v) = (a.agent("W"), b.agent("V"));
+    // What one host writes at a name that it knows as free, when the other one publishes there.
+    let begin = |folder: &str, name: &str| {
+        w.mkdir(folder).unwrap();
+        let path = format!("{folder}/{name}");
+        let fd = w.open(&path, "w|creat").unwrap();
+        w.write(fd, "mine").unwrap();
+        v.put(&path, "theirs").unwrap();
+        eventually("published", || b.raw_content(&path).is_some_and(|data| data == b"theirs"));
+        fd
+    };
+    let kept = |path: &str, kind: &str| {
+        eventually(&format!("{path} is kept"), || {
+            let rows = a.json(&["outbox", "ls"]);
+            rows.as_array().unwrap().iter().any(|row| row["path"] == path && row["kind"] == kind && row["bytes"] == 6)
+        });
+    };
+
+    let fd = begin("removed", "f");
+    w.unlink("removed/f").unwrap();
+    v.sees_nothing("removed/f");
+    w.close(fd).unwrap();
+    v.sees_nothing("removed/f");
+    kept("removed/f", "unlink");
+
+    let fd = begin("renamed", "f");
+    w.rename("renamed/f", "renamed/g").unwrap();
+    v.sees_nothing("renamed/f");
+    assert_eq!(v.cat("renamed/g").unwrap(), b"theirs");
+    w.close(fd).unwrap();
+    assert_eq!(v.cat("renamed/g").unwrap(), b"mine");
+    kept("renamed/g", "replace");
+
+    let fd = begin("replaced", "f");
+    w.put("aside", "newer").unwrap();
+    w.rename("aside", "replaced/f").unwrap();
+    assert_eq!(v.cat("replaced/f").unwrap(), b"newer");
+    w.close(fd).unwrap();
+    kept("replaced/f", "replace");
+
+    w.mkdir("restored").unwrap();
+    w.put("restored/f", "mine").unwrap();
+    w.unlink("restored/f").unwrap();
+    w.sees_nothing("restored/f");
+    v.put("restored/f", "theirs").unwrap();
+    eventually("published", || b.raw_content("restored/f").is_some_and(|data| data == b"theirs"));
+    let rows = a.json(&["outbox", "ls"]);
+    let row =
+        rows.as_array().unwrap().iter().find(|row| row["path"] == "restored/f").unwrap_or_else(|| panic!("{rows}"));
+    a.cli_ok(&["trash", "restore", &row["id"].to_string(), "--replace"]);
+    assert_eq!(v.cat("restored/f").unwrap(), b"mine");
+    kept("restored/f", "replace");
+}
+
+#[test]
 fn s53_recovery_leaves_the_drafts_of_other_hosts_alone() {
     let (mut a, b) = two_hosts();
     let (w, v) = (a.agent("W"), b.agent("V"));
