@@ -41,7 +41,7 @@ impl Base {
             Err(Errno::NOENT) => return Ok(None),
             file => file?,
         };
-        let like = stat::fstat(&file)?;
+        let like = stat::fstat_fresh(&file)?;
         if like.kind != Kind::File {
             return Err(Errno::STALE);
         }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::wait::{Until, deserted_limit};
 use super::{Done, Fs};
 use crate::draft::{Caller, Draft, NewDraft, Wants};
-use crate::inode::{Key, Node};
+use crate::inode::{Content, Key, Node};
 use crate::sys::{Errno, Kind, Result, Stat, process, stat};
 use crate::{commit, draft};
 
@@ -120,13 +120,22 @@ impl Fs {
             self.drafts.switches.looked_up(caller.tid, (folder.id, name), None);
             return Ok(Seen::Entry(self.version_entry(node, *stat, Duration::ZERO)));
         }
-        let file = match self.drafts.switches.version(caller.tid, node.id) {
+        let known = self.drafts.switches.version(caller.tid, node.id);
+        let asks = self.options.revalidate && known.is_none();
+        let file = match known {
             Some(file) => Ok(file),
             None if wants == Wants::EmptyDraft => self.refer_to_version(node),
             None => self.open_version(caller, node),
         };
-        let file = match file {
-            Ok(file) => file,
+        // A draft takes over what another host has changed of the version, which the client learns when it opens a file. One
+        // that is not read is not opened.
+        let like = |file: &Content| match wants {
+            Wants::EmptyDraft if asks => stat::fstat_fresh(file),
+            Wants::Draft if asks => stat::fstat(file),
+            _ => Ok(*stat),
+        };
+        let (file, like) = match file.and_then(|file| like(&file).map(|like| (file, like))) {
+            Ok(found) => found,
             // Replaced since it was looked up, and gone.
             Err(Errno::STALE | Errno::NOENT) => {
                 self.nodes().forget(node.id, 1);
@@ -145,7 +154,7 @@ impl Fs {
         self.drafts.switches.looked_up(caller.tid, (folder.id, name), Some((node.id, file.clone())));
         if wants.writes() {
             self.nodes().forget(node.id, 1);
-            let base = draft::Base { file: Some(file), unread: wants == Wants::EmptyDraft, like: *stat };
+            let base = draft::Base { file: Some(file), unread: wants == Wants::EmptyDraft, like };
             let draft = self.begin_over(caller, folder, name, base);
             // While it has the name nobody here commits another draft of it; before, somebody may have.
             if draft.base_key() == Some(node.key) && draft.is_clean() {

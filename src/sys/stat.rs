@@ -153,6 +153,11 @@ pub fn stat_at(dir: impl AsFd, name: impl rustix::path::Arg) -> Result<Stat> {
     statx(dir, name, AtFlags::SYMLINK_NOFOLLOW)
 }
 
+/// The same from the server, not from the cache: what another host has changed just now.
+pub fn fstat_fresh(fd: impl AsFd) -> Result<Stat> {
+    statx(fd, "", AtFlags::EMPTY_PATH | AtFlags::STATX_FORCE_SYNC)
+}
+
 /// Asks the server, not the cache, for a folder's attributes: on NFS the next look-up in it is fresh.
 pub fn revalidate(dir: impl AsFd) -> Result<()> {
     rustix::fs::statx(dir, "", AtFlags::EMPTY_PATH | AtFlags::STATX_FORCE_SYNC, StatxFlags::MTIME).map(drop)

@@ -254,6 +254,39 @@ fn s53_who_writes_a_name_that_others_write_on_another_host_is_hardly_ever_refuse
 }
 
 #[test]
+fn s53_a_new_version_keeps_what_another_host_has_changed_of_the_version() {
+    let (a, b) = two_hosts();
+    let (w, v) = (a.agent("W"), b.agent("V"));
+    type Change = fn(&Agent, &str);
+    let writes: [Change; 3] = [
+        |v, name| v.put(name, "new").unwrap(),
+        |v, name| v.truncate(name, 0).unwrap(),
+        |v, name| v.append(name, "new").unwrap(),
+    ];
+    let changes: [(&str, u32, Change); 4] = [
+        ("mode", 0o644, |w, name| w.chmod(name, 0o600).unwrap()),
+        ("owner", 0o644, |w, name| w.chown(name, 1234, 2345).unwrap()),
+        ("bits taken", 0o6755, |w, name| w.chmod(name, 0o755).unwrap()),
+        ("bits given", 0o755, |w, name| w.chmod(name, 0o6755).unwrap()),
+    ];
+    for ((what, mode, change), by) in changes.into_iter().flat_map(|case| [(case, &w), (case, &v)]) {
+        for (number, write) in writes.into_iter().enumerate() {
+            let name = format!("{what} {number} {}", u8::from(std::ptr::eq(by, &w)));
+            by.put(&name, "old").unwrap();
+            by.chmod(&name, mode).unwrap();
+            eventually("the other host knows it", || v.stat(&name).is_ok_and(|found| found.perm() == mode));
+            assert_eq!(v.cat(&name).unwrap(), b"old");
+            change(&w, &name);
+            let changed = w.stat(&name).unwrap();
+            write(&v, &name);
+            let now = w.stat(&name).unwrap();
+            assert_ne!(now.ino, changed.ino, "{name}");
+            assert_eq!((now.perm(), now.uid, now.gid), (changed.perm(), changed.uid, changed.gid), "{name}");
+        }
+    }
+}
+
+#[test]
 fn s53_a_family_that_removes_or_renames_its_draft_does_so_with_what_another_host_has_published() {
     let (a, b) = two_hosts_with("retain=1h");
     let (w, v) = (a.agent("W"), b.agent("V"));
