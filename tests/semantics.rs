@@ -25,6 +25,8 @@ mod elsewhere;
 mod failures;
 #[path = "semantics/family.rs"]
 mod family;
+#[path = "semantics/full.rs"]
+mod full;
 #[path = "semantics/hiding.rs"]
 mod hiding;
 #[path = "semantics/hostile.rs"]

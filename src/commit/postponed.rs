@@ -8,10 +8,11 @@ use std::ffi::OsStr;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
+use super::recover::may_pass;
 use super::{Committer, Failed, Reason, Target};
 use crate::inode::{Key, display_path};
 use crate::journal::{DraftId, DraftRow, DraftState, Entry};
-use crate::sys::{Errno, Result, mount, stat};
+use crate::sys::{Errno, Result, stat};
 
 /// A draft that waits for its export.
 #[derive(Clone, Debug)]
@@ -132,7 +133,7 @@ impl Committer {
                 tracing::warn!(draft = row.id, path = display_path(&row.path), "published after all");
                 Ok(Tried::Published(target))
             }
-            Err((_, errno)) if mount::is_failure(errno) => Err(errno),
+            Err((_, errno)) if may_pass(errno) => Err(errno),
             // For the next mount, which goes by what the name held at the promise.
             Err((_, Errno::EXIST)) if matches!(postponed.below, Below::Assumed(_)) => Ok(Tried::Settled),
             Err((step, errno)) => {

@@ -34,6 +34,12 @@ pub struct Recovered {
     pub lost: u64,
 }
 
+/// True for an error that what was promised outlives: the export fails as a whole, or has no room for a name, which the
+/// reaper, or whoever removes something, gives back.
+pub(super) fn may_pass(errno: Errno) -> bool {
+    mount::is_failure(errno) || mount::is_no_space(errno)
+}
+
 impl Committer {
     /// Drafts left over by an earlier daemon. To be read before the first new draft begins.
     pub fn left_over(&self) -> std::result::Result<Vec<DraftRow>, JournalError> {
@@ -136,7 +142,7 @@ impl Committer {
                     done.rolled_forward += 1;
                     Ok(Some(target))
                 }
-                Err((_, errno)) if mount::is_failure(errno) => Err(errno),
+                Err((_, errno)) if may_pass(errno) => Err(errno),
                 Err((step, errno)) => {
                     self.give_to_quarantine(&row, Reason::of_promised(step, errno))?;
                     done.quarantined += 1;

@@ -114,13 +114,25 @@ impl Staging {
             lists: Mutex::default(),
         };
         if privileged {
-            staging.remove("probe")?;
-            let probe = staging.create("probe", 0o600, None)?;
-            let made = stat::fstat(&probe.file)?;
+            let made = staging.made_by_root()?;
             staging.nobody = (made.uid != 0).then_some((made.uid, made.gid));
-            staging.remove(&probe.name)?;
         }
         Ok(staging)
+    }
+
+    /// What root makes on the export: a file that goes again at once or, where there is no room for one, the folder that it
+    /// has made here before.
+    fn made_by_root(&self) -> Result<Stat> {
+        self.remove("probe")?;
+        match self.create("probe", 0o600, None) {
+            Ok(probe) => {
+                let made = stat::fstat(&probe.file)?;
+                self.remove(&probe.name)?;
+                Ok(made)
+            }
+            Err(errno) if mount::is_no_space(errno) => stat::fstat(&self.dir),
+            Err(other) => Err(other),
+        }
     }
 
     /// The name of this instance among all that use the export.

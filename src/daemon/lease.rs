@@ -11,7 +11,7 @@ use crate::commit::{Committer, is_there};
 use crate::config::Config;
 use crate::fs::Fs;
 use crate::retention;
-use crate::sys::{Errno, at, stat};
+use crate::sys::{Errno, at, mount, stat};
 
 /// Signs of life per lease.
 const BEATS: u32 = 5;
@@ -32,15 +32,55 @@ struct Card {
     text: String,
 }
 
+/// What has the lease's name.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Held {
+    /// This daemon's lease.
+    Own,
+    /// That of this instance's last daemon: there was no room for another one, and it is kept alive.
+    Former,
+    /// Nothing yet. Others adopt only those whose lease they have found.
+    Nothing,
+}
+
 impl Card {
+    /// Writes it, or leaves that to [`live`] where the export has no room: what frees some must be able to begin.
+    fn write_if_there_is_room(&self) -> std::io::Result<Held> {
+        match self.write() {
+            Ok(()) => Ok(Held::Own),
+            Err(error) if is_no_space(&error) => {
+                tracing::warn!(%error, "the export has no room for the lease: it is written as soon as there is some");
+                Ok(if self.committer.staging.beat().err() == Some(Errno::NOENT) { Held::Nothing } else { Held::Former })
+            }
+            Err(other) => Err(other),
+        }
+    }
+
+    /// Another attempt, of which only the end is told.
+    fn write_late(&self, held: Held) -> Held {
+        match self.write() {
+            Ok(()) => {
+                tracing::info!("the lease is written");
+                return Held::Own;
+            }
+            Err(error) if is_no_space(&error) => tracing::debug!(%error, "still no room for the lease"),
+            Err(error) => tracing::error!(%error, "cannot write the lease"),
+        }
+        held
+    }
+
     fn write(&self) -> std::io::Result<()> {
         let staging = &self.committer.staging;
         let (name, temporary) = (staging.lease(), format!("{}.new", staging.instance()));
         let flags = rustix::fs::OFlags::CREATE | rustix::fs::OFlags::TRUNC | rustix::fs::OFlags::WRONLY;
         let hosts = staging.hosts();
         let mut file = at::open_file(hosts, OsStr::new(&temporary), flags, 0o600)?;
-        file.write_all(self.text.as_bytes())?;
-        file.sync_all()?;
+        if let Err(error) = file.write_all(self.text.as_bytes()).and_then(|()| file.sync_all()) {
+            if let Err(errno) = at::unlink(hosts, OsStr::new(&temporary)) {
+                tracing::debug!(%errno, "cannot remove a lease that is not whole");
+            }
+            return Err(error);
+        }
         let (temporary, name) = (OsStr::new(&temporary), OsStr::new(&name));
         match at::rename(hosts, temporary, hosts, name, at::RenameFlags::empty()) {
             // An NFS server whose answer was lost was asked twice: it had happened.
@@ -48,6 +88,10 @@ impl Card {
             other => Ok(other?),
         }
     }
+}
+
+fn is_no_space(error: &std::io::Error) -> bool {
+    Errno::from_io_error(error).is_some_and(mount::is_no_space)
 }
 
 impl Lease {
@@ -64,10 +108,10 @@ impl Lease {
             lease_ms: u64::try_from(config.reaper.lease.as_millis()).unwrap_or(u64::MAX),
         })?;
         let card = Card { committer: committer.clone(), text };
-        card.write()?;
+        let held = card.write_if_there_is_room()?;
         let (fs, beat, period) = (fs.clone(), config.reaper.lease / BEATS, config.sweep);
         let look = beat.min(period).max(SHORTEST_LOOK);
-        let beats = Chore::start("lease", move |stopped| live(&card, beat, stopped))?;
+        let beats = Chore::start("lease", move |stopped| live(&card, held, beat, stopped))?;
         let sweeps = Chore::start("sweep", move |stopped| sweep(&fs, look, period, stopped))?;
         Ok(Lease { committer: committer.clone(), beats, sweeps })
     }
@@ -81,30 +125,40 @@ impl Lease {
         if let Err(errno) = staging.rests() {
             tracing::warn!(%errno, "cannot say that this instance only rests");
         }
-        if let Err(errno) = at::unlink(staging.hosts(), OsStr::new(&staging.lease())) {
-            tracing::warn!(%errno, "cannot withdraw the lease");
+        match at::unlink(staging.hosts(), OsStr::new(&staging.lease())) {
+            // There was never room for it.
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(errno) => tracing::warn!(%errno, "cannot withdraw the lease"),
         }
     }
 }
 
 /// Gives the signs of life, and does nothing else that could take long: others take whoever is silent for dead.
-fn live(card: &Card, beat: Duration, stopped: &Stopped) {
+fn live(card: &Card, mut held: Held, beat: Duration, stopped: &Stopped) {
     let staging = &card.committer.staging;
     // The adopter may still be about to take the folders of one that is just back.
     let mut adopted = staging.was_adopted().unwrap_or(true);
     while pause(stopped, beat) {
         match staging.beat() {
             Ok(_) => {}
+            Err(Errno::NOENT) if held == Held::Nothing => {}
             Err(Errno::NOENT) => {
                 tracing::error!(
                     "another instance has taken this one for dead and adopts what it was writing: who writes that gets EIO"
                 );
-                adopted = true;
-                if let Err(error) = card.write() {
-                    tracing::error!(%error, "cannot renew the lease");
-                }
+                (adopted, held) = (true, Held::Nothing);
             }
             Err(errno) => tracing::warn!(%errno, "cannot keep the lease alive"),
+        }
+        if held != Held::Own {
+            held = card.write_late(held);
+        }
+        // Of one that was taken for dead, the mark that it is back must stay young instead.
+        if held == Held::Nothing
+            && let Err(errno) = staging.is_back()
+            && errno != Errno::NOENT
+        {
+            tracing::warn!(%errno, "cannot say that this instance is back");
         }
         // The adopter takes the folders after the lease, at any time: fresh ones too, if it was held up in between.
         if adopted && let Err(errno) = staging.find_again() {

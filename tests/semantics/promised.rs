@@ -11,7 +11,7 @@ use crate::common::wait::poll;
 use crate::common::{Agent, Mount, Setup, checker, eventually};
 
 /// An agent of whose closes nothing proves that they are the last: nobody looks through so many descriptors.
-fn unproven(m: &Mount, name: &str) -> Agent {
+pub fn unproven(m: &Mount, name: &str) -> Agent {
     let w = m.agent(name);
     w.put("many", "").unwrap();
     for _ in 0..600 {
@@ -22,7 +22,7 @@ fn unproven(m: &Mount, name: &str) -> Agent {
 
 /// Writes a file whose close returns on a promise: it is not published, because the writer has it open once more.
 #[track_caller]
-fn promise(m: &Mount, w: &Agent, path: &str, data: &str) -> i32 {
+pub fn promise(m: &Mount, w: &Agent, path: &str, data: &str) -> i32 {
     let fd = w.open(path, "w|creat|trunc").unwrap();
     w.write(fd, data).unwrap();
     let open = w.dup(fd).unwrap();
