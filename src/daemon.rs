@@ -59,6 +59,9 @@ pub enum ServeError {
     /// Another export than this state's, or none.
     #[error(transparent)]
     Stranger(#[from] belongs::Stranger),
+    /// Another host's state.
+    #[error(transparent)]
+    Elsewhere(#[from] belongs::Elsewhere),
     /// Callers come with numbers that nothing can be found by.
     #[error(
         "/proc does not show the processes of this pid name space: mount it there (mount -t proc proc /proc), or run in that \
@@ -136,6 +139,7 @@ pub fn serve(config: Config, ready: ReadySignal) -> Result<(), ServeError> {
     let address = listening.address();
     let instance = instance(&config.state_dir).map_err(start("instance id in the state folder"))?;
     belongs::check(&config.source, &root, &instance, &journal)?;
+    belongs::check_host(&config.source, &root, &instance, &config.state_dir)?;
     let staging = Staging::open(&root, &instance).map_err(export("staging folder .commitfs"))?;
     let budget = (fd_limit.saturating_sub(FD_RESERVE) / 2).min(FD_MOST);
     let nodes = NodeTable::new(root, i64::try_from(budget).unwrap_or(i64::MAX)).map_err(export("root folder"))?;

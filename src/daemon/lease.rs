@@ -6,6 +6,7 @@ use std::io::Write as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::belongs;
 use super::chore::{Chore, Stopped, pause};
 use crate::commit::{Committer, is_there};
 use crate::config::Config;
@@ -98,10 +99,9 @@ impl Lease {
     /// Writes the lease and keeps it alive.
     pub(super) fn announce(fs: &Arc<Fs>, config: &Config) -> std::io::Result<Self> {
         let committer = fs.committer();
-        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
         let text = serde_json::to_string(&retention::LeaseFile {
             instance: committer.staging.instance().to_owned(),
-            host,
+            host: belongs::host(),
             state_dir: config.state_dir.to_string_lossy().into_owned(),
             mountpoint: config.mountpoint.to_string_lossy().into_owned(),
             pid: std::process::id(),

@@ -8,6 +8,7 @@
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
+use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
@@ -27,7 +28,7 @@ const LEASE_BYTES: usize = 16 << 10;
 /// Entries per transaction.
 const PAGE: usize = 1000;
 
-/// What a lease says of its instance. For people, but for the last field.
+/// What a lease says of its instance. For people, but for the host and the last field.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct LeaseFile {
     /// Its name below `.commitfs`.
@@ -42,6 +43,15 @@ pub struct LeaseFile {
     pub pid: u32,
     /// Milliseconds without a sign of life after which it is dead.
     pub lease_ms: u64,
+}
+
+impl LeaseFile {
+    /// What an open lease says; `None` if it is not understood.
+    pub fn read(file: &File) -> Result<Option<Self>> {
+        let mut text = [0; LEASE_BYTES];
+        let len = at::read_at(file, &mut text, 0)?;
+        Ok(serde_json::from_slice(&text[..len]).ok())
+    }
 }
 
 impl Reaper {

@@ -394,3 +394,38 @@ fn s53_locks_hold_between_hosts() {
     w.close(x).unwrap();
     eventually("the lock goes with its descriptor", || v.flock(y).is_ok());
 }
+
+/// As on a machine that was cloned: what the first one is writing is not the copy's to settle.
+#[test]
+fn s53_a_state_folder_that_is_in_use_on_another_host_is_refused() {
+    let mut m = Mount::setup().options("lease=1h").mount();
+    let w = m.agent("W");
+    let fd = w.open("f", "w|creat").unwrap();
+    w.write(fd, "half").unwrap();
+    w.fsync(fd).unwrap();
+    m.recorded();
+    m.kill9();
+    drop(w);
+    let instance = std::fs::read_to_string(m.state().join("instance")).unwrap();
+    let lease = m.raw(&format!(".commitfs/hosts/{}.json", instance.trim()));
+    let mut said: serde_json::Value = serde_json::from_slice(&std::fs::read(&lease).unwrap()).unwrap();
+    said["host"] = "the-first-one".into();
+    std::fs::write(&lease, said.to_string()).unwrap();
+    let silent = |minutes: u64| {
+        let time = std::time::SystemTime::now() - std::time::Duration::from_secs(60 * minutes);
+        std::fs::File::options().write(true).open(&lease).unwrap().set_modified(time).unwrap();
+    };
+    silent(50);
+    m.start();
+    assert_eq!(m.daemon_ended().code(), Some(1), "{}", m.log());
+    for part in ["the-first-one", "remove it", m.state().to_str().unwrap()] {
+        assert!(m.log().contains(part), "{part}: {}", m.log());
+    }
+    assert!(m.quarantine().is_empty(), "its draft is left alone");
+    // It has been silent for too long. From then on the lease is this host's, and holds nothing up.
+    silent(70);
+    m.remount();
+    m.quarantined("f");
+    m.kill9();
+    m.remount();
+}
