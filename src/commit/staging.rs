@@ -13,7 +13,7 @@ use std::hash::BuildHasher;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 use rustix::fs::{OFlags, Timespec};
@@ -38,6 +38,15 @@ pub struct Staged {
     pub ino: u64,
 }
 
+/// A sign of life, in the server's time.
+#[derive(Clone, Copy, Debug)]
+pub struct Beat {
+    /// When it was given.
+    pub at: SystemTime,
+    /// Since when they have come without a gap. Who was silent until then may have been away as this instance was.
+    pub since: SystemTime,
+}
+
 /// This instance's staging folder.
 #[derive(Debug)]
 pub struct Staging {
@@ -49,6 +58,8 @@ pub struct Staging {
     finding: Mutex<()>,
     /// How often one of them was found to be another.
     found: AtomicU64,
+    /// The last sign of life.
+    beat: Mutex<Option<Beat>>,
     /// Owner and group of root's files where the server takes root's rights away: names must be changed as the writer.
     nobody: Option<(u32, u32)>,
     /// The daemon may act as others.
@@ -106,6 +117,7 @@ impl Staging {
             hosts,
             finding: Mutex::default(),
             found: AtomicU64::new(0),
+            beat: Mutex::default(),
             nobody: None,
             privileged,
             started,
@@ -145,9 +157,15 @@ impl Staging {
         format!("{}.json", self.instance)
     }
 
-    /// Says, in the server's time, that this instance lives. `ENOENT` when another has taken it for dead.
-    pub fn beat(&self) -> Result<Stat> {
-        self.touch(&self.lease())
+    /// Says, in the server's time, that this instance lives, whose lease is so long. `ENOENT` when another has taken it for
+    /// dead. More than half a lease after the one before it is back from somewhere: from a server that was away, or stopped.
+    pub fn beat(&self, lease: Duration) -> Result<Beat> {
+        let at = self.touch(&self.lease())?.mtime.to_system();
+        let mut last = self.beat.lock();
+        // Of two at the same time either may come here first.
+        let gap = |last: &Beat| at.duration_since(last.at).unwrap_or_else(|before| before.duration());
+        let since = last.filter(|last| gap(last) <= lease / 2).map_or(at, |last| last.since);
+        Ok(*last.insert(Beat { at, since }))
     }
 
     fn touch(&self, name: &str) -> Result<Stat> {

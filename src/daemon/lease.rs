@@ -109,9 +109,9 @@ impl Lease {
         })?;
         let card = Card { committer: committer.clone(), text };
         let held = card.write_if_there_is_room()?;
-        let (fs, beat, period) = (fs.clone(), config.reaper.lease / BEATS, config.sweep);
-        let look = beat.min(period).max(SHORTEST_LOOK);
-        let beats = Chore::start("lease", move |stopped| live(&card, held, beat, stopped))?;
+        let (fs, lease, period) = (fs.clone(), config.reaper.lease, config.sweep);
+        let look = (lease / BEATS).min(period).max(SHORTEST_LOOK);
+        let beats = Chore::start("lease", move |stopped| live(&card, held, lease, stopped))?;
         let sweeps = Chore::start("sweep", move |stopped| sweep(&fs, look, period, stopped))?;
         Ok(Lease { committer: committer.clone(), beats, sweeps })
     }
@@ -134,12 +134,12 @@ impl Lease {
 }
 
 /// Gives the signs of life, and does nothing else that could take long: others take whoever is silent for dead.
-fn live(card: &Card, mut held: Held, beat: Duration, stopped: &Stopped) {
+fn live(card: &Card, mut held: Held, lease: Duration, stopped: &Stopped) {
     let staging = &card.committer.staging;
     // The adopter may still be about to take the folders of one that is just back.
     let mut adopted = staging.was_adopted().unwrap_or(true);
-    while pause(stopped, beat) {
-        match staging.beat() {
+    while pause(stopped, lease / BEATS) {
+        match staging.beat(lease) {
             Ok(_) => {}
             Err(Errno::NOENT) if held == Held::Nothing => {}
             Err(Errno::NOENT) => {

@@ -58,16 +58,18 @@ impl Reaper {
     pub(super) fn sweep_instances(&self, repair: bool, swept: &mut Swept) -> std::result::Result<(), SweepError> {
         let failed = |errno| SweepError::Export { what: "leases of instances", errno };
         let staging = &self.by.staging;
-        // Both times are the server's.
-        let now = match staging.beat() {
-            Ok(lease) => lease.mtime.to_system(),
+        // All times are the server's.
+        let own = match staging.beat(self.options.lease) {
+            Ok(beat) => beat,
             // Without a lease of one's own there is nothing to compare with.
             Err(Errno::NOENT | Errno::ROFS) => return Ok(()),
             Err(other) => return Err(failed(other)),
         };
         let is_dead = |name: &str| -> Result<bool> {
             let file = at::open_file(staging.hosts(), OsStr::new(name), OFlags::RDONLY, 0)?;
-            let silent = now.duration_since(stat::fstat(&file)?.mtime.to_system()).unwrap_or(Duration::ZERO);
+            // What has kept this instance from giving signs may have kept the other one: it has a lease from then on.
+            let last = stat::fstat(&file)?.mtime.to_system().max(own.since);
+            let silent = own.at.duration_since(last).unwrap_or(Duration::ZERO);
             let mut text = [0; LEASE_BYTES];
             let len = at::read_at(&file, &mut text, 0)?;
             Ok(silent > self.lease_of(name, &text[..len]))

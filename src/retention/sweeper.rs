@@ -84,7 +84,7 @@ impl Reaper {
         let failed = |errno| SweepError::Export { what: "trash folder", errno };
         let folder = at::open_dir(self.by.staging.trash(), OsStr::new(".")).map_err(failed)?;
         // The server's time, where there is a lease to take it from.
-        let now = self.by.staging.beat().map_or_else(|_| clock::now(), |lease| lease.mtime.to_system());
+        let now = self.by.staging.beat(self.options.lease).map_or_else(|_| clock::now(), |beat| beat.at);
         let mut page = Vec::with_capacity(PAGE);
         for entry in at::entries(folder).map_err(failed)? {
             match OsString::from(entry.map_err(failed)?.name).into_string() {
