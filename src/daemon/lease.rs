@@ -46,12 +46,16 @@ enum Held {
 
 impl Card {
     /// Writes it, or leaves that to [`live`] where the export has no room: what frees some must be able to begin.
-    fn write_if_there_is_room(&self) -> std::io::Result<Held> {
+    fn write_if_there_is_room(&self, lease: Duration) -> std::io::Result<Held> {
         match self.write() {
             Ok(()) => Ok(Held::Own),
             Err(error) if is_no_space(&error) => {
                 tracing::warn!(%error, "the export has no room for the lease: it is written as soon as there is some");
-                Ok(if self.committer.staging.beat().err() == Some(Errno::NOENT) { Held::Nothing } else { Held::Former })
+                Ok(if self.committer.staging.beat(lease).err() == Some(Errno::NOENT) {
+                    Held::Nothing
+                } else {
+                    Held::Former
+                })
             }
             Err(other) => Err(other),
         }
@@ -108,7 +112,7 @@ impl Lease {
             lease_ms: u64::try_from(config.reaper.lease.as_millis()).unwrap_or(u64::MAX),
         })?;
         let card = Card { committer: committer.clone(), text };
-        let held = card.write_if_there_is_room()?;
+        let held = card.write_if_there_is_room(config.reaper.lease)?;
         let (fs, lease, period) = (fs.clone(), config.reaper.lease, config.sweep);
         let look = (lease / BEATS).min(period).max(SHORTEST_LOOK);
         let beats = Chore::start("lease", move |stopped| live(&card, held, lease, stopped))?;
