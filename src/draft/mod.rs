@@ -40,7 +40,7 @@ pub use ending::{Ending, Kept};
 pub use family::{Caller, Writer};
 pub use proof::{Proof, last_close};
 pub use stage::{Keep, NewDraft};
-pub use switch::Wants;
+pub use switch::{Expected, Wants};
 pub use table::Drafts;
 
 /// A pending write on one name.
@@ -68,8 +68,10 @@ pub struct Draft {
     handles: AtomicUsize,
     /// The descriptor whose close or release was the last.
     closed_last: AtomicU64,
-    /// Opens that were sent round and will reach it.
+    /// Opens that were sent round and will reach it, and first writes on their way.
     expected: AtomicUsize,
+    /// It had its name no more because nothing was written.
+    given_back: AtomicBool,
     only_appends: AtomicBool,
     only_resizes: AtomicBool,
     /// Calls that changed the content.
@@ -187,10 +189,18 @@ impl Draft {
         matches!(phase, Phase::Clean | Phase::Filling(_) | Phase::Open(_) | Phase::Published(_))
     }
 
-    /// Where it would appear, as long as nothing was written to it, or nothing since it was published.
-    fn unwritten(&self) -> Option<Target> {
+    /// Calls `then` with the name where it would appear, if nothing was written to it, or nothing since it was published:
+    /// nobody begins to before `then` is done.
+    fn while_unwritten(&self, then: impl FnOnce(&Target)) {
         let body = self.body.read_recursive();
-        body.target.clone().filter(|_| matches!(body.phase, Phase::Clean | Phase::Published(_)))
+        if let (Phase::Clean | Phase::Published(_), Some(target)) = (&body.phase, &body.target) {
+            then(target);
+        }
+    }
+
+    /// True if it was without its name for a while, in which the kernel may have remembered the version there.
+    pub fn was_given_back(&self) -> bool {
+        self.given_back.load(Ordering::Acquire)
     }
 
     /// True if there is no version below: the name is new.
@@ -405,7 +415,7 @@ impl Draft {
         self.has_writers_but(self.closed_last.load(Ordering::Acquire))
     }
 
-    /// True while an open that was sent round is about to reach it.
+    /// True while an open that was sent round is about to reach it, or a first write.
     pub(super) fn is_expected(&self) -> bool {
         self.expected.load(Ordering::Acquire) > 0
     }

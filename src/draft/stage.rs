@@ -73,6 +73,7 @@ impl Draft {
             handles: AtomicUsize::new(0),
             closed_last: AtomicU64::new(0),
             expected: AtomicUsize::new(0),
+            given_back: AtomicBool::new(false),
             changes: AtomicU64::new(0),
             only_appends: AtomicBool::new(true),
             only_resizes: AtomicBool::new(true),

@@ -34,10 +34,18 @@ struct Switch {
     call: Option<Box<str>>,
 }
 
-/// A draft that an open is about to reach. It keeps its name until then, or somebody else would begin another one from the
-/// version below, and one of the two would overwrite what the other wrote.
+/// A draft that an open or a first write is about to reach. It keeps its name until then, or somebody else would begin another
+/// one from the version below, and one of the two would overwrite what the other wrote.
 #[derive(Debug)]
-struct Expected(Arc<Draft>);
+pub struct Expected(Arc<Draft>);
+
+impl Expected {
+    /// The draft is about to be reached.
+    pub fn of(draft: &Arc<Draft>) -> Self {
+        draft.expected.fetch_add(1, Ordering::AcqRel);
+        Expected(draft.clone())
+    }
+}
 
 impl Drop for Expected {
     fn drop(&mut self) {
@@ -184,8 +192,7 @@ impl Switches {
     /// The repeated open of the thread will reach this draft.
     pub fn expect(&self, tid: u32, draft: &Arc<Draft>) {
         if let Some(mut switch) = self.0.get_mut(&tid) {
-            draft.expected.fetch_add(1, Ordering::AcqRel);
-            switch.expected = Some(Arc::new(Expected(draft.clone())));
+            switch.expected = Some(Arc::new(Expected::of(draft)));
         }
     }
 

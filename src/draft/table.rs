@@ -9,6 +9,7 @@ use dashmap::DashMap;
 
 use super::Draft;
 use super::switch::Switches;
+use crate::failpoint;
 use crate::inode::{Key, Node};
 
 /// The drafts of a mount.
@@ -71,11 +72,17 @@ impl Drafts {
     }
 
     /// The descriptor `closed` was the last of those who wrote: if nothing was written, the name shows versions again,
-    /// to everybody. A writer who joins meanwhile is either seen here or claims the name after.
+    /// to everybody. Who joins or writes meanwhile is either seen here or claims the name after.
     pub fn give_back(&self, draft: &Draft, closed: u64) {
-        let Some(target) = draft.unwritten() else { return };
-        self.unlist_if(target.parent.key, &target.name, draft, || {
-            !draft.has_writers_but(closed) && !draft.is_expected()
+        draft.while_unwritten(|target| {
+            failpoint!("give_back_begins");
+            self.unlist_if(target.parent.key, &target.name, draft, || {
+                let unused = !draft.has_writers_but(closed) && !draft.is_expected();
+                if unused {
+                    draft.given_back.store(true, Ordering::Release);
+                }
+                unused
+            });
         });
     }
 
@@ -156,9 +163,9 @@ impl Drafts {
         if !draft.is_unreferenced() || draft.is_pending() {
             return;
         }
-        if let Some(target) = draft.unwritten() {
+        draft.while_unwritten(|target| {
             self.unlist_if(target.parent.key, &target.name, draft, || draft.is_unreferenced());
-        }
+        });
         self.by_node.remove_if(&draft.node, |_, draft| draft.is_unreferenced());
     }
 }

@@ -81,10 +81,10 @@ impl Fs {
                 draft.await_commit();
                 draft.hold(fh, HOLD_LIMIT);
                 let promised = draft.check().and_then(|()| draft.promise(&self.committer));
-                match draft.target() {
-                    // The kernel may remember the version that it was published as, and who comes after this close shall wait.
-                    Some(target) if draft.is_again() => self.announce(target, true, move || done(promised)),
-                    _ => done(promised),
+                // The kernel may remember a version of that name, and who comes after this close shall wait.
+                match draft.target().filter(|_| draft.is_again() || draft.was_given_back()) {
+                    Some(target) => self.announce(target, true, move || done(promised)),
+                    None => done(promised),
                 }
             }
         }

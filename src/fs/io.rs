@@ -7,7 +7,7 @@ use fuser::INodeNo;
 
 use super::handle::Handle;
 use super::{Done, Fs};
-use crate::draft::{Blocked, Caller, Draft, Keep, UNSEALING};
+use crate::draft::{Blocked, Caller, Draft, Expected, Keep, UNSEALING};
 use crate::inode::Content;
 use crate::sys::{Errno, Result, at, copy, mount, stat};
 
@@ -170,30 +170,41 @@ impl Fs {
             // However long that takes: a write that was gathered has been answered already.
             return self.after_commit(draft.clone(), move || fs.change_now(draft, change, done));
         }
-        // What is written now is the next version of the name.
-        if matches!(blocked, Blocked::Clean | Blocked::Published) && !self.drafts.claim(&draft) {
+        // Who calls otherwise is told, and nothing was changed; a write that was gathered is lost.
+        let refuse = move |draft: &Draft, step, errno| {
+            if step == WRITE {
+                draft.taint(if blocked == Blocked::Promised { UNSEALING } else { WRITE }, errno);
+            }
+            errno
+        };
+        // What is written now is the next version of the name, which is not given back before it is.
+        let coming = blocked.is_copied().then(|| Expected::of(&draft));
+        if blocked == Blocked::Clean && draft.is_clean() {
+            if let Err(errno) = self.retake_name(&draft) {
+                return done(Err(refuse(&draft, change.step, errno)));
+            }
+        } else if blocked.is_copied() && !self.drafts.claim(&draft) {
             tracing::debug!(node = draft.node, "another draft has the name of one that is written again");
         }
-        // The kernel may remember the version that it was published as, which is no longer what its family sees. Not waited
-        // for: who holds the folder's lock may wait for the file's, which this request holds.
-        if blocked == Blocked::Published
+        // The kernel may remember the version that it was published as, or that was seen while it did not have its name, which
+        // is no longer what its family sees. Not waited for: who holds the folder's lock may wait for the file's, which this
+        // request holds.
+        if (blocked == Blocked::Published || blocked == Blocked::Clean && draft.was_given_back())
             && let Some(target) = draft.target()
         {
             self.announce(target, true, || ());
         }
         let pool = if blocked.is_copied() { &self.copies } else { &self.slow };
-        pool.run(move || match draft.unblock(&fs.committer, blocked, change.keep) {
-            Ok(()) => fs.change_now(draft, change, done),
-            // Room helps a copy alone.
-            Err(errno) if blocked.is_copied() && mount::is_no_space(errno) => {
-                fs.change_failed(draft, errno, change, done);
-            }
-            Err(errno) => {
-                // Who calls otherwise is told, and nothing was changed; a write that was gathered is lost.
-                if change.step == WRITE {
-                    draft.taint(if blocked == Blocked::Promised { UNSEALING } else { WRITE }, errno);
+        pool.run(move || {
+            let unblocked = draft.unblock(&fs.committer, blocked, change.keep);
+            drop(coming);
+            match unblocked {
+                Ok(()) => fs.change_now(draft, change, done),
+                // Room helps a copy alone.
+                Err(errno) if blocked.is_copied() && mount::is_no_space(errno) => {
+                    fs.change_failed(draft, errno, change, done);
                 }
-                done(Err(errno));
+                Err(errno) => done(Err(refuse(&draft, change.step, errno))),
             }
         });
     }

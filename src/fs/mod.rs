@@ -15,6 +15,7 @@ mod attr;
 mod caller;
 mod carry;
 mod changes;
+mod claim;
 mod close;
 mod create;
 mod dir;

@@ -10,7 +10,7 @@ use rustix::fs::OFlags;
 use super::handle::Handle;
 use super::{Done, Fs};
 use crate::draft::{Caller, Draft, Wants, Writer};
-use crate::inode::{Content, Key, Node};
+use crate::inode::{Content, Node};
 use crate::rules::CommitAt;
 use crate::sys::{Errno, Kind, Result, Stat, at, process, stat};
 
@@ -342,40 +342,6 @@ impl Fs {
     pub(super) fn send_round(&self, caller: Caller, draft: &Draft, wants: Wants) -> bool {
         let name = draft.target().map(|target| target.name).unwrap_or_default();
         self.drafts.switches.begin(caller.tid, draft.node, &name, wants)
-    }
-
-    /// True if the draft has its name, or got it again.
-    fn takes_its_name(&self, draft: &Arc<Draft>, truncates: bool) -> Result<bool> {
-        let mut looked = Ok(());
-        let is_current = || {
-            truncates
-                || self.is_current(draft).unwrap_or_else(|errno| {
-                    looked = Err(errno);
-                    false
-                })
-        };
-        let takes = !draft.wants_name() || self.drafts.claim_if(draft, is_current);
-        looked.map(|()| takes)
-    }
-
-    /// Whether the name has the version that an unchanged draft stands for: another draft may have been published there
-    /// since it gave the name back.
-    fn is_current(&self, draft: &Draft) -> Result<bool> {
-        let there = |target: crate::commit::Target| {
-            stat::stat_at(self.nodes().fd(&target.parent)?, &target.name).map(|there| Key::of(&there))
-        };
-        let version = match draft.stands_for() {
-            Ok(Some(version)) => version,
-            Ok(None) => return Ok(true),
-            Err(Errno::STALE | Errno::NOENT) => return Ok(false),
-            Err(other) => return Err(other),
-        };
-        match draft.target().map(there) {
-            None => Ok(true),
-            Some(Ok(found)) => Ok(found == version),
-            Some(Err(Errno::NOENT | Errno::STALE)) => Ok(false),
-            Some(Err(other)) => Err(other),
-        }
     }
 
     /// A descriptor of a draft, for a writer or without one for reading.

@@ -1,7 +1,9 @@
 //! While something is done for one file that takes long, everybody else goes on.
 
 use std::thread;
+use std::time::Duration;
 
+use crate::closing::connect;
 use crate::common::wait::poll;
 use crate::common::{Agent, Immutable, Mount, Setup};
 
@@ -101,7 +103,7 @@ fn s35_who_writes_a_name_after_its_writer_was_killed_is_not_taken_for_his_partne
         let held = m.held();
         let next = scope.spawn(move || r.put("f", "whole").unwrap());
         // It waits, or takes part.
-        poll(std::time::Duration::from_secs(1), || next.is_finished().then_some(()));
+        poll(Duration::from_secs(1), || next.is_finished().then_some(()));
         drop(held);
     });
     assert_eq!(m.agent("V").cat("f").unwrap(), b"whole");
@@ -128,4 +130,36 @@ fn s27_the_last_close_commits_while_the_release_of_another_descriptor_is_on_its_
     drop(held);
     w.append("f", " and more").unwrap();
     assert_eq!(r.cat("f").unwrap(), b"boOTH and more");
+}
+
+/// For who closes it unwritten it was the last close, and the name is given back; who writes at that moment has it by then.
+#[test]
+fn s31_who_writes_a_passed_descriptor_while_its_sender_closes_it_writes_together_with_others() {
+    let mut m = Setup::default().unmounted();
+    m.hold_at("give_back_begins", 1);
+    m.remount();
+    std::fs::write(m.raw("f"), "old content").unwrap();
+    let (w, o) = m.pair();
+    let v = m.agent("V");
+    let (a, b) = connect(&w, &v);
+    let fd = w.open("f", "w").unwrap();
+    w.send_fd(a, fd).unwrap();
+    let received = v.receive_fd(b).unwrap();
+    let v = thread::scope(|scope| {
+        let sender = scope.spawn(move || w.close(fd).map(|()| w).unwrap());
+        let held = m.held();
+        let writer = scope.spawn(move || {
+            v.pwrite(received, 0, "NEW").unwrap();
+            v.fsync(received).map(|()| v).unwrap()
+        });
+        // It waits, or writes.
+        poll(Duration::from_secs(1), || writer.is_finished().then_some(()));
+        drop(held);
+        sender.join().unwrap();
+        writer.join().unwrap()
+    });
+    o.append("f", ", and more").unwrap();
+    v.close(received).unwrap();
+    m.settled();
+    assert_eq!(o.cat("f").unwrap(), b"NEW content, and more");
 }

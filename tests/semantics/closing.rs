@@ -245,8 +245,38 @@ fn s31_a_descriptor_passed_over_a_socket_is_a_writer() {
     eventually("all that was written is published", || r.cat("f").unwrap() == b"sender receiver");
 }
 
+/// The receiver is no writer for the daemon before it writes, and another draft may have begun by then.
+#[test]
+fn s31_a_descriptor_whose_sender_closed_it_unwritten_goes_over_nothing_that_came_since() {
+    for over in [true, false] {
+        let m = Mount::new();
+        std::fs::write(m.raw("f"), "old content").unwrap();
+        let (w, o) = m.pair();
+        let v = m.agent("V");
+        let (a, b) = connect(&w, &v);
+        let fd = w.open("f", "w").unwrap();
+        w.send_fd(a, fd).unwrap();
+        let received = v.receive_fd(b).unwrap();
+        w.close(fd).unwrap();
+        let other = o.open("f", "w|append").unwrap();
+        o.write(other, ", and more").unwrap();
+        if over {
+            o.close(other).unwrap();
+        }
+        let said = v.pwrite(received, 0, "NEW").and_then(|_| v.fsync(received));
+        assert_eq!(said.unwrap_err(), "ESTALE", "the other one is published: {over}");
+        assert_eq!(v.close(received).unwrap_err(), "ESTALE");
+        if !over {
+            o.close(other).unwrap();
+        }
+        assert_eq!(o.cat("f").unwrap(), b"old content, and more");
+        m.settled();
+        m.nothing_quarantined();
+    }
+}
+
 /// A socket between two agents.
-fn connect(a: &crate::common::Agent, b: &crate::common::Agent) -> (i32, i32) {
+pub(super) fn connect(a: &crate::common::Agent, b: &crate::common::Agent) -> (i32, i32) {
     let name = socket_name();
     let listener = a.listen(&name).unwrap();
     let theirs = b.connect(&name).unwrap();
