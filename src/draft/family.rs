@@ -50,6 +50,8 @@ pub struct Writer {
     /// The process has closed one by itself; and so it was the last time that anybody did.
     pub(super) has_closed: bool,
     closed_last: bool,
+    /// At its last close the process had no other descriptor of the draft, and no mapping.
+    let_go: bool,
 }
 
 impl Writer {
@@ -66,6 +68,7 @@ impl Writer {
             process: process.and_then(Held::of),
             has_closed: false,
             closed_last: false,
+            let_go: false,
         }
     }
 }
@@ -171,6 +174,18 @@ impl Draft {
         }
     }
 
+    /// True if a process may have mapped the draft for writing by what it opened itself.
+    pub(super) fn may_be_mapped_by(&self, tgid: u32) -> bool {
+        self.writers.lock().open.values().any(|writer| writer.tgid == tgid && !writer.write_only)
+    }
+
+    /// Whether a process that closes has the draft neither open nor mapped any more, by whatever it opened.
+    pub(super) fn set_let_go(&self, tgid: u32, let_go: bool) {
+        for writer in self.writers.lock().open.values_mut().filter(|writer| writer.tgid == tgid) {
+            writer.let_go = let_go;
+        }
+    }
+
     /// The release of this descriptor has come, and no close of its process that would have told of its end: of one that
     /// is killed the kernel may send none, and none comes with the end of a mapping. False if the process goes on, and a
     /// signal may be on its way to it: to be asked again.
@@ -181,7 +196,7 @@ impl Draft {
             Phase::Open(work) => !work.promised.load(Ordering::Acquire),
             phase => matches!(phase, Phase::Filling(_)),
         };
-        let may_be_mapped = writer.closed_last && !writer.write_only;
+        let may_be_mapped = writer.closed_last && !writer.write_only && !writer.let_go;
         if !open || writer.has_closed && !may_be_mapped {
             return true;
         }

@@ -38,7 +38,7 @@ pub use change::{Blocked, UNSEALING};
 pub use digest::Digester;
 pub use ending::{Ending, Kept};
 pub use family::{Caller, Writer};
-pub use proof::{Proof, last_close};
+pub use proof::{Proof, last_close, note_let_go};
 pub use stage::{Keep, NewDraft};
 pub use switch::{Expected, Wants};
 pub use table::Drafts;

@@ -112,6 +112,16 @@ pub fn last_close(draft: &Draft, mount: Option<MountId>, fh: u64, tid: u32, clos
     proven
 }
 
+/// Looks, at a close by the thread `tid` of `closer`, whether that process has another descriptor of the draft, or a mapping: if not,
+/// what it wrote is closed, however it ends before the release comes.
+pub fn note_let_go(draft: &Draft, mount: Option<MountId>, tid: u32, closer: &Process) {
+    if draft.may_be_mapped_by(closer.tgid) {
+        let holds = || procfs::holds(tid, mount, &draft.inos(), true);
+        let let_go = process::tables(closer.tgid, tid) != Tables::Apart && holds() == Holds::No;
+        draft.set_let_go(closer.tgid, let_go);
+    }
+}
+
 /// Who of the processes forked since the open can have inherited the descriptor: who descends from the opener or the
 /// closer. A process whose parent died has been given to one of the ancestors that both had, so children of an ancestor
 /// of the opener are in doubt, and all others are not. Much cheaper than a look at their descriptors: other programs may

@@ -46,11 +46,20 @@ impl Fs {
     /// The rules have the draft committed at release: nothing is proven, made durable or promised. Who looks at the name
     /// after this close is held back until the release behind it.
     fn close_without_waiting(&self, caller: Caller, fh: u64, draft: &Draft) -> Result<()> {
-        note_close(draft, fh, caller, process::of(caller.tid).as_ref(), procfs::space(caller.tid));
+        let closer = process::of(caller.tid);
+        note_close(draft, fh, caller, closer.as_ref(), procfs::space(caller.tid));
+        self.note_let_go(draft, caller, closer.as_ref());
         draft.await_commit();
         draft.hold(fh, HOLD_LIMIT);
         metrics::close_proof("not_asked");
         draft.check()
+    }
+
+    /// To be asked at a close that neither commits nor promises: after it the process may be killed before the release comes.
+    fn note_let_go(&self, draft: &Draft, caller: Caller, closer: Option<&Process>) {
+        if let Some(closer) = closer {
+            draft::note_let_go(draft, self.mount.get().copied(), caller.tid, closer);
+        }
     }
 
     fn close_writer(self: &Arc<Self>, caller: Caller, fh: u64, draft: &Arc<Draft>, done: impl Done<()>) {
@@ -76,7 +85,10 @@ impl Fs {
                     }
                 }
             }
-            Proof::StillOpen => done(draft.check()),
+            Proof::StillOpen => {
+                self.note_let_go(draft, caller, closer.as_ref());
+                done(draft.check());
+            }
             Proof::Unknown => {
                 draft.await_commit();
                 draft.hold(fh, HOLD_LIMIT);

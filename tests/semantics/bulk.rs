@@ -5,7 +5,7 @@ use rustix::process::Signal;
 use crate::common::mount::signal;
 use crate::common::{Agent, Setup, checker, eventually};
 
-const RULE: &str = "[[rule]]\nglob = '*.bin'\ncommit = 'release'\n";
+pub(super) const RULE: &str = "[[rule]]\nglob = '*.bin'\ncommit = 'release'\n";
 
 /// Through the page cache, and passed through.
 fn ways() -> [(&'static str, Setup); 2] {
@@ -167,6 +167,24 @@ fn s62_a_killed_writer_publishes_nothing() {
         r.sees_nothing("new.bin");
         assert_eq!(r.cat("old.bin").unwrap(), b"old", "{way}");
         m.settled();
+    }
+}
+
+#[test]
+fn s62_what_a_killed_writer_stores_after_its_close_is_not_published() {
+    for (way, setup) in ways() {
+        let m = setup.mount();
+        let (w, r) = m.pair();
+        w.put("f.bin", "old content").unwrap();
+        assert_eq!(r.cat("f.bin").unwrap(), b"old content");
+        let fd = w.open("f.bin", "rw|trunc").unwrap();
+        w.write(fd, "123456789").unwrap();
+        let map = w.mmap(fd, 0, 9, "shared").unwrap();
+        w.close(fd).unwrap();
+        w.store(map, 0, "half").unwrap();
+        w.kill(Signal::KILL);
+        m.settled();
+        assert_eq!(r.cat("f.bin").unwrap(), b"old content", "{way}");
     }
 }
 

@@ -3,6 +3,7 @@
 use std::thread;
 use std::time::Duration;
 
+use crate::bulk::RULE;
 use crate::closing::connect;
 use crate::common::wait::poll;
 use crate::common::{Agent, Immutable, Mount, Setup};
@@ -162,4 +163,46 @@ fn s31_who_writes_a_passed_descriptor_while_its_sender_closes_it_writes_together
     v.close(received).unwrap();
     m.settled();
     assert_eq!(o.cat("f").unwrap(), b"NEW content, and more");
+}
+
+/// Nothing was promised to its close, and the kernel tells of the end of its descriptor when it is dead already.
+#[test]
+fn s35_what_was_closed_before_the_kill_is_published_though_its_release_comes_later() {
+    for how in [&["w"][..], &["rw"], &["rw", "w"], &["w", "rw"], &["rw", "rw"]] {
+        let mut m = Setup::default().config(RULE).unmounted();
+        m.hold_at("release_begins", 1);
+        m.remount();
+        let w = m.agent("W");
+        let open: Vec<_> = how.iter().map(|how| w.open("f.bin", &format!("{how}|creat")).unwrap()).collect();
+        w.write(open[0], "whole").unwrap();
+        for fd in open {
+            w.close(fd).unwrap();
+        }
+        let held = m.held();
+        w.kill(rustix::process::Signal::KILL);
+        drop(held);
+        m.settled();
+        assert_eq!(m.raw_content("f.bin").as_deref(), Some(&b"whole"[..]), "{how:?}: {:?}", m.quarantine());
+    }
+}
+
+#[test]
+fn s35_who_is_killed_after_its_close_spoils_nothing_for_others_though_its_release_comes_later() {
+    let mut m = Setup::default().unmounted();
+    m.hold_at("release_begins", 1);
+    m.remount();
+    std::fs::write(m.raw("f"), "old").unwrap();
+    let (w, v) = m.pair();
+    let first = w.open("f", "w|trunc").unwrap();
+    w.write(first, "of the one").unwrap();
+    w.fsync(first).unwrap();
+    let joined = v.open("f", "rw").unwrap();
+    v.pwrite(joined, 10, ", of the other").unwrap();
+    v.close(joined).unwrap();
+    let held = m.held();
+    v.kill(rustix::process::Signal::KILL);
+    drop(held);
+    assert_eq!(w.fsync(first), Ok(()));
+    assert_eq!(w.close(first), Ok(()));
+    assert_eq!(m.raw_content("f").as_deref(), Some(&b"of the one, of the other"[..]));
 }
