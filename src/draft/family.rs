@@ -17,6 +17,17 @@ use crate::sys::stat;
 /// A process that is killed is seen to be within this time, for the most part at once.
 const DYING: Duration = Duration::from_millis(20);
 
+/// How long the release behind a close is expected.
+pub const RELEASE_LIMIT: Duration = Duration::from_millis(500);
+
+/// The same. (A test wants to be sure of it.)
+fn release_limit() -> Duration {
+    #[cfg(feature = "failpoints")]
+    return crate::failpoint::pause("COMMITFS_RELEASED_MS", RELEASE_LIMIT);
+    #[cfg(not(feature = "failpoints"))]
+    RELEASE_LIMIT
+}
+
 /// The process behind a request.
 #[derive(Clone, Copy, Debug)]
 pub struct Caller {
@@ -47,8 +58,8 @@ pub struct Writer {
     pub changes: u64,
     /// The process, to know of its end.
     process: Option<Arc<Held>>,
-    /// The process has closed one by itself; and so it was the last time that anybody did.
-    pub(super) has_closed: bool,
+    /// When the process has closed one by itself; and if so it was the last time that anybody did.
+    closed_at: Option<Instant>,
     closed_last: bool,
     /// At its last close the process had no other descriptor of the draft, and no mapping.
     let_go: bool,
@@ -66,10 +77,20 @@ impl Writer {
             last_pid: procfs::last_pid(),
             changes: 0,
             process: process.and_then(Held::of),
-            has_closed: false,
+            closed_at: None,
             closed_last: false,
             let_go: false,
         }
+    }
+
+    /// Its process has closed one by itself.
+    pub(super) fn has_closed(&self) -> bool {
+        self.closed_at.is_some()
+    }
+
+    /// It did so just now: until this moment the release may be on its way.
+    pub(super) fn leaves_until(&self) -> Option<Instant> {
+        self.closed_at.map(|at| at + release_limit()).filter(|until| *until > Instant::now())
     }
 }
 
@@ -87,8 +108,9 @@ pub(super) struct Writers {
     exit: Option<Exit>,
     /// When everybody who has it open was first seen to have ended.
     deserted: Option<Instant>,
-    /// A close without proof was answered; outsiders wait until then for the release that may be behind it.
-    hold_until: Option<(Instant, u64)>,
+    /// A close without proof was answered; outsiders wait until then for the releases that may be behind it, of these
+    /// descriptors.
+    held: HashMap<u64, Instant>,
 }
 
 impl Writers {
@@ -124,10 +146,9 @@ impl Draft {
         writers.open.remove(&fh).is_some() && writers.open.is_empty()
     }
 
-    /// The release of this descriptor is here; if it is the one that outsiders are held back for, they go on.
+    /// The release of this descriptor is here; if it is the last of those that outsiders are held back for, they go on.
     pub fn end_hold(&self, fh: u64) {
-        let mut writers = self.writers.lock();
-        writers.hold_until = writers.hold_until.filter(|&(_, closed)| closed != fh);
+        self.writers.lock().held.remove(&fh);
     }
 
     /// Until when to expect the releases of writers all of whom have ended; `None` if one is alive, or somebody else seems to
@@ -163,14 +184,16 @@ impl Draft {
     /// True if somebody has it open for writing who has not closed, by another descriptor than `but`. Of those who have, nobody
     /// may have a duplicate: to be asked by who knows that.
     pub fn is_written(&self, but: Option<u64>) -> bool {
-        self.writers.lock().open.iter().any(|(&open, writer)| Some(open) != but && !writer.has_closed)
+        self.writers.lock().open.iter().any(|(&open, writer)| Some(open) != but && !writer.has_closed())
     }
 
     /// A process closes a duplicate of this descriptor.
     pub fn note_close(&self, fh: u64, tgid: u32) {
         if let Some(writer) = self.writers.lock().open.get_mut(&fh) {
             writer.closed_last = writer.tgid == tgid;
-            writer.has_closed |= writer.closed_last;
+            if writer.closed_last {
+                writer.closed_at = Some(Instant::now());
+            }
         }
     }
 
@@ -197,7 +220,7 @@ impl Draft {
             phase => matches!(phase, Phase::Filling(_)),
         };
         let may_be_mapped = writer.closed_last && !writer.write_only && !writer.let_go;
-        if !open || writer.has_closed && !may_be_mapped {
+        if !open || writer.has_closed() && !may_be_mapped {
             return true;
         }
         let Some(process) = &writer.process else { return true };
@@ -207,9 +230,9 @@ impl Draft {
         match process.end() {
             End::Ended(exit) => self.note_exit(writer.tgid, exit),
             // Nobody who ends well leaves a descriptor unclosed.
-            End::Unknown if !writer.has_closed => self.note_exit(writer.tgid, Exit::Signal(libc::SIGKILL as u8)),
+            End::Unknown if !writer.has_closed() => self.note_exit(writer.tgid, Exit::Signal(libc::SIGKILL as u8)),
             End::Unknown => {}
-            End::Runs => return writer.has_closed || again,
+            End::Runs => return writer.has_closed() || again,
         }
         true
     }
@@ -239,15 +262,19 @@ impl Draft {
         self.writers.lock().failed_exit(&self.decision).is_some()
     }
 
-    /// Outsiders wait for at most `limit` from now for the release of this descriptor.
-    pub fn hold(&self, fh: u64, limit: Duration) {
-        self.writers.lock().hold_until = Some((Instant::now() + limit, fh));
+    /// Outsiders wait for a limited time for the release of this descriptor, and of those that were closed just before it: the
+    /// kernel tells of them in any order.
+    pub fn hold(&self, fh: u64) {
+        let mut writers = self.writers.lock();
+        let Writers { open, held, .. } = &mut *writers;
+        held.extend(open.iter().filter_map(|(&other, writer)| Some((other, writer.leaves_until()?))));
+        held.insert(fh, Instant::now() + release_limit());
     }
 
     /// When a hold ends, if one is on. To be asked before whether a commit is on its way: the release that ends a hold has
     /// sealed the draft by then, so that one of the two is always seen.
     pub fn held_until(&self) -> Option<Instant> {
-        self.writers.lock().hold_until.map(|(until, _)| until).filter(|until| *until > Instant::now())
+        self.writers.lock().held.values().copied().max().filter(|until| *until > Instant::now())
     }
 
     /// True if the caller is a writer's process, one of its descendants, or holds the draft open on `mount` although one of

@@ -37,7 +37,7 @@ pub use body::{Body, Phase, Work};
 pub use change::{Blocked, UNSEALING};
 pub use digest::Digester;
 pub use ending::{Ending, Kept};
-pub use family::{Caller, Writer};
+pub use family::{Caller, RELEASE_LIMIT, Writer};
 pub use proof::{Proof, last_close, note_let_go};
 pub use stage::{Keep, NewDraft};
 pub use switch::{Expected, Wants};

@@ -52,10 +52,12 @@ pub fn last_close(draft: &Draft, mount: Option<MountId>, fh: u64, tid: u32, clos
     };
     let unknown = |reason: &str| {
         tracing::debug!(node = draft.node, reason, "no proof of last close");
-        // Those who look at the name are not held back on account of every close of many.
-        if others.is_empty() { Proof::Unknown } else { Proof::StillOpen }
+        // Those who look at the name are not held back on account of every close of many: only where all others have closed just
+        // now, so that nobody may have it open any more.
+        let leave = others.iter().all(|other| other.leaves_until().is_some());
+        if leave { Proof::Unknown } else { Proof::StillOpen }
     };
-    if others.iter().any(|other| !other.has_closed) {
+    if others.iter().any(|other| !other.has_closed()) {
         return Proof::StillOpen;
     }
     let Some(closer) = closer else { return unknown("whoever closes cannot be seen, or executes a new program") };

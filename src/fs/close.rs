@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::handle::Handle;
-use super::wait::HOLD_LIMIT;
 use super::{Done, Fs};
 use crate::commit::{Failed, Reason, Target};
 use crate::draft::{self, Caller, Draft, Ending, Kept, Phase, Proof};
@@ -50,7 +49,7 @@ impl Fs {
         note_close(draft, fh, caller, closer.as_ref(), procfs::space(caller.tid));
         self.note_let_go(draft, caller, closer.as_ref());
         draft.await_commit();
-        draft.hold(fh, HOLD_LIMIT);
+        draft.hold(fh);
         metrics::close_proof("not_asked");
         draft.check()
     }
@@ -91,7 +90,7 @@ impl Fs {
             }
             Proof::Unknown => {
                 draft.await_commit();
-                draft.hold(fh, HOLD_LIMIT);
+                draft.hold(fh);
                 let promised = draft.check().and_then(|()| draft.promise(&self.committer));
                 // The kernel may remember a version of that name, and who comes after this close shall wait.
                 match draft.target().filter(|_| draft.is_again() || draft.was_given_back()) {

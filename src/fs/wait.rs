@@ -10,13 +10,10 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use super::Fs;
-use crate::draft::Draft;
+use crate::draft::{Draft, RELEASE_LIMIT};
 
 /// How long a look-up waits for a commit in flight before it answers with what there is. A write waits on.
 const COMMIT_LIMIT: Duration = Duration::from_secs(30);
-
-/// How long outsiders wait for the release behind a close without proof.
-pub(super) const HOLD_LIMIT: Duration = Duration::from_millis(500);
 
 #[cfg(feature = "failpoints")]
 fn commit_limit() -> Duration {
@@ -31,9 +28,9 @@ fn commit_limit() -> Duration {
 /// How long who wants to write waits for the releases of writers that have ended. (A test wants to be sure of it.)
 pub(super) fn deserted_limit() -> Duration {
     #[cfg(feature = "failpoints")]
-    return crate::failpoint::pause("COMMITFS_DESERTED_MS", HOLD_LIMIT);
+    return crate::failpoint::pause("COMMITFS_DESERTED_MS", RELEASE_LIMIT);
     #[cfg(not(feature = "failpoints"))]
-    HOLD_LIMIT
+    RELEASE_LIMIT
 }
 
 /// What a parked operation waits for.

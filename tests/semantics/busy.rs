@@ -7,6 +7,7 @@ use crate::bulk::RULE;
 use crate::closing::connect;
 use crate::common::wait::poll;
 use crate::common::{Agent, Immutable, Mount, Setup};
+use crate::promised::unproven;
 
 /// More than the daemon has threads for requests.
 const MANY: usize = 10;
@@ -205,4 +206,36 @@ fn s35_who_is_killed_after_its_close_spoils_nothing_for_others_though_its_releas
     assert_eq!(w.fsync(first), Ok(()));
     assert_eq!(w.close(first), Ok(()));
     assert_eq!(m.raw_content("f").as_deref(), Some(&b"of the one, of the other"[..]));
+}
+
+/// The release of the one that was closed last comes before that of another one.
+fn looks_while_a_release_is_on_its_way(path: &str) {
+    let mut m = Setup::default().config(RULE).env("COMMITFS_RELEASED_MS", "60000").unmounted();
+    // The first one is of a file that makes the closes unproven.
+    m.hold_at("release_begins", 2);
+    m.remount();
+    std::fs::write(m.raw(path), "old").unwrap();
+    let (w, r) = (unproven(&m, "W"), m.agent("R"));
+    let (first, second) = (w.open(path, "rw|trunc").unwrap(), w.open(path, "w").unwrap());
+    w.write(first, "new").unwrap();
+    w.close(first).unwrap();
+    let held = m.held();
+    w.close(second).unwrap();
+    thread::scope(|scope| {
+        let reader = scope.spawn(move || r.cat(path).unwrap());
+        // It waits, or has been told of the old version.
+        poll(Duration::from_secs(1), || reader.is_finished().then_some(()));
+        drop(held);
+        assert_eq!(reader.join().unwrap(), b"new");
+    });
+}
+
+#[test]
+fn s33_who_looks_after_a_close_without_proof_waits_for_the_releases_of_all_that_were_closed() {
+    looks_while_a_release_is_on_its_way("f");
+}
+
+#[test]
+fn s62_who_looks_after_a_close_waits_for_the_releases_of_all_that_were_closed() {
+    looks_while_a_release_is_on_its_way("f.bin");
 }

@@ -11,7 +11,7 @@ use crate::common::wait::poll;
 use crate::common::{Agent, Mount, Setup, checker, eventually};
 
 /// An agent of whose closes nothing proves that they are the last: nobody looks through so many descriptors.
-pub fn unproven(m: &Mount, name: &str) -> Agent {
+pub(super) fn unproven(m: &Mount, name: &str) -> Agent {
     let w = m.agent(name);
     w.put("many", "").unwrap();
     for _ in 0..600 {
