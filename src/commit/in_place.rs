@@ -12,10 +12,11 @@ impl Committer {
     pub fn resize<T>(&self, node: &Arc<Node>, call: impl FnOnce() -> Result<T>) -> Result<T> {
         let link = node.link();
         let Some(parent) = link.parent else { return call() };
+        let dir = self.nodes.fd(&parent)?;
         let claim = self.totals.claim(&[(parent.key, &link.name)]);
-        let before = self.held(self.nodes.fd(&parent)?, &link.name);
+        let before = self.held(&dir, &link.name);
         let result = call();
-        let after = self.held(self.nodes.fd(&parent)?, &link.name);
+        let after = self.held(&dir, &link.name);
         claim.end(&[(before, after)], |changes| self.submit(vec![], &[(&parent, changes[0])]));
         result
     }

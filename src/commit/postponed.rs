@@ -12,7 +12,7 @@ use super::recover::may_pass;
 use super::{Committer, Failed, Reason, Target};
 use crate::inode::{Key, display_path};
 use crate::journal::{DraftId, DraftRow, DraftState, Entry};
-use crate::sys::{Errno, Result, stat};
+use crate::sys::{Errno, Result, Stat, stat};
 
 /// A draft that waits for its export.
 #[derive(Clone, Debug)]
@@ -162,13 +162,13 @@ impl Committer {
                 return Ok(Tried::Settled);
             }
         };
-        let there = stat::stat_at(self.nodes.fd(parent)?, name);
-        let ours = match there {
-            Ok(there) => Some(there).filter(|there| there.ino == row.ino),
-            Err(Errno::NOENT) => None,
-            Err(other) => return Err(other),
+        let ours = match self.made_durable(&target, row.ino) {
+            Ok(ours) => ours,
+            Err(errno) => {
+                self.leave(claim, &[(parent, name)]);
+                return Err(errno);
+            }
         };
-        self.make_reachable(parent)?;
         let row = DraftRow { path: target.path(), ..row.clone() };
         if marked && ours.is_some() {
             self.complete_marker(row.id, &row.path);
@@ -177,5 +177,17 @@ impl Committer {
         self.leave(claim, &[(parent, name)]);
         tracing::warn!(draft = row.id, path = display_path(&row.path), "durable after all");
         Ok(Tried::Published(target))
+    }
+
+    /// Makes a name durable; what it holds, if that is this inode.
+    fn made_durable(&self, target: &Target, ino: u64) -> Result<Option<Stat>> {
+        let there = stat::stat_at(self.nodes.fd(&target.parent)?, &target.name);
+        let ours = match there {
+            Ok(there) => Some(there).filter(|there| there.ino == ino),
+            Err(Errno::NOENT) => None,
+            Err(other) => return Err(other),
+        };
+        self.make_reachable(&target.parent)?;
+        Ok(ours)
     }
 }

@@ -68,7 +68,8 @@ fn is_within(path: &[u8], above: &[u8]) -> bool {
     above.is_empty() || path.strip_prefix(above).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
 }
 
-/// A claim on one name, or two. Ended by [`Claim::end`]; dropped without, it says that nothing has changed.
+/// A claim on one name, or two. Ended by [`Claim::end`]; dropped without, it says that nothing has changed. A name that a
+/// count has left out is then in no total: who gives up has to end it, too.
 #[must_use]
 #[derive(Debug)]
 pub struct Claim {

@@ -148,7 +148,13 @@ impl FaultFs {
     /// The next such calls wait, so many at once, until the value is dropped. Each takes one of [`THREADS`].
     pub fn hold_many(&self, realm: Realm, op: Op, calls: usize) -> Held<'_> {
         assert!(calls < THREADS);
-        self.with(|state| state.plan.held = Some((realm, op, calls)));
+        self.with(|state| state.plan.held = Some((realm, op, calls, "")));
+        Held(self)
+    }
+
+    /// As [`FaultFs::hold`], of a call on a path that ends so.
+    pub fn hold_on(&self, realm: Realm, op: Op, path: &'static str) -> Held<'_> {
+        self.with(|state| state.plan.held = Some((realm, op, 1, path)));
         Held(self)
     }
 

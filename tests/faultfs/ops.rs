@@ -66,19 +66,20 @@ impl Volume {
         let mut state = self.0.state.lock();
         let Some(realm) = state.disk.realm(ino.0) else { return run(&mut state) };
         let waiting = state.plan.waiting;
-        if state.plan.held.is_some_and(|(where_, what, most)| (where_, what) == (realm, op) && waiting < most) {
+        let path = |disk: &Disk| match name {
+            Some(name) => format!("{}/{}", disk.path(ino.0), name.to_string_lossy()),
+            None => disk.path(ino.0),
+        };
+        let is_held = state.plan.held.is_some_and(|(where_, what, most, end)| {
+            (where_, what) == (realm, op) && waiting < most && (end.is_empty() || path(&state.disk).ends_with(end))
+        });
+        if is_held {
             state.plan.waiting += 1;
             self.0.changed.wait_while(&mut state, |state| state.plan.held.is_some());
             state.plan.waiting -= 1;
         }
         let State { disk, plan, .. } = &mut *state;
-        let tell = || {
-            let mut path = disk.path(ino.0);
-            if let Some(name) = name {
-                path = format!("{path}/{}", name.to_string_lossy());
-            }
-            Call { op, path }
-        };
+        let tell = || Call { op, path: path(disk) };
         let verdict = plan.judge(realm, op, tell);
         if let Some((When::Before, errno)) = verdict {
             return Err(errno);

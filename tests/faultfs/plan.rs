@@ -129,8 +129,8 @@ pub struct Plan {
     pub hit: Option<Call>,
     /// Every such call fails until allowed again.
     pub refused: Option<Refusal>,
-    /// So many such calls at once wait until let go.
-    pub held: Option<(Realm, Op, usize)>,
+    /// So many such calls at once, on paths that end so, wait until let go.
+    pub held: Option<(Realm, Op, usize, &'static str)>,
     /// How many do.
     pub waiting: usize,
     /// Changes so far.

@@ -212,3 +212,38 @@ fn an_fsync_does_not_queue_behind_the_copies_of_others() {
     v.close(other).unwrap();
     checker::check(&m);
 }
+
+/// It has the name claimed while it is tried again, and a count leaves it out.
+#[test]
+fn what_is_not_durable_yet_is_counted_whatever_is_counted_meanwhile() {
+    let fs = FaultFs::new();
+    let m = fs.setup().env("COMMITFS_RETRY_MS", "20").env("COMMITFS_LOG", "debug").mount();
+    let w = unproven(&m);
+    w.mkdir("d").unwrap();
+    w.put("d/before", "content").unwrap();
+    m.settled();
+    checker::totals(&m);
+    let fd = w.open("d/f", "w|creat").unwrap();
+    w.write(fd, "whole").unwrap();
+    let held = fs.hold(Realm::Export, Op::Rename);
+    w.close(fd).unwrap();
+    held.caught();
+    fs.refuse(Realm::Export, |op| op == Op::Fsyncdir, Errno::IO);
+    drop(held);
+    eventually("it is postponed", || m.pending().iter().any(|row| row.path == "d/f" && row.reason.is_some()));
+    let held = fs.hold_on(Realm::Export, Op::Lookup, "/d/f");
+    held.caught();
+    m.json(&["refresh", "d"]);
+    let tries = || m.log().matches("still not published").count();
+    let before = tries();
+    fs.arm(Fault { realm: Realm::Export, skip: 0, op: Some(Op::Lookup), errno: Errno::IO, when: When::Before });
+    drop(held);
+    eventually("it was tried in vain", || tries() > before);
+    let failed = fs.disarm().map(|call| call.path);
+    assert!(failed.as_ref().is_some_and(|path| path.ends_with("d/f")), "{failed:?}");
+    fs.allow();
+    m.settled();
+    assert_eq!(m.commits_of("d/f"), 1);
+    checker::totals(&m);
+    checker::check(&m);
+}
