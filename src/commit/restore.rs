@@ -15,8 +15,9 @@ use crate::sys::{Errno, Kind, Result, Stat, stat};
 
 impl Committer {
     /// Moves `staged`, a file or a `tree`, from the trash folder to its target. A name that is taken stays as it is, unless
-    /// `replace` says otherwise (and never a folder): its version is then kept as any that is replaced.
-    pub fn restore(&self, staged: &OsStr, tree: bool, target: &Target, replace: bool) -> Result<()> {
+    /// `replace` says otherwise (and never a folder): its version is then kept as any that is replaced. Returns why the name
+    /// is there and not durable yet, if that is so.
+    pub fn restore(&self, staged: &OsStr, tree: bool, target: &Target, replace: bool) -> Result<Option<Errno>> {
         let (trash, parent, name) = (self.staging.trash(), &target.parent, target.name.as_os_str());
         let stat = stat::stat_at(trash, staged)?;
         let replace = replace && !tree;
@@ -61,7 +62,7 @@ impl Committer {
         {
             self.nodes.retire(Key::of(&there));
         }
-        self.sync_folder(parent)
+        Ok(self.sync_folder(parent).err())
     }
 
     /// As a commit replaces a version: it has a second name by then, so that the first one is never absent.

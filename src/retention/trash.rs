@@ -38,10 +38,13 @@ impl Reaper {
         let target = self.by.folder_for(path).map_err(failed)?;
         about_to(&target);
         let tree = row.aside.kind == OutboxKind::Tree;
-        self.by.restore(OsStr::new(&row.aside.staged), tree, &target, replace).map_err(failed)?;
+        let unsynced = self.by.restore(OsStr::new(&row.aside.staged), tree, &target, replace).map_err(failed)?;
         let written = self.by.journal.submit(Entry::Restored { id, path: path.to_vec() });
         self.by.journal.wait(written).map_err(of_journal)?;
-        Ok(target)
+        match unsynced {
+            Some(errno) => Err(VerbError::new(errno, format!("{shown}: restored, but not durable yet: {errno}"))),
+            None => Ok(target),
+        }
     }
 
     /// Rows that wait for the end of their retention are removed now; `None`: all of them. One that nobody removes any

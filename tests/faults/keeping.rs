@@ -5,6 +5,7 @@ use std::os::unix::fs::MetadataExt as _;
 use rustix::io::Errno;
 use rustix::process::Signal;
 
+use crate::common::mount::show;
 use crate::common::{Mount, checker, content, eventually};
 use crate::faultfs::FaultFs;
 use crate::faultfs::disk::{Cut, Realm};
@@ -149,4 +150,28 @@ fn a_rename_that_was_made_as_the_export_failed_is_a_commit_after_the_next_mount(
         assert_eq!(m.history().iter().find(|row| row.path == name).unwrap().state, "committed");
         checker::check(&m);
     }
+}
+
+#[test]
+fn what_is_restored_and_not_durable_yet_is_not_taken_for_removed() {
+    let fs = FaultFs::new();
+    let m = fs.setup().mount();
+    let (w, r) = m.pair();
+    w.put("f", "content").unwrap();
+    w.unlink("f").unwrap();
+    let row = || m.json(&["trash", "ls"]).as_array().unwrap().first().map(|row| row["id"].to_string());
+    eventually("the outbox has it", || row().is_some());
+    let id = row().unwrap();
+    fs.refuse(Realm::Export, |op| op == Op::Fsyncdir, Errno::IO);
+    let told = m.cli(&["trash", "restore", &id]);
+    fs.allow();
+    let said = show(&told);
+    assert!(!told.status.success() && said.contains("restored, but not durable yet"), "{said}");
+    assert_eq!(r.cat("f").unwrap(), b"content");
+    assert_eq!(row(), None, "nothing is left to be restored or removed");
+    let db = rusqlite::Connection::open(m.state().join("journal.sqlite")).unwrap();
+    let events = "SELECT count(*) FROM events WHERE kind = 'restored'";
+    assert_eq!(db.query_row(events, [], |row| row.get::<_, i64>(0)), Ok(1));
+    checker::check(&m);
+    checker::totals(&m);
 }
