@@ -215,6 +215,7 @@ impl Fs {
         if let Some(Ending::Unnamed { id, staged }) = draft.seal() {
             self.committer.discard(id, &staged, "could not be begun");
             draft.finish(Phase::Ended(None), || ());
+            self.poke();
         }
         self.drafts.drop_if_unreferenced(draft);
     }
