@@ -236,6 +236,11 @@ impl Draft {
         matches!(self.body.read_recursive().phase, Phase::Filling(_))
     }
 
+    /// True if the next write waits for a copy.
+    pub fn is_copied_for_a_write(&self) -> bool {
+        matches!(self.body.read_recursive().phase, Phase::Clean | Phase::Filling(_) | Phase::Published(_))
+    }
+
     /// Waits for a copy that is being made.
     pub fn wait_filled(&self) {
         drop(self.filling.lock());

@@ -29,7 +29,7 @@ impl Fs {
         };
         let Some((node, size)) = attr.as_ref().ok().and_then(grown) else { return done(attr) };
         let fs = self.clone();
-        self.slow.run(move || {
+        self.slow.run_apart(move || {
             match fs.nodes().open(&node, OFlags::RDONLY) {
                 Ok(file) => fs.tell_growth(&node, &file, size),
                 Err(errno) => tracing::debug!(%errno, "a file that has grown cannot be read"),

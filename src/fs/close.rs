@@ -70,19 +70,18 @@ impl Fs {
         let proof = draft::last_close(draft, self.mount.get().copied(), fh, caller.tid, closer.as_ref());
         metrics::close_proof(proof.word());
         match proof {
-            Proof::LastClose | Proof::LastNumber => {
-                if proof == Proof::LastNumber {
-                    self.gather(draft.node);
-                }
-                match draft.seal_after(fh) {
-                    Some(ending) => self.end(draft, ending, Answer::WhenTold, done),
-                    None => {
-                        // Another close may have sealed it, which has not returned.
-                        draft.await_commit();
-                        self.drafts.give_back(draft, fh);
-                        done(draft.check());
-                    }
-                }
+            Proof::LastClose => self.end_last(fh, draft, done),
+            Proof::LastNumber if draft.is_copied_for_a_write() => {
+                let (fs, draft) = (self.clone(), draft.clone());
+                self.gathers.run_apart(move || {
+                    fs.gather(draft.node);
+                    let by = fs.clone();
+                    fs.commits.run(move || by.end_last(fh, &draft, done));
+                });
+            }
+            Proof::LastNumber => {
+                self.gather(draft.node);
+                self.end_last(fh, draft, done);
             }
             Proof::StillOpen => {
                 self.note_let_go(draft, caller, closer.as_ref());
@@ -97,6 +96,19 @@ impl Fs {
                     Some(target) => self.announce(target, true, move || done(promised)),
                     None => done(promised),
                 }
+            }
+        }
+    }
+
+    /// The last close of a draft: its commit, if something was written.
+    fn end_last(self: &Arc<Self>, fh: u64, draft: &Arc<Draft>, done: impl Done<()>) {
+        match draft.seal_after(fh) {
+            Some(ending) => self.end(draft, ending, Answer::WhenTold, done),
+            None => {
+                // Another close may have sealed it, which has not returned.
+                draft.await_commit();
+                self.drafts.give_back(draft, fh);
+                done(draft.check());
             }
         }
     }

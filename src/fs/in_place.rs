@@ -131,6 +131,6 @@ impl Fs {
             }
             fs.committer.written_in_place(&node);
         };
-        if size.is_some() { self.slow.run(end) } else { end() }
+        if size.is_some() { self.slow.run_apart(end) } else { end() }
     }
 }

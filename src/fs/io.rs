@@ -322,10 +322,9 @@ impl Fs {
                 done(draft.content().and_then(|file| at::seek_hole_data(&*file, offset, hole)));
             }
             Handle::Draft { draft, .. } => {
-                // The kernel asks without having sent what it has gathered, so it is told to, from a thread that no
-                // write waits for.
+                // The kernel asks without having sent what it has gathered, so it is told to.
                 let (fs, draft) = (self.clone(), draft.clone());
-                self.commits.run(move || {
+                self.gathers.run_apart(move || {
                     fs.gather(draft.node);
                     done(draft.content().and_then(|file| at::seek_hole_data(&*file, offset, hole)));
                 });
@@ -334,7 +333,8 @@ impl Fs {
         }
     }
 
-    /// Makes the kernel send the writes to a draft that it has gathered, and waits for them. Only from a `commit` thread.
+    /// Makes the kernel send the writes to a draft that it has gathered, and waits for them. Only from a thread that no write
+    /// waits for: a `gather` thread, or one for commits if they need no copy.
     pub(super) fn gather(&self, node: u64) {
         if let Some(kernel) = self.kernel.get()
             && let Err(error) = kernel.inval_inode(INodeNo(node), 0, 0)

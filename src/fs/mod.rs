@@ -7,8 +7,8 @@
 //! Threads: the session threads run everything that touches the export briefly; `commit` threads run fsync and rename;
 //! `notice` threads tell the kernel, which may wait for a folder that a request has locked, and that request for a
 //! commit: so commits never queue behind notices. `copy` threads copy, or make room, which takes as long as it takes; `slow`
-//! threads run whatever else waits for a disk or was parked, and queue behind no copy. No lock is held across a reply, but
-//! for a folder's `answers`.
+//! threads run whatever else waits for a disk or was parked, and queue behind no copy; `gather` threads wait for writes that
+//! the kernel has gathered, which may wait for copies. No lock is held across a reply, but for a folder's `answers`.
 
 mod ahead;
 mod attr;
@@ -118,6 +118,7 @@ pub struct Fs {
     notices: Pool,
     slow: Pool,
     copies: Pool,
+    gathers: Pool,
     parking: Parking,
     recovery: Recovery,
     kernel: OnceLock<Notifier>,
@@ -136,6 +137,7 @@ impl Fs {
             notices: Pool::start("notice", NOTICE_WORKERS)?,
             slow: Pool::start("slow", SLOW_WORKERS)?,
             copies: Pool::start("copy", COPY_WORKERS)?,
+            gathers: Pool::start("gather", GATHER_WORKERS)?,
             backings: Backings::new(options.passthrough),
             rules: committer.rules.clone(),
             committer,
@@ -273,6 +275,9 @@ const SLOW_WORKERS: usize = 8;
 
 /// Threads for copies.
 const COPY_WORKERS: usize = 8;
+
+/// Threads that wait for gathered writes. More of these could wait for no more copies at once.
+const GATHER_WORKERS: usize = COPY_WORKERS;
 
 /// Where an answer goes.
 pub trait Done<T>: FnOnce(Result<T>) + Send + 'static {}

@@ -205,7 +205,7 @@ impl Fs {
         if self.options.gathers && draft.is_at_rest() && !flags.contains(OFlags::TRUNC) {
             let fs = self.clone();
             // The kernel takes what it is told when it has what it reads of the node.
-            return self.commits.run(move || fs.reopen_draft(caller, draft, flags, done));
+            return self.commits.run_apart(move || fs.reopen_draft(caller, draft, flags, done));
         }
         self.open_draft_now(caller, draft, flags, done);
     }

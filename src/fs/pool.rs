@@ -47,6 +47,18 @@ impl Pool {
         }
     }
 
+    /// As [`Pool::run`], for a job that waits for what session threads answer: after the end it gets a thread of its own.
+    pub(super) fn run_apart(&self, job: impl FnOnce() + Send + 'static) {
+        let is_over = self.queue.lock().is_none();
+        if !is_over {
+            return self.run(job);
+        }
+        // Without a thread the job is dropped, which answers EIO.
+        if let Err(error) = std::thread::Builder::new().name("late".to_owned()).spawn(job) {
+            tracing::error!(%error, "no thread for a job at the end of the mount");
+        }
+    }
+
     /// Waits for every job that is queued, then ends the threads.
     pub(super) fn finish(&self) {
         *self.queue.lock() = None;

@@ -45,6 +45,7 @@ impl Fs {
         self.stop_locks();
         self.slow.finish();
         self.copies.finish();
+        self.gathers.finish();
     }
 
     /// Ends the drafts whose content another instance has adopted: it may publish it, so nobody shall write to it any more.

@@ -49,6 +49,36 @@ fn s06_nobody_waits_for_a_version_that_is_being_copied_for_a_writer() {
     assert_eq!(m.commits_of("e/big"), 1, "it was told of its new path");
 }
 
+/// To find data in what the kernel has not sent yet, a writer waits until it is written, which may mean a copy.
+#[test]
+fn s06_nobody_waits_for_a_copy_that_a_seek_waits_for() {
+    let mut m = Setup::default().options("commit_workers=1").unmounted();
+    m.hold_at("begin_after_stage", 2);
+    m.remount();
+    let patched = |w: &Agent, name: &str| {
+        w.put(name, "old content").unwrap();
+        let fd = w.open(name, "rw").unwrap();
+        w.pwrite(fd, 0, "NEW").unwrap();
+        w.send(&["seek", &fd.to_string(), "0", "data"]);
+        fd
+    };
+    let w = m.agent("W");
+    let fd = patched(&w, "f");
+    let held = m.held();
+    let others: Vec<_> = (0..MANY).map(|i| m.agent(&format!("O{i}"))).collect();
+    let fds: Vec<_> = others.iter().enumerate().map(|(i, o)| patched(o, &format!("f{i}"))).collect();
+    for (i, (o, fd)) in others.iter().zip(fds).enumerate() {
+        o.answer().unwrap();
+        o.close(fd).unwrap();
+        assert_eq!(m.raw_content(&format!("f{i}")).unwrap(), b"NEW content");
+    }
+    assert!(!w.has_answered());
+    drop(held);
+    w.answer().unwrap();
+    w.close(fd).unwrap();
+    assert_eq!(m.raw_content("f").unwrap(), b"NEW content");
+}
+
 #[test]
 fn s13_an_outsider_acts_on_the_version_while_a_close_commits_the_next() {
     for how in ["unlink", "rename"] {
