@@ -111,22 +111,30 @@ impl Fs {
                     done(draft_attr(&draft, true))
                 }
                 None => {
-                    let changed = self.change_draft(caller, &draft, changes);
-                    if let (Err(errno), Some(_)) = (changed, fh) {
-                        // Applications change no attributes by descriptor: these are the times of gathered writes, which
-                        // the kernel sends before a close, and without them no close.
-                        draft.taint("attributes", errno);
-                    }
-                    let was_clean = !draft.is_pending();
-                    let answer = changed.and_then(|()| draft_attr(&draft, fh.is_some()));
-                    if let (Ok(attr), true) = (&answer, was_clean) {
-                        self.announce_version(Key::of(&attr.stat));
-                    }
-                    done(answer);
+                    let fs = self.clone();
+                    self.when_filled(Some(draft.clone()), move || {
+                        done(fs.change_draft_alone(caller, &draft, fh.is_some(), changes));
+                    });
                 }
             };
         }
         done(self.change_node(caller, node, handle.as_deref(), changes));
+    }
+
+    /// Changes attributes of a draft that are none of its content.
+    fn change_draft_alone(&self, caller: Caller, draft: &Draft, by_descriptor: bool, changes: Changes) -> Result<Attr> {
+        let changed = self.change_draft(caller, draft, changes);
+        if let (Err(errno), true) = (changed, by_descriptor) {
+            // Applications change no attributes by descriptor: these are the times of gathered writes, which the kernel
+            // sends before a close, and without them no close.
+            draft.taint("attributes", errno);
+        }
+        let was_clean = !draft.is_pending();
+        let attr = changed.and_then(|()| draft_attr(draft, by_descriptor))?;
+        if was_clean {
+            self.announce_version(Key::of(&attr.stat));
+        }
+        Ok(attr)
     }
 
     /// `ftruncate` on a draft, or `truncate` by path, which is a version of its own: it is published before the answer.

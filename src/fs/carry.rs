@@ -1,4 +1,4 @@
-//! What others change of a version while somebody writes over it: the draft that will replace it takes that over, or
+//! What is changed of a version while somebody writes over it: the draft that will replace it takes that over, or
 //! a mode that keeps others out would go with the old content.
 
 use std::ffi::OsStr;
@@ -24,12 +24,27 @@ impl Fs {
         // A draft that has been published meanwhile is no longer under its name, and one that is begun meanwhile may have
         // seen the version as it was: so both before and after.
         let before = self.successor(node);
+        let itself = self.drafts.get(node).filter(|draft| !draft.is_pending());
         move |changed| {
-            let after = |_: &T| before.or_else(|| fs.successor(node));
+            // The same with the version that a draft stood for, of which a copy is begun meanwhile.
+            let itself = itself.filter(|draft| draft.is_pending());
+            let after = |_: &T| before.or_else(|| fs.successor(node)).or(itself);
             let Some(over) = changed.as_ref().ok().and_then(after) else { return done(changed) };
             let by = fs.clone();
             // It may be in the middle of copying what is below it.
             fs.copies.run(move || done(by.carry_to(&over, carry).and(changed)));
+        }
+    }
+
+    /// Runs a change of a draft's attributes, or of what has no draft, when no copy is being made for it: until then it
+    /// would change the version that is copied, whose attributes the copy has already.
+    pub(super) fn when_filled(&self, draft: Option<Arc<Draft>>, change: impl FnOnce() + Send + 'static) {
+        match draft {
+            Some(draft) if draft.is_filling() => self.copies.run(move || {
+                draft.wait_filled();
+                change();
+            }),
+            _ => change(),
         }
     }
 

@@ -109,10 +109,14 @@ impl Fs {
         }
         let creds = self.creds(caller);
         self.touch(node);
-        let set =
-            |fd: BorrowedFd<'_>| self.committer.staging.acting(creds.as_ref(), || xattr::set(fd, name, value, flags));
         let done = self.carried_xattr(caller, node, name, Some(value), done);
-        done(self.with_inode(node, set));
+        let (fs, name, value) = (self.clone(), name.to_owned(), value.to_owned());
+        self.when_filled(self.drafts.get(node), move || {
+            let set = |fd: BorrowedFd<'_>| {
+                fs.committer.staging.acting(creds.as_ref(), || xattr::set(fd, &name, &value, flags))
+            };
+            done(fs.with_inode(node, set));
+        });
     }
 
     fn carried_xattr(
@@ -149,11 +153,14 @@ impl Fs {
                 };
                 self.alter(draft, Keep::All, "attributes", call, done);
             }
-            _ => {
-                let remove =
-                    |fd: BorrowedFd<'_>| self.committer.staging.acting(creds.as_ref(), || xattr::remove(fd, name));
+            draft => {
                 let done = self.carried_xattr(caller, node, name, None, done);
-                done(self.with_inode(node, remove));
+                let (fs, name) = (self.clone(), name.to_owned());
+                self.when_filled(draft, move || {
+                    let remove =
+                        |fd: BorrowedFd<'_>| fs.committer.staging.acting(creds.as_ref(), || xattr::remove(fd, &name));
+                    done(fs.with_inode(node, remove));
+                });
             }
         }
     }

@@ -80,6 +80,70 @@ fn s06_nobody_waits_for_a_copy_that_a_seek_waits_for() {
 }
 
 #[test]
+fn s22_an_attribute_that_is_changed_while_the_version_is_copied_is_the_drafts() {
+    for change in [["setxattr", "f", "user.x", "new"].as_slice(), &["removexattr", "f", "user.x"]] {
+        let mut m = Setup::default().unmounted();
+        m.hold_at("begin_after_stage", 2);
+        m.remount();
+        let (w, r) = m.pair();
+        let thread = w.thread("T");
+        w.put("f", "old content").unwrap();
+        w.set_xattr("f", "user.x", "old").unwrap();
+        let fd = w.open("f", "rw").unwrap();
+        let second = w.dup(fd).unwrap();
+        w.pwrite(fd, 0, "NEW").unwrap();
+        // The kernel sends it then, and holds no lock of the file.
+        w.send(&["close", &second.to_string()]);
+        let held = m.held();
+        thread.send(change);
+        // It waits for the copy, or goes wrong.
+        poll(std::time::Duration::from_secs(1), || thread.has_answered().then_some(()));
+        assert_eq!(r.xattr("f", "user.x").unwrap(), b"old", "{change:?}");
+        drop(held);
+        w.answer().unwrap();
+        thread.answer().unwrap();
+        assert_eq!(r.xattr("f", "user.x").unwrap(), b"old", "{change:?}");
+        w.close(fd).unwrap();
+        assert_eq!(r.cat("f").unwrap(), b"NEW content");
+        let expected = if change.len() == 4 { Ok(b"new".to_vec()) } else { Err("ENODATA".to_owned()) };
+        assert_eq!(r.xattr("f", "user.x").map_err(|errno| errno.0), expected, "{change:?}");
+    }
+}
+
+/// A writer whose writes the kernel makes by itself gets his copy when he opens the file.
+#[test]
+fn s22_a_mode_that_is_changed_while_the_version_is_copied_is_the_drafts() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("NOT RUN: only root's mounts are passed through");
+        return;
+    }
+    let rule = "[[rule]]\nglob = '*.bin'\ncommit = 'release'\n";
+    let mut m = Setup::default().options("writeback=off").config(rule).unmounted();
+    m.hold_at("begin_after_stage", 2);
+    m.remount();
+    let (w, r) = m.pair();
+    let thread = w.thread("T");
+    w.put("f.bin", "old content").unwrap();
+    assert_eq!(r.cat("f.bin").unwrap(), b"old content", "it is published");
+    w.chmod("f.bin", 0o644).unwrap();
+    w.send(&["open", "f.bin", "w"]);
+    let held = m.held();
+    thread.send(&["chmod", "f.bin", "600"]);
+    poll(std::time::Duration::from_secs(1), || thread.has_answered().then_some(()));
+    assert_eq!(r.stat("f.bin").unwrap().perm(), 0o644);
+    drop(held);
+    let opened = w.answer().unwrap();
+    let fd = String::from_utf8(opened[0].clone()).unwrap().parse().unwrap();
+    thread.answer().unwrap();
+    assert_eq!(r.stat("f.bin").unwrap().perm(), 0o644);
+    w.pwrite(fd, 0, "NEW").unwrap();
+    w.close(fd).unwrap();
+    assert_eq!(r.cat("f.bin").unwrap(), b"NEW content");
+    assert_eq!(r.stat("f.bin").unwrap().perm(), 0o600);
+    m.settled();
+}
+
+#[test]
 fn s13_an_outsider_acts_on_the_version_while_a_close_commits_the_next() {
     for how in ["unlink", "rename"] {
         let mut m = Setup::default().unmounted();
