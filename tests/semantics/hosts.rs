@@ -2,6 +2,7 @@
 
 use crate::common::content::{newest, verify, version};
 use crate::common::mount::peer_base;
+use crate::common::wait::{LIMIT, poll};
 use crate::common::{Agent, Mount, Setup, eventually};
 
 /// The same export, mounted twice, each with a state of its own.
@@ -300,12 +301,13 @@ fn s53_a_family_that_removes_or_renames_its_draft_does_so_with_what_another_host
         eventually("published", || b.raw_content(&path).is_some_and(|data| data == b"theirs"));
         fd
     };
-    let kept = |path: &str, kind: &str| {
-        eventually(&format!("{path} is kept"), || {
-            let rows = a.json(&["outbox", "ls"]);
-            rows.as_array().unwrap().iter().any(|row| row["path"] == path && row["kind"] == kind && row["bytes"] == 6)
-        });
+    let row = |path: &str, kind: &str, bytes: u64| {
+        let wanted = |row: &serde_json::Value| row["path"] == path && row["kind"] == kind && row["bytes"] == bytes;
+        let found =
+            poll(LIMIT, || a.json(&["outbox", "ls"]).as_array().unwrap().iter().find(|row| wanted(row)).cloned());
+        found.unwrap_or_else(|| panic!("{path} is not kept: {}", a.json(&["outbox", "ls"])))
     };
+    let kept = |path: &str, kind: &str| drop(row(path, kind, 6));
 
     let fd = begin("removed", "f");
     w.unlink("removed/f").unwrap();
@@ -335,10 +337,7 @@ fn s53_a_family_that_removes_or_renames_its_draft_does_so_with_what_another_host
     w.sees_nothing("restored/f");
     v.put("restored/f", "theirs").unwrap();
     eventually("published", || b.raw_content("restored/f").is_some_and(|data| data == b"theirs"));
-    let rows = a.json(&["outbox", "ls"]);
-    let row =
-        rows.as_array().unwrap().iter().find(|row| row["path"] == "restored/f").unwrap_or_else(|| panic!("{rows}"));
-    a.cli_ok(&["trash", "restore", &row["id"].to_string(), "--replace"]);
+    a.cli_ok(&["trash", "restore", &row("restored/f", "unlink", 4)["id"].to_string(), "--replace"]);
     assert_eq!(v.cat("restored/f").unwrap(), b"mine");
     kept("restored/f", "replace");
 }
