@@ -7,7 +7,6 @@ use parking_lot::RwLockWriteGuard;
 
 use super::{Body, Draft, Phase, Work};
 use crate::commit::{Committer, Target};
-use crate::inode::Content;
 use crate::journal::{Entry, Held};
 use crate::sys::{Errno, Result, at, stat};
 use crate::{failpoint, unless_skipped};
@@ -54,7 +53,7 @@ impl Draft {
             _ => None,
         };
         if let Some(staged) = staged {
-            self.sync_for_promise(&staged, by)?;
+            self.sync_for_promise(|| at::fsync(&*staged))?;
         }
         // The rest while nobody writes: what comes after the sync would be promised too.
         let body = self.body.write();
@@ -79,7 +78,8 @@ impl Draft {
         }
         // Another close was faster, or there is no name to publish it under.
         let Some(target) = target.filter(|_| !work.promised.load(Ordering::Acquire)) else { return Ok(()) };
-        self.sync_for_promise(&work.staged.file, by)?;
+        // Its staged name too: without it a power cut would leave a promise of nothing.
+        self.sync_for_promise(|| at::fsync(&work.staged.file).and_then(|()| by.staging.sync()))?;
         failpoint!("promise_after_sync");
         // Before the row: what another host puts there in between is not what the row says, and is never overwritten.
         let below = by.held_by(target)?;
@@ -91,10 +91,8 @@ impl Draft {
         Ok(())
     }
 
-    /// Its staged name too: without it a power cut would leave a promise of nothing.
-    fn sync_for_promise(&self, staged: &Content, by: &Committer) -> Result<()> {
-        let synced = unless_skipped!("data", at::fsync(staged)).and_then(|()| by.staging.sync());
-        synced.inspect_err(|&errno| self.taint("fsync", errno))
+    fn sync_for_promise(&self, sync: impl FnOnce() -> Result<()>) -> Result<()> {
+        unless_skipped!("data", sync()).inspect_err(|&errno| self.taint("fsync", errno))
     }
 
     /// Fails if the journal could not take a promise back now: that follows a change of names which cannot be undone.

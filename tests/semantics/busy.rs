@@ -52,7 +52,7 @@ fn s06_nobody_waits_for_a_version_that_is_being_copied_for_a_writer() {
 /// To find data in what the kernel has not sent yet, a writer waits until it is written, which may mean a copy.
 #[test]
 fn s06_nobody_waits_for_a_copy_that_a_seek_waits_for() {
-    let mut m = Setup::default().options("commit_workers=1").unmounted();
+    let mut m = Setup::default().options("commit_workers=1,writeback=on").unmounted();
     m.hold_at("begin_after_stage", 2);
     m.remount();
     let patched = |w: &Agent, name: &str| {
@@ -82,7 +82,7 @@ fn s06_nobody_waits_for_a_copy_that_a_seek_waits_for() {
 #[test]
 fn s22_an_attribute_that_is_changed_while_the_version_is_copied_is_the_drafts() {
     for change in [["setxattr", "f", "user.x", "new"].as_slice(), &["removexattr", "f", "user.x"]] {
-        let mut m = Setup::default().unmounted();
+        let mut m = Setup::default().options("writeback=on").unmounted();
         m.hold_at("begin_after_stage", 2);
         m.remount();
         let (w, r) = m.pair();
