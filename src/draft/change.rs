@@ -42,7 +42,7 @@ impl Draft {
     pub fn change<T>(&self, call: impl FnOnce(&Work) -> Result<T>) -> Result<std::result::Result<T, Blocked>> {
         let body = self.body.read();
         match &body.phase {
-            Phase::Open(work) if work.is_promised() => Ok(Err(Blocked::Promised)),
+            Phase::Open(work) if work.holds_writes_back() => Ok(Err(Blocked::Promised)),
             Phase::Open(work) => {
                 let changed = call(work);
                 self.changes.fetch_add(1, Ordering::AcqRel);

@@ -1,9 +1,10 @@
 //! Drafts: pending writes, each with a node id of its own, hidden from everybody but the writer's family.
 //!
-//! Lock order: a draft's `body`, then a shard of the table, then its `writers`, then `stream`. `body` is held for reading across a write to the staged file, so that sealing (which takes it for writing)
-//! waits for writes in flight: it is the one lock that spans I/O, and only this draft's writers wait for it. Whoever asks about a
-//! draft reads past them (`read_recursive`), and no copy is made while it is held for writing: that takes `filling`,
-//! which comes before all of them.
+//! Lock order: a draft's `body`, then a shard of the table, then its `writers`, then `stream`. `body` is held for reading
+//! across a write to the staged file, so that sealing (which takes it for writing) waits for writes in flight, and across a
+//! rename over the name (`unname_for`), so that no seal comes in between: it is the one lock that spans I/O, and only this
+//! draft's writers wait for it. Whoever asks about a draft reads past them (`read_recursive`), and no copy is made while it is
+//! held for writing: that takes `filling`, which comes before all of them.
 
 mod base;
 mod body;

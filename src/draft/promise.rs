@@ -16,7 +16,7 @@ const ASKED: &str = "asked";
 
 impl Work {
     /// True while nothing may be written without taking a promise back, or waiting for one that is being made.
-    pub(super) fn is_promised(&self) -> bool {
+    pub(super) fn holds_writes_back(&self) -> bool {
         self.promising.load(Ordering::Acquire) || self.promised.load(Ordering::Acquire)
     }
 
@@ -53,7 +53,7 @@ impl Draft {
             _ => None,
         };
         if let Some(staged) = staged {
-            self.sync_for_promise(|| at::fsync(&*staged))?;
+            self.sync_for_promise(|| unless_skipped!("data", at::fsync(&*staged)))?;
         }
         // The rest while nobody writes: what comes after the sync would be promised too.
         let body = self.body.write();
@@ -79,7 +79,9 @@ impl Draft {
         // Another close was faster, or there is no name to publish it under.
         let Some(target) = target.filter(|_| !work.promised.load(Ordering::Acquire)) else { return Ok(()) };
         // Its staged name too: without it a power cut would leave a promise of nothing.
-        self.sync_for_promise(|| at::fsync(&work.staged.file).and_then(|()| by.staging.sync()))?;
+        self.sync_for_promise(|| {
+            unless_skipped!("data", at::fsync(&work.staged.file)).and_then(|()| by.staging.sync())
+        })?;
         failpoint!("promise_after_sync");
         // Before the row: what another host puts there in between is not what the row says, and is never overwritten.
         let below = by.held_by(target)?;
@@ -92,7 +94,7 @@ impl Draft {
     }
 
     fn sync_for_promise(&self, sync: impl FnOnce() -> Result<()>) -> Result<()> {
-        unless_skipped!("data", sync()).inspect_err(|&errno| self.taint("fsync", errno))
+        sync().inspect_err(|&errno| self.taint("fsync", errno))
     }
 
     /// Fails if the journal could not take a promise back now: that follows a change of names which cannot be undone.
