@@ -12,7 +12,7 @@ use crate::rules::CommitAt;
 use crate::sys::Result;
 use crate::sys::process::Process;
 use crate::sys::procfs::{self, Space};
-use crate::sys::{mount, process};
+use crate::sys::{at, mount, process};
 use crate::{failpoint, metrics};
 
 impl Fs {
@@ -22,9 +22,21 @@ impl Fs {
             Ok(handle) => handle,
             Err(errno) => return done(Err(errno)),
         };
-        let Handle::Draft { draft, writes: true, .. } = &*handle else {
-            self.unlock_process(fh, lock_owner);
-            return done(Ok(()));
+        let draft = match &*handle {
+            Handle::Draft { draft, writes: true, .. } => draft,
+            // An NFS client's close: what was written is with the server, for whoever opens it next on another host.
+            Handle::Direct { file, writes: true, .. } if self.options.nfs => {
+                let (fs, file) = (self.clone(), file.clone());
+                return self.slow.run(move || {
+                    let written = at::fsync(&*file);
+                    fs.unlock_process(fh, lock_owner);
+                    done(written);
+                });
+            }
+            _ => {
+                self.unlock_process(fh, lock_owner);
+                return done(Ok(()));
+            }
         };
         if draft.decision.commit == CommitAt::Release {
             let closed = self.close_without_waiting(caller, fh, draft);

@@ -161,7 +161,11 @@ impl Fs {
             Err(other) => return Err(other),
         }
         if direct || reads_only {
-            return self.create_at_once(caller, folder, name, mode, flags, direct);
+            let created = self.create_at_once(caller, folder, name, mode, flags, direct);
+            return created.map_err(|errno| match errno {
+                Errno::EXIST if !flags.contains(OFlags::EXCL) => self.look_again(caller, name, flags, direct),
+                other => other,
+            });
         }
         self.refuse_unseen(caller)?;
         self.refuse_other_file_system(folder.key)?;

@@ -13,7 +13,7 @@ use super::open::{OpenMode, Opened};
 use crate::draft::{Caller, Wants};
 use crate::inode::{Content, Key, Node};
 use crate::rules::{self, Mode};
-use crate::sys::{Errno, Result, at, stat};
+use crate::sys::{Errno, Result, at, direct, stat};
 
 impl Fs {
     /// True if files under this path are written in place.
@@ -64,6 +64,7 @@ impl Fs {
         let access = if flags & OFlags::ACCMODE == OFlags::RDONLY { OFlags::RDONLY } else { OFlags::RDWR };
         let file = Content::new(self.open_for(caller, &node, access | (flags & (OFlags::APPEND | OFlags::SYNC)))?);
         self.leave_some(&*file)?;
+        self.see_other_hosts(&file)?;
         if writes {
             self.nodes().begin_in_place(&node, stat::fstat(&*file)?.size);
         }
@@ -80,6 +81,18 @@ impl Fs {
         Ok(self.opened_in_place(file, node, writes))
     }
 
+    /// Has a descriptor of a file that is written in place begin with what other hosts have closed before. A client of NFS
+    /// looks for that when it opens a file, but keeps its pages, and what it then writes beside, while anybody still has the
+    /// file open for writing: the daemon's own descriptor lives until the release, which comes after the close.
+    pub(super) fn see_other_hosts(&self, file: &Content) -> Result<()> {
+        if !self.options.nfs {
+            return Ok(());
+        }
+        at::fsync(file)?;
+        stat::fstat_fresh(file)?;
+        direct::drop_pages(file)
+    }
+
     /// The descriptor of a file that is written in place.
     pub(super) fn opened_in_place(&self, file: Arc<Content>, node: Arc<Node>, writes: bool) -> Opened {
         let (fh, id) = (self.handles.number(), node.id);
@@ -89,7 +102,8 @@ impl Fs {
 
     /// Tells the kernel that a file which is written in place has this size. Not from a session thread.
     pub(super) fn tell_growth(&self, node: &Node, file: &File, size: u64) {
-        if self.tell_size(node.id, file, size) {
+        // Where it does not gather writes, it takes the size of an answer.
+        if !self.options.gathers || self.tell_size(node.id, file, size) {
             node.note_size(size);
         }
     }

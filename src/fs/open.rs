@@ -142,6 +142,7 @@ impl Fs {
             },
         };
         if self.finds_database(&node.path(), &node, node.size(), &file) {
+            self.see_other_hosts(&file)?;
             return Ok(self.opened_in_place(file, node, false));
         }
         let fh = self.handles.number();

@@ -28,6 +28,15 @@ pub fn open(root: impl AsFd, path: &Path) -> Result<File> {
     Ok(File::from(file))
 }
 
+/// Drops what the page cache has of a file, but for what is not written out yet.
+pub fn drop_pages(file: impl AsFd) -> Result<()> {
+    match rustix::fs::fadvise(file, 0, None, Advice::DontNeed) {
+        // A file system without a cache has nothing to drop.
+        Err(Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+        other => other,
+    }
+}
+
 /// Digest and length of a file from [`open`]. What `hold` returns is kept during each call that asks for content. `seen`
 /// is told of each piece and ends the reading by `false`: then there is no digest.
 pub fn digest<T>(
@@ -35,11 +44,7 @@ pub fn digest<T>(
     hold: impl Fn() -> T,
     seen: &mut dyn FnMut(usize) -> bool,
 ) -> Result<Option<(String, u64)>> {
-    match rustix::fs::fadvise(file, 0, None, Advice::DontNeed) {
-        // A file system without a cache has nothing to drop.
-        Ok(()) | Err(Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS) => {}
-        Err(other) => return Err(other),
-    }
+    drop_pages(file)?;
     let mut hasher = Xxh3::new();
     let mut room = vec![0; PIECE + BLOCK];
     let begin = room.as_ptr().align_offset(BLOCK).min(BLOCK);

@@ -394,6 +394,45 @@ fn s53_locks_hold_between_hosts() {
     eventually("the lock goes with its descriptor", || v.flock(y).is_ok());
 }
 
+/// An NFS client keeps its pages of a file that is still open for writing, and sends them whole with what is written beside.
+#[test]
+fn s53_files_in_place_are_written_by_two_hosts_in_turn() {
+    let (a, b) = two_hosts();
+    let writers = [a.agent("W"), b.agent("V")];
+    for file in 0..40 {
+        let name = format!("{file}.log");
+        let mut all = String::new();
+        for turn in 0..12 {
+            let w = &writers[turn % 2];
+            let line = format!("line {turn} {}\n", "x".repeat(7 * turn));
+            let fd = w.open(&name, "w|creat|append").unwrap();
+            w.write(fd, &line).unwrap();
+            w.close(fd).unwrap();
+            all += &line;
+        }
+        for w in &writers {
+            assert_eq!(String::from_utf8_lossy(&w.cat(&name).unwrap()), all, "{name}");
+        }
+    }
+}
+
+#[test]
+fn s53_a_file_in_place_that_two_hosts_create_at_once_is_one() {
+    let (a, b) = two_hosts();
+    let writers = [a.agent("W"), b.agent("V")];
+    for n in 0..300 {
+        let name = format!("{n}.log");
+        for w in &writers {
+            w.send(&["open", &name, "w|creat|append"]);
+        }
+        let fds: Vec<i32> =
+            writers.iter().map(|w| String::from_utf8_lossy(&w.answer().unwrap()[0]).parse().unwrap()).collect();
+        for (w, fd) in writers.iter().zip(fds) {
+            w.close(fd).unwrap();
+        }
+    }
+}
+
 /// As on a machine that was cloned: what the first one is writing is not the copy's to settle.
 #[test]
 fn s53_a_state_folder_that_is_in_use_on_another_host_is_refused() {
