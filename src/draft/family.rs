@@ -11,7 +11,7 @@ use super::{Draft, Phase};
 use crate::inode::Key;
 use crate::rules::{Decision, OnFailureExit, OnKill};
 use crate::sys::process::{self, End, Held, Identity, Process};
-use crate::sys::procfs::{self, Exit, MountId, OpenFile};
+use crate::sys::procfs::{self, Exit, Holds, MountId, OpenFile};
 use crate::sys::stat;
 
 /// A process that is killed is seen to be within this time, for the most part at once.
@@ -328,10 +328,24 @@ impl Draft {
     }
 
     /// The inode numbers under which the kernel may show the draft in `/proc`: it keeps the one it was told last.
-    pub(super) fn inos(&self) -> Vec<u64> {
+    fn inos(&self) -> Vec<u64> {
         let mut inos = self.own_inos().to_vec();
         inos.extend_from_slice(&self.began_over.lock());
         inos
+    }
+
+    /// Whether a process has the draft open for writing, or with `mappings` mapped. `is_shared` tells whether the version below
+    /// has other writers.
+    pub(super) fn is_held_by(
+        &self,
+        tid: u32,
+        mount: Option<MountId>,
+        is_shared: impl Fn(Key) -> bool,
+        mappings: bool,
+    ) -> Holds {
+        let began_over = self.began_over.lock().clone();
+        let is_shared = |ino| self.base_key().is_some_and(|base| is_shared(Key { ino, ..base }));
+        procfs::holds(tid, mount, self.own_inos(), &began_over, is_shared, mappings)
     }
 
     /// Those of the node and of the content.

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use super::{Draft, Writer};
+use crate::inode::Key;
 use crate::sys::process::{self, Process, Tables};
 use crate::sys::procfs::{self, Holds, MountId};
 
@@ -45,7 +46,14 @@ const FEW: u32 = 512;
 /// Only the closing process, the opener, and processes forked after the open can have a duplicate, except for
 /// descriptors in flight over a socket, registered with io_uring, or taken out of a process by another one: a write through
 /// one of those meets a published draft and is copied elsewhere.
-pub fn last_close(draft: &Draft, mount: Option<MountId>, fh: u64, tid: u32, closer: Option<&Process>) -> Proof {
+pub fn last_close(
+    draft: &Draft,
+    mount: Option<MountId>,
+    fh: u64,
+    tid: u32,
+    closer: Option<&Process>,
+    is_shared: impl Fn(Key) -> bool,
+) -> Proof {
     let Some((writer, others)) = draft.writer(fh) else {
         tracing::debug!(node = draft.node, "the descriptor is gone");
         return Proof::Unknown;
@@ -62,7 +70,6 @@ pub fn last_close(draft: &Draft, mount: Option<MountId>, fh: u64, tid: u32, clos
     }
     let Some(closer) = closer else { return unknown("whoever closes cannot be seen, or executes a new program") };
     let writers: Vec<&Writer> = std::iter::once(&writer).chain(&others).collect();
-    let inos = draft.inos();
     let mappable = writers.iter().any(|writer| !writer.write_only);
     // Of the others the kernel has said that they are closed, and will say that nothing refers to them.
     let mut proven = if others.is_empty() { Proof::LastClose } else { Proof::LastNumber };
@@ -73,7 +80,7 @@ pub fn last_close(draft: &Draft, mount: Option<MountId>, fh: u64, tid: u32, clos
             if tables == Tables::Shared || tgid != closer.tgid {
                 proven = Proof::LastNumber;
             }
-            procfs::holds(tid, mount, &inos, mappable)
+            draft.is_held_by(tid, mount, &is_shared, mappable)
         }
     };
     match holds(closer.tgid, tid) {
@@ -116,9 +123,9 @@ pub fn last_close(draft: &Draft, mount: Option<MountId>, fh: u64, tid: u32, clos
 
 /// Looks, at a close by the thread `tid` of `closer`, whether that process has another descriptor of the draft, or a mapping: if not,
 /// what it wrote is closed, however it ends before the release comes.
-pub fn note_let_go(draft: &Draft, mount: Option<MountId>, tid: u32, closer: &Process) {
+pub fn note_let_go(draft: &Draft, mount: Option<MountId>, tid: u32, closer: &Process, is_shared: impl Fn(Key) -> bool) {
     if draft.may_be_mapped_by(closer.tgid) {
-        let holds = || procfs::holds(tid, mount, &draft.inos(), true);
+        let holds = || draft.is_held_by(tid, mount, is_shared, true);
         let let_go = process::tables(closer.tgid, tid) != Tables::Apart && holds() == Holds::No;
         draft.set_let_go(closer.tgid, let_go);
     }

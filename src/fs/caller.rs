@@ -1,7 +1,7 @@
 //! Whose request it is: credentials to act under, and who stands in the journal as the owner of a draft.
 
 use std::collections::HashMap;
-use std::sync::Once;
+use std::sync::{Arc, Once};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -99,10 +99,14 @@ impl Fs {
 
     /// True if the caller sees a draft under its name.
     pub(super) fn is_family(&self, draft: &Draft, caller: Caller) -> bool {
-        let others =
-            |base: Key| self.drafts.all().iter().any(|other| other.node != draft.node && other.is_open_as(base.ino));
-        let is_shared = |base| self.nodes().counted(base).is_some() || others(base);
+        let is_shared = |version| self.is_shared(draft, version);
         draft.is_family(caller, self.mount.get().copied(), |process| self.starts.of(process), is_shared)
+    }
+
+    /// True if a version below a draft is written otherwise too: in place, or as the one below another draft.
+    pub(super) fn is_shared(&self, draft: &Draft, version: Key) -> bool {
+        let is_other = |other: &Arc<Draft>| other.node != draft.node && other.is_open_as(version.ino);
+        self.nodes().counted(version).is_some() || self.drafts.all().iter().any(is_other)
     }
 
     /// Credentials to act under; `None` for the daemon's own.

@@ -69,7 +69,8 @@ impl Fs {
     /// To be asked at a close that neither commits nor promises: after it the process may be killed before the release comes.
     fn note_let_go(&self, draft: &Draft, caller: Caller, closer: Option<&Process>) {
         if let Some(closer) = closer {
-            draft::note_let_go(draft, self.mount.get().copied(), caller.tid, closer);
+            let is_shared = |version| self.is_shared(draft, version);
+            draft::note_let_go(draft, self.mount.get().copied(), caller.tid, closer, is_shared);
         }
     }
 
@@ -79,7 +80,8 @@ impl Fs {
         note_close(draft, fh, caller, closer.as_ref(), space);
         // Whoever closes while it executes a new program may have shared the table that it had before.
         let closer = closer.filter(|_| space != Some(Space::Fresh));
-        let proof = draft::last_close(draft, self.mount.get().copied(), fh, caller.tid, closer.as_ref());
+        let is_shared = |version| self.is_shared(draft, version);
+        let proof = draft::last_close(draft, self.mount.get().copied(), fh, caller.tid, closer.as_ref(), is_shared);
         metrics::close_proof(proof.word());
         match proof {
             Proof::LastClose => self.end_last(fh, draft, done),

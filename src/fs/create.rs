@@ -162,10 +162,12 @@ impl Fs {
         }
         if direct || reads_only {
             let created = self.create_at_once(caller, folder, name, mode, flags, direct);
-            return created.map_err(|errno| match errno {
-                Errno::EXIST if !flags.contains(OFlags::EXCL) => self.look_again(caller, name, flags, direct),
-                other => other,
-            });
+            if created.as_ref().is_err_and(|errno| *errno == Errno::EXIST) && !flags.contains(OFlags::EXCL) {
+                // Another host was faster. The look-up that comes now must not be answered by what was asked before.
+                self.committer.revalidated(folder)?;
+                return Err(self.look_again(caller, name, flags, direct));
+            }
+            return created;
         }
         self.refuse_unseen(caller)?;
         self.refuse_other_file_system(folder.key)?;

@@ -282,6 +282,34 @@ fn s35_what_was_closed_before_the_kill_is_published_though_its_release_comes_lat
     }
 }
 
+/// The version below has the number by which the kernel may know the draft, and is no sign that the draft is still open.
+#[test]
+fn s35_what_was_closed_is_published_although_its_killed_writer_had_the_version_below_otherwise_too() {
+    for mapped in [true, false] {
+        let mut m = Setup::default().unmounted();
+        m.hold_at("release_begins", 1);
+        m.remount();
+        std::fs::write(m.raw("f"), "old").unwrap();
+        std::fs::hard_link(m.raw("f"), m.raw("g")).unwrap();
+        let w = m.agent("W");
+        if mapped {
+            let below = w.open("f", "r").unwrap();
+            w.mmap(below, 0, 3, "ro").unwrap();
+            w.close(below).unwrap();
+        } else {
+            w.open("g", "w|trunc").unwrap();
+        }
+        let fd = w.open("f", "rw").unwrap();
+        w.pwrite(fd, 0, "new").unwrap();
+        w.close(fd).unwrap();
+        let held = m.held();
+        w.kill(rustix::process::Signal::KILL);
+        drop(held);
+        m.settled();
+        assert_eq!(m.raw_content("f").as_deref(), Some(&b"new"[..]), "mapped: {mapped}: {:?}", m.quarantine());
+    }
+}
+
 #[test]
 fn s35_who_is_killed_after_its_close_spoils_nothing_for_others_though_its_release_comes_later() {
     let mut m = Setup::default().unmounted();

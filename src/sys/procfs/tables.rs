@@ -1,5 +1,6 @@
 //! Whether a process has a file open or mapped.
 
+use std::cell::Cell;
 use std::ffi::OsString;
 use std::mem::MaybeUninit;
 use std::os::unix::ffi::OsStringExt;
@@ -15,8 +16,8 @@ use crate::sys::{Errno, Result, errno_of};
 pub enum Holds {
     /// It has a descriptor, or a shared mapping where asked for.
     Yes,
-    /// It has a descriptor of some file with such a number, through another mount: the same file in another mount name
-    /// space, or a stranger.
+    /// It has some file with such a number: through another mount, where it is the same file in another mount name space or a
+    /// stranger, or one that has the number too.
     Perhaps,
     /// It has none, or it is gone.
     No,
@@ -69,21 +70,44 @@ fn unescape(field: &[u8]) -> Vec<u8> {
     plain
 }
 
-/// Looks for a file of a mount (by the inode numbers under which the kernel may know it) among the process's descriptors for
-/// writing, and with `mappings` among its shared mappings. Who reads may read the version that has the same number.
-pub fn holds(pid: u32, mount: Option<MountId>, inos: &[u64], mappings: bool) -> Holds {
-    match holds_descriptor(pid, mount, inos) {
+/// Looks for a file of a mount among the process's descriptors for writing, and with `mappings` among its shared mappings: by
+/// the file's own inode numbers, or by those of `versions`, by which the kernel may know it too. A version that is only
+/// read has that number itself, and so has what somebody else makes of it, of which `is_shared` tells: by such a number
+/// alone it is [`Holds::Perhaps`].
+pub fn holds(
+    pid: u32,
+    mount: Option<MountId>,
+    own: [u64; 2],
+    versions: &[u64],
+    is_shared: impl Fn(u64) -> bool,
+    mappings: bool,
+) -> Holds {
+    let is_sure = |ino: u64| own.contains(&ino) || !is_shared(ino);
+    let here = |id| mount.is_none_or(|mount| mount.id == id);
+    let is_it = |ino: u64, writes: bool| writes && (own.contains(&ino) || versions.contains(&ino));
+    match find_descriptor(pid, here, is_it) {
+        Ok((Holds::Yes, Some(found))) if !is_sure(found.ino) => Holds::Perhaps,
         // In the middle of `execve` a process has a new address space and nothing of the old one.
-        Ok(Holds::No) if mappings && !is_executing(pid) => {
-            let inos = inos.to_vec();
-            match in_time(move || find_mapping(pid, mount, |ino, _| inos.contains(&ino))) {
-                Some(Ok(Some(_))) => Holds::Yes,
-                Some(Ok(None)) => Holds::No,
+        Ok((Holds::No, _)) if mappings && !is_executing(pid) => {
+            let versions = versions.to_vec();
+            let look = move || {
+                let read = Cell::new(false);
+                let is_it = |ino: u64, writes: bool| {
+                    let version = versions.contains(&ino);
+                    read.set(read.get() || version && !writes);
+                    own.contains(&ino) || version && writes
+                };
+                find_mapping(pid, mount, is_it).map(|found| (found, read.get()))
+            };
+            match in_time(look) {
+                Some(Ok((Some(ino), _))) if is_sure(ino) => Holds::Yes,
+                Some(Ok((None, false))) => Holds::No,
+                Some(Ok(_)) => Holds::Perhaps,
                 Some(Err(errno)) => unreadable(errno),
                 None => Holds::Unknown,
             }
         }
-        Ok(held) => held,
+        Ok((held, _)) => held,
         Err(errno) => unreadable(errno),
     }
 }
@@ -147,11 +171,6 @@ fn cached_size(mount: MountId, file: &OpenFile) -> Option<u64> {
 /// Descriptors looked at: each costs some microseconds, and a process that closes thousands of files would have all of
 /// them looked at each time.
 const LARGE: usize = 512;
-
-fn holds_descriptor(pid: u32, mount: Option<MountId>, inos: &[u64]) -> Result<Holds> {
-    let here = |id| mount.is_none_or(|mount| mount.id == id);
-    find_descriptor(pid, here, |ino, writes| writes && inos.contains(&ino)).map(|(held, _)| held)
-}
 
 /// A descriptor of another process.
 struct Found {
@@ -252,15 +271,19 @@ mod tests {
         let file = tempfile::tempfile_in(env!("CARGO_MANIFEST_DIR")).unwrap();
         let ino = file.metadata().unwrap().ino();
         let me = std::process::id();
-        assert_eq!(holds(me, None, &[ino], true), Holds::Yes);
-        assert_eq!(holds(me, Some(MountId { id: 0, dev: (0, 0) }), &[ino], true), Holds::Perhaps);
+        let nobody = 0x3fff_ffff_ffff_ffff;
+        let look = |mount, own, versions: &[u64], shared| holds(me, mount, [own, nobody], versions, |_| shared, true);
+        assert_eq!(look(None, ino, &[], true), Holds::Yes);
+        assert_eq!(look(None, nobody, &[ino], false), Holds::Yes);
+        assert_eq!(look(None, nobody, &[ino], true), Holds::Perhaps);
+        assert_eq!(look(Some(MountId { id: 0, dev: (0, 0) }), ino, &[], false), Holds::Perhaps);
         drop(file);
-        assert_eq!(holds(me, None, &[ino, 0x3fff_ffff_ffff_ffff], true), Holds::No);
+        assert_eq!(look(None, ino, &[nobody], true), Holds::No);
     }
 
     #[test]
     fn a_pid_that_is_nobody_holds_nothing() {
-        assert_eq!(holds(u32::MAX >> 1, None, &[1], true), Holds::No);
+        assert_eq!(holds(u32::MAX >> 1, None, [1, 1], &[], |_| false, true), Holds::No);
     }
 
     #[test]
