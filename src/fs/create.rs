@@ -156,7 +156,7 @@ impl Fs {
         let direct = decision.mode == crate::rules::Mode::Direct;
         match stat::stat_at(self.nodes().fd(folder)?, name) {
             Ok(_) if flags.contains(OFlags::EXCL) => return Err(Errno::EXIST),
-            Ok(_) => return Err(self.look_again(caller, name, flags, direct)),
+            Ok(_) => return Err(self.look_again(caller, name, flags)),
             Err(Errno::NOENT) => {}
             Err(other) => return Err(other),
         }
@@ -165,7 +165,7 @@ impl Fs {
             if created.as_ref().is_err_and(|errno| *errno == Errno::EXIST) && !flags.contains(OFlags::EXCL) {
                 // Another host was faster. The look-up that comes now must not be answered by what was asked before.
                 self.committer.revalidated(folder)?;
-                return Err(self.look_again(caller, name, flags, direct));
+                return Err(self.look_again(caller, name, flags));
             }
             return created;
         }
@@ -182,7 +182,7 @@ impl Fs {
         });
         let list = || {
             self.drafts.list(folder.key, name, &draft).map_err(|_| {
-                if flags.contains(OFlags::EXCL) { Errno::EXIST } else { self.look_again(caller, name, flags, direct) }
+                if flags.contains(OFlags::EXCL) { Errno::EXIST } else { self.look_again(caller, name, flags) }
             })
         };
         if let Err(errno) = draft.create(&self.committer, mode.asked, mode.masked, list) {
@@ -228,9 +228,9 @@ impl Fs {
 
     /// The name appeared since the kernel looked: it shall look again and open it. It does that once, so the look-up
     /// finds what the open needs.
-    fn look_again(&self, caller: Caller, name: &OsStr, flags: OFlags, direct: bool) -> Errno {
+    fn look_again(&self, caller: Caller, name: &OsStr, flags: OFlags) -> Errno {
         let writes = flags & OFlags::ACCMODE != OFlags::RDONLY || flags.contains(OFlags::TRUNC);
-        let wants = Wants::to(writes && !direct, flags.contains(OFlags::TRUNC));
+        let wants = Wants::to(writes, flags.contains(OFlags::TRUNC));
         self.drafts.switches.begin(caller.tid, 0, name, wants);
         Errno::STALE
     }
