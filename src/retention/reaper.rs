@@ -196,14 +196,17 @@ impl Reaper {
         let began = Instant::now();
         let mut outcome = Outcome::default();
         let mut removed = 0;
+        // Until it is written what became of them.
+        let mut mine = Vec::new();
         for row in rows {
             if self.is_stopped() {
                 break;
             }
-            let Some(_busy) = self.work_on(row.aside.id) else {
+            let Some(busy) = self.work_on(row.aside.id) else {
                 outcome.busy.push(row.aside.id);
                 continue;
             };
+            mine.push(busy);
             match self.remove(row, rate, &mut removed) {
                 Ok(()) => {
                     outcome.gone.push(row.aside.id);
@@ -216,6 +219,7 @@ impl Reaper {
             failpoint!("reap_after_removal");
         }
         self.write_down(&outcome)?;
+        drop(mine);
         failpoint!("reap_after_rows");
         self.keep_pace(removed, rate, began);
         Ok(outcome)

@@ -171,20 +171,27 @@ impl Reaper {
             let rows = self.by.journal.read(|reader| reader.outbox_page(after, PAGE))?;
             let Some(last) = rows.last() else { return Ok(()) };
             after = last.aside.id;
-            let (mut gone, mut mine) = (Vec::new(), Vec::new());
+            let (mut lost, mut mine) = (Vec::new(), Vec::new());
             for row in &rows {
                 match stat::stat_at(self.by.staging.trash(), OsStr::new(&row.aside.staged)) {
                     // One that somebody restores or reaps right now has its end written by them.
                     Err(Errno::NOENT) => {
                         if let Some(busy) = self.work_on(row.aside.id) {
                             mine.push(busy);
-                            gone.push(row.aside.id);
+                            lost.push(&row.aside);
                         }
                     }
                     Ok(_) => {}
                     Err(errno) => return Err(SweepError::Export { what: "inode of an outbox row", errno }),
                 }
             }
+            if lost.is_empty() {
+                continue;
+            }
+            // Some may have been reaped between the look at the rows and that at the folder.
+            let ended = self.unknown(&lost.iter().map(|aside| aside.staged.clone()).collect::<Vec<_>>())?;
+            lost.retain(|aside| !ended.contains(&aside.staged));
+            let gone: Vec<OutboxId> = lost.iter().map(|aside| aside.id).collect();
             swept.rows_without_trash += gone.len() as u64;
             if repair && !gone.is_empty() {
                 self.by.journal.wait(self.by.journal.submit(Entry::Reaped { ids: gone }))?;
