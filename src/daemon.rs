@@ -191,7 +191,7 @@ pub fn serve(config: Config, ready: ReadySignal) -> Result<(), ServeError> {
     let markers = committer.staged_markers().map_err(export("listing the staging folder"))?;
     let fs = Fs::new(committer.clone(), reaper.clone(), options).map_err(start("threads"))?;
     let promised = left_over.iter().filter(|row| row.state == crate::journal::DraftState::Sealed);
-    fs.recovery().begin(promised.map(|row| row.path.clone()));
+    fs.recovery().begin(promised.flat_map(|row| [Some(row.path.clone()), row.moved_from.clone()]).flatten());
     for (key, value) in facts(&config, &instance) {
         journal.submit(Entry::Meta { key, value });
     }

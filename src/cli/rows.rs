@@ -224,7 +224,8 @@ mod tests {
             reason: Some("killed".to_owned()),
             kept: true,
             below: None,
-            came_from: None,
+            moved_from: None,
+            moved_with: None,
         }
     }
 

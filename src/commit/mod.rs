@@ -21,7 +21,7 @@ use std::time::Instant;
 
 use crate::folders::Totals;
 use crate::inode::{Key, Node, NodeFd, NodeTable, display_path};
-use crate::journal::{Commit, CommitKind, DraftId, Journal};
+use crate::journal::{Commit, CommitKind, DraftId, Entry, Journal};
 use crate::metrics::{self, Phase};
 use crate::rules::Rules;
 use crate::sys::at;
@@ -230,6 +230,11 @@ impl Published {
 }
 
 impl Committer {
+    /// Has an entry in the journal, durably.
+    pub fn write_durably(&self, entry: Entry) -> Result<()> {
+        self.journal.submit_durable(entry).map_err(|error| Errno::from_raw_os_error(error.errno()))
+    }
+
     /// A folder's descriptor, by which a look-up finds what there is: other hosts change names too, and the client does not know
     /// of that by itself.
     pub fn revalidated<'a>(&self, folder: &'a Node) -> Result<NodeFd<'a>> {

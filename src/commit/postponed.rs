@@ -97,21 +97,29 @@ impl Committer {
 
     /// Tries once more. `wants_marker` is what the rules say of a path.
     pub fn try_again(&self, postponed: &Postponed, wants_marker: impl Fn(&[u8]) -> bool) -> Tried {
-        let row = match self.journal.row(postponed.id) {
+        let mut row = match self.journal.row(postponed.id) {
             Ok(Some(row)) if row.state == DraftState::Sealed => row,
             Ok(_) => return Tried::Settled,
             Err(error) => return Tried::Later(Errno::from_raw_os_error(error.errno())),
         };
+        let found = if postponed.target.is_none() { self.find_path(&mut row) } else { Ok(()) };
         let marked = wants_marker(&row.path);
         let tried = match self.staging.stat(&row.stage) {
-            Ok(_) => self.publish_after_all(postponed, &row, marked),
+            Ok(_) => self.publish_after_all(postponed, &row, found, marked),
             Err(Errno::NOENT) => self.record_after_all(postponed, &row, marked),
             Err(other) => Err(other),
         };
         tried.unwrap_or_else(Tried::Later)
     }
 
-    fn publish_after_all(&self, postponed: &Postponed, row: &DraftRow, marked: bool) -> Result<Tried> {
+    /// `found` is what [`Committer::find_path`] said.
+    fn publish_after_all(
+        &self,
+        postponed: &Postponed,
+        row: &DraftRow,
+        found: std::result::Result<(), (&'static str, Errno)>,
+        marked: bool,
+    ) -> Result<Tried> {
         let moved = postponed.target.as_ref().is_some_and(|target| target.path() != row.path);
         if moved || self.is_overtaken(row) {
             self.give_to_quarantine(row, Reason::Overtaken)?;
@@ -121,7 +129,7 @@ impl Committer {
             Some(target) => Ok(target.clone()),
             None => self.folder_of(&row.path).map_err(|errno| ("folder", errno)),
         };
-        let published = target.and_then(|target| {
+        let published = found.and(target).and_then(|target| {
             let below = match postponed.below {
                 Below::Seen(below) | Below::Assumed(below) => Some(below),
                 Below::Unknown => self.below_promised(row, &target).map_err(|errno| ("name", errno))?,

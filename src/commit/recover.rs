@@ -59,12 +59,13 @@ impl Committer {
     ) -> (Recovered, Vec<Target>, Vec<String>) {
         let mut done = Recovered::default();
         let (mut published, mut kept) = (Vec::new(), Vec::new());
-        let mut resolve = |row: DraftRow| {
+        let mut resolve = |mut row: DraftRow| {
             failpoint!("recover_before_resolve");
+            let found = self.find_path(&mut row);
             let (id, path, promised) = (row.id, row.path.clone(), row.state == DraftState::Sealed);
             let marked = wants_marker(&path);
             let (stage, quarantined) = (row.stage.clone(), done.quarantined);
-            match self.resolve(row, marked, before, &mut done) {
+            match self.resolve(row, found, marked, before, &mut done) {
                 Ok(target) => published.extend(target),
                 // The row keeps its state: it is tried again if it was promised, and by the next mount.
                 Err(errno) => {
@@ -105,7 +106,15 @@ impl Committer {
         Ok(found)
     }
 
-    fn resolve(&self, row: DraftRow, marked: bool, before: Before, done: &mut Recovered) -> Result<Option<Target>> {
+    /// `found` is what [`Committer::find_path`] said.
+    fn resolve(
+        &self,
+        row: DraftRow,
+        found: std::result::Result<(), (&'static str, Errno)>,
+        marked: bool,
+        before: Before,
+        done: &mut Recovered,
+    ) -> Result<Option<Target>> {
         match self.staging.stat(&row.stage) {
             // A staged name goes away by a rename to its target, or by a removal that the journal knew of first. This
             // row says neither, so it was renamed; perhaps its name was replaced or removed since. Unless the power was
@@ -137,18 +146,20 @@ impl Committer {
                 Ok(None)
             }
             Err(other) => Err(other),
-            Ok(_) if row.state == DraftState::Sealed => match self.roll_forward_by_path(&row, marked) {
-                Ok(target) => {
-                    done.rolled_forward += 1;
-                    Ok(Some(target))
+            Ok(_) if row.state == DraftState::Sealed => {
+                match found.and_then(|()| self.roll_forward_by_path(&row, marked)) {
+                    Ok(target) => {
+                        done.rolled_forward += 1;
+                        Ok(Some(target))
+                    }
+                    Err((_, errno)) if may_pass(errno) => Err(errno),
+                    Err((step, errno)) => {
+                        self.give_to_quarantine(&row, Reason::of_promised(step, errno))?;
+                        done.quarantined += 1;
+                        Ok(None)
+                    }
                 }
-                Err((_, errno)) if may_pass(errno) => Err(errno),
-                Err((step, errno)) => {
-                    self.give_to_quarantine(&row, Reason::of_promised(step, errno))?;
-                    done.quarantined += 1;
-                    Ok(None)
-                }
-            },
+            }
             Ok(_) => {
                 self.give_to_quarantine(&row, Reason::Stopped)?;
                 done.quarantined += 1;
@@ -192,27 +203,40 @@ impl Committer {
 
     fn roll_forward_by_path(&self, row: &DraftRow, marked: bool) -> std::result::Result<Target, (&'static str, Errno)> {
         // At the last moment: recovery may be slow, and who waits for its names does not wait for ever.
-        let by_path = self.folder_of(&row.path).map_err(|errno| ("folder", errno)).and_then(|target| {
-            let below = self.below_promised(row, &target).map_err(|errno| ("name", errno))?;
-            Ok((target, below))
-        });
-        let (target, below) = match by_path {
-            Err(failed) if !mount::is_failure(failed.1) => self.before_its_rename(row, failed.0).ok_or(failed)?,
-            other => other?,
-        };
+        let target = self.folder_of(&row.path).map_err(|errno| ("folder", errno))?;
+        let below = self.below_promised(row, &target).map_err(|errno| ("name", errno))?;
         self.roll_forward(row, target, marked, below)
     }
 
-    /// Where a draft was to appear before a rename that was written down and not made; `failed` tells why it cannot be where
-    /// it would be afterwards. Nothing tells a name without a version from what it was: then its folder must be missing.
-    fn before_its_rename(&self, row: &DraftRow, failed: &str) -> Option<(Target, Option<Option<Key>>)> {
-        let (from, below) = (row.came_from.as_ref()?, row.below.as_ref()?);
-        if *below == Held::Nothing && failed != "folder" {
-            return None;
+    /// Which of its two paths a draft has, where a rename was written down before it was made: the one that leads to the folder it
+    /// goes along with, or else to the version below it. Fails if that folder is under neither, and if the export does.
+    pub(super) fn find_path(&self, row: &mut DraftRow) -> std::result::Result<(), (&'static str, Errno)> {
+        let Some(old) = row.moved_from.clone() else { return Ok(()) };
+        if self.is_at(row, &row.path)? {
+            return Ok(());
         }
-        let target = self.folder_of(from).ok()?;
-        let (now, there) = self.look(&target).ok()?;
-        below.is_still(&now).then(|| (target, Some(there.as_ref().map(Key::of))))
+        if !self.is_at(row, &old)? {
+            return if row.moved_with.is_some() { Err(("folder", Errno::NOENT)) } else { Ok(()) };
+        }
+        // First: what events tell of a name is looked up by the row.
+        self.journal.submit(Entry::Stay { ids: vec![row.id] });
+        (row.path, row.moved_from, row.moved_with) = (old, None, None);
+        Ok(())
+    }
+
+    fn is_at(&self, row: &DraftRow, path: &[u8]) -> std::result::Result<bool, (&'static str, Errno)> {
+        let found = self.folder_of(path).and_then(|target| match row.moved_with {
+            Some(folder) => Ok(target.parent.key.ino == folder),
+            None => {
+                let (now, _) = self.look(&target)?;
+                // It may be published there already.
+                Ok(now.ino() == Some(row.ino) || row.below.as_ref().is_some_and(|below| below.is_still(&now)))
+            }
+        });
+        match found {
+            Err(errno) if mount::is_failure(errno) => Err(("folder", errno)),
+            found => Ok(found.unwrap_or(false)),
+        }
     }
 
     /// What a name holds, for the row of its draft.

@@ -7,7 +7,7 @@ use parking_lot::RwLockWriteGuard;
 
 use super::{Body, Draft, Phase, Work};
 use crate::commit::{Committer, Target};
-use crate::journal::{Entry, Held};
+use crate::journal::{DraftId, Entry, Held};
 use crate::sys::{Errno, Result, at, stat};
 use crate::{failpoint, unless_skipped};
 
@@ -23,7 +23,7 @@ impl Work {
     /// Says durably that the content is not final. To be called while nothing changes the phase.
     pub(super) fn take_promise_back(&self, by: &Committer) -> Result<()> {
         if self.promised.load(Ordering::Acquire) {
-            write_down(by, Entry::Unsealed { id: self.id })?;
+            by.write_durably(Entry::Unsealed { id: self.id })?;
             self.promised.store(false, Ordering::Release);
         }
         Ok(())
@@ -86,7 +86,7 @@ impl Draft {
         // Before the row: what another host puts there in between is not what the row says, and is never overwritten.
         let below = by.held_by(target)?;
         let bytes = stat::fstat(&work.staged.file)?.size;
-        write_down(by, Entry::Sealed { id: work.id, bytes, below })
+        by.write_durably(Entry::Sealed { id: work.id, bytes, below })
             .inspect_err(|errno| tracing::error!(draft = work.id, %errno, "cannot promise a close"))?;
         work.promised.store(true, Ordering::Release);
         failpoint!("commit_after_seal");
@@ -102,7 +102,7 @@ impl Draft {
         match &self.body.read_recursive().phase {
             // Something that is another each time: what is there already, SQLite does not write.
             Phase::Open(work) if work.promised.load(Ordering::Acquire) => {
-                write_down(by, Entry::Meta { key: ASKED, value: format!("{:?}", Instant::now()) })
+                by.write_durably(Entry::Meta { key: ASKED, value: format!("{:?}", Instant::now()) })
             }
             _ => Ok(()),
         }
@@ -110,19 +110,23 @@ impl Draft {
 
     /// True while the journal promises a close.
     pub fn is_promised(&self) -> bool {
-        matches!(&self.body.read_recursive().phase, Phase::Open(work) if work.promised.load(Ordering::Acquire))
+        self.promised().is_some()
+    }
+
+    /// The draft's id while the journal promises a close.
+    pub fn promised(&self) -> Option<DraftId> {
+        match &self.body.read_recursive().phase {
+            Phase::Open(work) if work.promised.load(Ordering::Acquire) => Some(work.id),
+            _ => None,
+        }
     }
 
     /// Says durably where the draft will appear: before the rename on the export that moves what `from` holds, so that
     /// recovery knows both names, or with its old one if that was not made after all. For one whose close was promised.
     pub fn tell_rename(&self, by: &Committer, path: Vec<u8>, below: Option<Held>, from: Option<Vec<u8>>) -> Result<()> {
         match &self.body.read_recursive().phase {
-            Phase::Open(work) => write_down(by, Entry::Retargeted { id: work.id, path, below, from }),
+            Phase::Open(work) => by.write_durably(Entry::Retargeted { id: work.id, path, below, from }),
             _ => Ok(()),
         }
     }
-}
-
-fn write_down(by: &Committer, entry: Entry) -> Result<()> {
-    by.journal.submit_durable(entry).map(drop).map_err(|error| Errno::from_raw_os_error(error.errno()))
 }

@@ -6,23 +6,31 @@ use std::sync::Arc;
 use super::Fs;
 use crate::commit::Target;
 use crate::draft::Draft;
-use crate::inode::{Key, display_path};
-use crate::journal::Held;
+use crate::inode::Key;
+use crate::journal::{Along, DraftId, Entry, Held};
 use crate::sys::at::RenameFlags;
 use crate::sys::{Kind, Result, Stat, stat};
 
-/// Drafts whose new paths are in the journal, with what it had of them before.
+/// What the journal was told.
 #[derive(Default)]
-pub(super) struct Ahead(Vec<(Arc<Draft>, Vec<u8>, Option<Held>)>);
+pub(super) struct Ahead {
+    /// The draft that is renamed, with what it had of it before.
+    own: Option<(Arc<Draft>, Vec<u8>, Held)>,
+    /// Those that go along with a folder.
+    along: Vec<DraftId>,
+}
 
 impl Ahead {
-    /// Of these the rename was not made.
+    /// The rename was not made.
     pub(super) fn undo(&self, fs: &Fs) {
-        for (draft, path, below) in &self.0 {
-            if let Err(errno) = draft.tell_rename(&fs.committer, path.clone(), below.clone(), None) {
-                let path = display_path(path);
-                tracing::error!(path, %errno, "a name that a promised draft did not get stays in the journal");
-            }
+        let undo_own = |(draft, path, below): &(Arc<Draft>, Vec<u8>, Held)| {
+            draft.tell_rename(&fs.committer, path.clone(), Some(below.clone()), None)
+        };
+        let own = self.own.as_ref().map_or(Ok(()), undo_own);
+        let undo_along = || fs.committer.write_durably(Entry::Stay { ids: self.along.clone() });
+        let along = if self.along.is_empty() { Ok(()) } else { undo_along() };
+        if let Err(errno) = own.and(along) {
+            tracing::error!(%errno, "names that promised drafts did not get stay in the journal");
         }
     }
 }
@@ -34,44 +42,43 @@ impl Fs {
             return Ok(Ahead::default());
         }
         let held = self.committer.held_by(from)?;
-        let (below, came_from) = match &held {
+        let (below, moved_from) = match &held {
             Held::Inode(_) => (held.clone(), Some(from.path())),
             Held::Nothing | Held::Changed => (self.committer.held_by(to)?, None),
         };
-        let told = Ahead(vec![(draft.clone(), from.path(), Some(held))]);
+        let told = Ahead { own: Some((draft.clone(), from.path(), held)), ..Ahead::default() };
         // What the journal could not write now, it may write later.
-        draft.tell_rename(&self.committer, to.path(), Some(below), came_from).inspect_err(|_| told.undo(self))?;
+        draft.tell_rename(&self.committer, to.path(), Some(below), moved_from).inspect_err(|_| told.undo(self))?;
         Ok(told)
     }
 
     /// Before what has the attributes `moved` is renamed, or changes places: the drafts below it, if it is a folder, keep what
     /// their names hold.
     pub(super) fn tell_below(&self, moved: &Stat, from: &Target, to: &Target, flags: RenameFlags) -> Result<Ahead> {
-        let mut told = Ahead::default();
-        let all = self.tell_each(moved, &from.path(), &to.path(), &mut told).and_then(|()| {
-            if !flags.contains(RenameFlags::EXCHANGE) {
-                return Ok(());
-            }
+        let (old, new) = (from.path(), to.path());
+        let mut drafts = self.going_along(moved, &old, &new);
+        if flags.contains(RenameFlags::EXCHANGE) {
             let there = stat::stat_at(self.nodes().fd(&to.parent)?, &to.name)?;
-            self.tell_each(&there, &to.path(), &from.path(), &mut told)
-        });
-        match all {
-            Ok(()) => Ok(told),
-            Err(errno) => {
-                told.undo(self);
-                Err(errno)
-            }
+            drafts.extend(self.going_along(&there, &new, &old));
         }
+        let told = Ahead { along: drafts.iter().map(|draft| draft.id).collect(), ..Ahead::default() };
+        if !drafts.is_empty() {
+            // All in one transaction.
+            self.committer.write_durably(Entry::GoAlong(drafts)).inspect_err(|_| told.undo(self))?;
+        }
+        Ok(told)
     }
 
-    fn tell_each(&self, moved: &Stat, from: &[u8], to: &[u8], told: &mut Ahead) -> Result<()> {
-        let Some(folder) = self.nodes().of(Key::of(moved)).filter(|node| node.kind == Kind::Dir) else { return Ok(()) };
-        for draft in self.drafts.below(&folder).into_iter().filter(|draft| draft.is_promised()) {
-            let Some(path) = draft.target().map(|target| target.path()) else { continue };
-            let Some(inside) = path.strip_prefix(from) else { continue };
-            told.0.push((draft.clone(), path.clone(), None));
-            draft.tell_rename(&self.committer, [to, inside].concat(), None, Some(path))?;
-        }
-        Ok(())
+    fn going_along(&self, moved: &Stat, from: &[u8], to: &[u8]) -> Vec<Along> {
+        let Some(folder) = self.nodes().of(Key::of(moved)).filter(|node| node.kind == Kind::Dir) else {
+            return Vec::new();
+        };
+        let along = |draft: Arc<Draft>| {
+            let (id, target) = (draft.promised()?, draft.target()?);
+            let old = target.path();
+            let path = [to, old.strip_prefix(from)?].concat();
+            Some(Along { id, path, from: old, folder: target.parent.key.ino })
+        };
+        self.drafts.below(&folder).into_iter().filter_map(along).collect()
     }
 }

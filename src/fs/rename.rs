@@ -147,6 +147,7 @@ impl Fs {
             None => self.rename_versions(caller, &from, &to, flags).map(|()| true),
             Some(draft) => {
                 let told = self.tell_own(draft, &from.target(), &to.target())?;
+                failpoint!("rename_after_tell");
                 self.move_version_of(caller, draft, &from, &to, flags).inspect_err(|_| told.undo(self))
             }
         };

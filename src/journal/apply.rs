@@ -3,10 +3,8 @@
 use rusqlite::{Connection, ErrorCode, OptionalExtension, TransactionBehavior, params};
 
 use super::fold::{self, Tree};
-use super::held::Held;
-use super::overtaken::is_overtaken;
 use super::record::{CommitKind, DraftId, DraftState, Entry, Owner};
-use super::{folders, history, outbox, schema};
+use super::{folders, history, outbox, schema, target};
 
 /// Takes the next block of draft ids, durably, and returns its first: higher than any id that was ever given out.
 pub(super) fn reserve(conn: &mut Connection) -> rusqlite::Result<DraftId> {
@@ -56,7 +54,11 @@ pub(super) fn apply(conn: &Connection, entry: &Entry, now: i64) -> rusqlite::Res
             insert(conn, &new, "quarantined", now)?;
             Ok(true)
         }
-        Entry::Retargeted { id, path, below, from } => retarget(conn, *id, path, below.as_ref(), from.as_deref(), now),
+        Entry::Retargeted { id, path, below, from } => {
+            target::retarget(conn, *id, path, below.as_ref(), from.as_deref(), now)
+        }
+        Entry::GoAlong(drafts) => target::go_along(conn, drafts, now).map(|()| true),
+        Entry::Stay { ids } => target::stay(conn, ids, now).map(|()| true),
         // A size that comes late, for a draft that has ended, is not worth a word.
         Entry::Grown { id, bytes } => {
             conn.prepare_cached("UPDATE drafts SET bytes = ?2 WHERE id = ?1 AND state IN ('open', 'sealed')")?
@@ -65,7 +67,7 @@ pub(super) fn apply(conn: &Connection, entry: &Entry, now: i64) -> rusqlite::Res
         }
         Entry::Sealed { id, bytes, below } => {
             let known = Change::to(DraftState::Sealed).bytes(*bytes).write(conn, *id, "sealed", now)?;
-            held(conn, *id, below).map(|()| known)
+            target::named(conn, *id, below).map(|()| known)
         }
         Entry::Postponed { id, reason } => {
             // The event that sealed it stays that of its state: what came after is told apart by it.
@@ -173,46 +175,6 @@ pub(super) fn apply(conn: &Connection, entry: &Entry, now: i64) -> rusqlite::Res
             Ok(true)
         }
     }
-}
-
-/// A draft's new name. What happens to that from here on comes after its promise; what has become of the old one it takes
-/// along with its folder.
-fn retarget(
-    conn: &Connection,
-    id: DraftId,
-    path: &[u8],
-    below: Option<&Held>,
-    from: Option<&[u8]>,
-    now: i64,
-) -> rusqlite::Result<bool> {
-    let below = match below {
-        Some(below) => Some(below),
-        None => (is_sealed(conn, id)? && is_overtaken(conn, id)?).then_some(&Held::Changed),
-    };
-    let told_by = next_event(conn)?;
-    let changed = conn
-        .prepare_cached(
-            "UPDATE drafts SET path = ?2, came_from = ?3, event = CASE state WHEN 'sealed' THEN ?4 ELSE event END
-             WHERE id = ?1 AND state IN ('open', 'sealed', 'quarantined')",
-        )?
-        .execute(params![id, path, from, told_by])?;
-    if changed > 0 {
-        if let Some(below) = below {
-            held(conn, id, below)?;
-        }
-        event(conn, told_by, now, "retargeted", Some(id), path, None)?;
-    }
-    Ok(changed > 0)
-}
-
-fn is_sealed(conn: &Connection, id: DraftId) -> rusqlite::Result<bool> {
-    conn.prepare_cached("SELECT 1 FROM drafts WHERE id = ?1 AND state = 'sealed'")?.exists([id])
-}
-
-/// What a draft's name holds.
-fn held(conn: &Connection, id: DraftId, below: &Held) -> rusqlite::Result<()> {
-    conn.prepare_cached("UPDATE drafts SET below = ?2 WHERE id = ?1")?.execute(params![id, below.to_text()])?;
-    Ok(())
 }
 
 fn path_in(conn: &Connection, table: &str, id: DraftId) -> rusqlite::Result<Option<Vec<u8>>> {
@@ -330,7 +292,8 @@ impl<'a> Change<'a> {
             .prepare_cached(
                 "UPDATE drafts
                  SET state = ?2, bytes = coalesce(?3, bytes), path = coalesce(?4, path), reason = ?5,
-                     kept = coalesce(?6, kept), changed_at = ?7, event = ?8
+                     kept = coalesce(?6, kept), changed_at = ?7, event = ?8,
+                     named = CASE ?2 WHEN 'open' THEN NULL ELSE named END
                  WHERE id = ?1",
             )?
             .execute(params![

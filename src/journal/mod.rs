@@ -23,6 +23,7 @@ pub mod read;
 pub mod record;
 mod redo;
 mod schema;
+mod target;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -44,7 +45,7 @@ pub use error::JournalError;
 pub use folders::{Change, Counted, Delta};
 pub use held::Held;
 pub use outbox::{Attempt, OutboxId, OutboxKind, OutboxRow, OutboxState, SetAside};
-pub use record::{Begun, Commit, CommitKind, DraftId, DraftRow, DraftState, Entry, Owner};
+pub use record::{Along, Begun, Commit, CommitKind, DraftId, DraftRow, DraftState, Entry, Owner};
 
 use crate::sys::clock;
 use feed::Feed;
@@ -214,9 +215,9 @@ impl Journal {
         self.0.read(|_| Ok(()))
     }
 
-    /// Drafts open or sealed. Like the other reads, sees everything that was submitted before, waiting for it.
+    /// Drafts open or sealed, those that were promised in the order in which they got their names. Like the other reads, sees everything that was submitted before, waiting for it.
     pub fn unfinished(&self) -> Result<Vec<DraftRow>, JournalError> {
-        self.0.read(Reader::pending)
+        self.0.read(Reader::unfinished)
     }
 
     /// One draft.

@@ -18,7 +18,9 @@ pub(super) fn draft_of(entry: &Entry) -> Option<DraftId> {
         | Entry::Adopted { id, .. }
         | Entry::Discarded { id, .. } => Some(*id),
         Entry::Together(entries) => entries.iter().find_map(draft_of),
-        Entry::SetAside(_)
+        Entry::GoAlong(_)
+        | Entry::Stay { .. }
+        | Entry::SetAside(_)
         | Entry::Unlinked { .. }
         | Entry::Reaped { .. }
         | Entry::ReapFailed(_)
@@ -50,6 +52,8 @@ pub(super) fn name(entry: &Entry) -> String {
             }
             return words.join(", ");
         }
+        Entry::GoAlong(drafts) => return format!("rename of the folder of {} drafts", drafts.len()),
+        Entry::Stay { ids } => return format!("rename that was not made, of {} drafts", ids.len()),
         Entry::SetAside(new) => return of("beginning", new.id),
         Entry::ReapFailed(attempt) => return of("failed attempt", attempt.id),
         Entry::ReapBegun { id, .. } => return of("progress", *id),

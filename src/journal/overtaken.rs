@@ -7,11 +7,10 @@ use super::held::Held;
 use super::read::Reader;
 use super::record::DraftId;
 
-/// Event `e` is the commit of a draft whose close was promised before that of draft `d`, and not taken back since: it is the
-/// older one, whenever it was published.
-const PROMISED_BEFORE: &str = "(d.state = 'sealed' AND EXISTS (
-    SELECT 1 FROM events s WHERE s.draft_id = e.draft_id AND s.kind = 'sealed' AND s.id < d.event
-       AND NOT EXISTS (SELECT 1 FROM events r WHERE r.draft_id = s.draft_id AND r.kind = 'reopened' AND r.id > s.id)))";
+/// Event `e` is the commit of a draft that was promised for its name before draft `d` was, or got it before: it is the older one,
+/// whenever it was published.
+const PROMISED_BEFORE: &str =
+    "(d.state = 'sealed' AND EXISTS (SELECT 1 FROM drafts p WHERE p.id = e.draft_id AND p.named < d.named))";
 
 /// As [`Reader::is_overtaken`].
 pub(super) fn is_overtaken(conn: &Connection, id: DraftId) -> rusqlite::Result<bool> {

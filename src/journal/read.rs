@@ -115,7 +115,7 @@ pub struct Counts {
 
 pub(super) const DRAFT: &str =
     "SELECT id, state, path, stage, ino, kind, uid, gid, pid, command, bytes, begun_at, changed_at, reason, kept, below,
-     came_from
+     moved_from, moved_with
                      FROM drafts ";
 
 /// A commit's numbers go with the event that told of it.
@@ -172,6 +172,11 @@ impl Reader {
     /// Drafts open or sealed, oldest first.
     pub fn pending(&self) -> Result<Vec<DraftRow>, JournalError> {
         self.drafts("WHERE state IN ('open', 'sealed') ORDER BY id")
+    }
+
+    /// The same, those that were promised in the order in which they got their names.
+    pub fn unfinished(&self) -> Result<Vec<DraftRow>, JournalError> {
+        self.drafts("WHERE state IN ('open', 'sealed') ORDER BY coalesce(named, event)")
     }
 
     /// Drafts in quarantine, oldest first.
@@ -402,7 +407,8 @@ pub(super) fn draft(row: &Row<'_>) -> rusqlite::Result<DraftRow> {
         reason: row.get(13)?,
         kept: row.get(14)?,
         below: held(row, 15)?,
-        came_from: row.get(16)?,
+        moved_from: row.get(16)?,
+        moved_with: row.get::<_, Option<i64>>(17)?.map(i64::cast_unsigned),
     })
 }
 

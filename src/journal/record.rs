@@ -154,6 +154,19 @@ pub struct Commit {
     pub change: Option<Change>,
 }
 
+/// A draft that goes along with a folder.
+#[derive(Clone, Debug)]
+pub struct Along {
+    /// Which draft.
+    pub id: DraftId,
+    /// The new target.
+    pub path: Vec<u8>,
+    /// The old one.
+    pub from: Vec<u8>,
+    /// The inode number of the folder it is in, under either.
+    pub folder: u64,
+}
+
 /// One change, reported to the journal. Every change of state also becomes an event in the same transaction.
 #[derive(Clone, Debug)]
 pub enum Entry {
@@ -169,6 +182,14 @@ pub enum Entry {
         below: Option<Held>,
         /// The old one, where this is written before the rename on the export that moves what the name holds.
         from: Option<Vec<u8>>,
+    },
+    /// A folder is about to be renamed, or two to change places: where the drafts below will be. Event `retargeted` for each;
+    /// what has ended is left out.
+    GoAlong(Vec<Along>),
+    /// The rename that their rows tell of was not made. Event `retargeted` for each.
+    Stay {
+        /// Which drafts.
+        ids: Vec<DraftId>,
     },
     /// The draft's size, for `pending`. No event.
     Grown {
@@ -373,5 +394,7 @@ pub struct DraftRow {
     /// What its name held when its close was promised; `None` if an older commitfs has promised it, or nobody.
     pub below: Option<Held>,
     /// The path it had before a rename of which it is not known whether it was made.
-    pub came_from: Option<Vec<u8>>,
+    pub moved_from: Option<Vec<u8>>,
+    /// The inode number of the folder that it goes along with, if that rename is one of a folder.
+    pub moved_with: Option<u64>,
 }

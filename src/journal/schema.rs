@@ -10,7 +10,7 @@ use rusqlite::{Connection, TransactionBehavior};
 
 /// Schema `n` is what the first `n` entries produce; `PRAGMA user_version` says how many have run. Entries are only ever
 /// appended: a released one is part of somebody's file.
-const MIGRATIONS: &[&str] = &[FIRST, SECOND, THIRD, FOURTH, FIFTH, SIXTH, SEVENTH];
+const MIGRATIONS: &[&str] = &[FIRST, SECOND, THIRD, FOURTH, FIFTH, SIXTH, SEVENTH, EIGHTH];
 
 /// The newest schema this program knows.
 pub(super) const NEWEST: i64 = MIGRATIONS.len() as i64;
@@ -194,11 +194,23 @@ WHERE id = (SELECT max(id) FROM events);
 DELETE FROM meta WHERE key = 'commits_pruned';
 ";
 
-/// What a draft's name held when its close was promised ([`super::held`]); rows of before do not know. `came_from` is the path
-/// that the draft had before a rename that was written down first, until it is known that it was made.
+/// What a draft's name held when its close was promised ([`super::held`]); rows of before do not know.
 const SEVENTH: &str = "
 ALTER TABLE drafts ADD COLUMN below TEXT;
-ALTER TABLE drafts ADD COLUMN came_from BLOB;
+";
+
+/// `moved_from` is the path that the draft had before a rename that was written down first, until it is known that it was made;
+/// `moved_with` the inode number of its folder, if it goes along with that. `named` is the event by which a promised draft got
+/// its name; rows of before go by their state. (Some files of the seventh schema have a column `came_from`: it is left alone.)
+const EIGHTH: &str = "
+ALTER TABLE drafts ADD COLUMN moved_from BLOB;
+ALTER TABLE drafts ADD COLUMN moved_with INTEGER;
+ALTER TABLE drafts ADD COLUMN named INTEGER;
+UPDATE drafts SET named = event WHERE state = 'sealed';
+UPDATE drafts SET named = (
+    SELECT max(s.id) FROM events s WHERE s.draft_id = drafts.id AND s.kind = 'sealed'
+       AND NOT EXISTS (SELECT 1 FROM events r WHERE r.draft_id = s.draft_id AND r.kind = 'reopened' AND r.id > s.id))
+WHERE state = 'committed';
 ";
 
 /// The schema a file has: 0 for a new one.
@@ -278,7 +290,8 @@ mod tests {
                 // The trigger on INSERT is about beginnings only; here every state is needed as a start.
                 conn.execute_batch("DROP TRIGGER IF EXISTS drafts_begin; DELETE FROM drafts;").unwrap();
                 conn.execute(
-                    "INSERT INTO drafts VALUES (1, ?1, x'61', 's', 1, 'new', 0, 0, 0, '', 0, 0, 0, 1, 'why', 1, NULL, NULL)",
+                    "INSERT INTO drafts VALUES (1, ?1, x'61', 's', 1, 'new', 0, 0, 0, '', 0, 0, 0, 1, 'why', 1, NULL,
+                             NULL, NULL, NULL)",
                     [from.as_str()],
                 )
                 .unwrap();
@@ -330,6 +343,40 @@ mod tests {
         migrate(&mut conn).unwrap();
         let ever: i64 = conn.query_row("SELECT commits FROM events WHERE id = 8", [], |row| row.get(0)).unwrap();
         assert_eq!(ever, 41);
+    }
+
+    #[test]
+    fn a_file_of_the_seventh_schema_is_brought_up_to_date_with_and_without_the_column_that_it_had_for_a_while() {
+        for extra in ["", "ALTER TABLE drafts ADD COLUMN came_from BLOB;"] {
+            let mut conn = Connection::open_in_memory().unwrap();
+            for older in &MIGRATIONS[..7] {
+                conn.execute_batch(older).unwrap();
+            }
+            conn.pragma_update(None, "user_version", 7).unwrap();
+            conn.execute_batch(extra).unwrap();
+            let states = ["sealed", "committed", "committed", "open"];
+            conn.execute_batch("DROP TRIGGER drafts_begin").unwrap();
+            for (id, state) in (1_i64..).zip(states) {
+                conn.execute(
+                    "INSERT INTO drafts (id, state, path, stage, ino, kind, uid, gid, pid, command, bytes, begun_at,
+                                         changed_at, event, kept)
+                     VALUES (?1, ?2, x'61', 's', 1, 'new', 0, 0, 0, '', 0, 0, 0, 10 * ?1 + 5, 1)",
+                    (id, state),
+                )
+                .unwrap();
+            }
+            conn.execute_batch(
+                "INSERT INTO events (id, at, kind, draft_id)
+                 VALUES (11, 0, 'sealed', 1), (15, 0, 'retargeted', 1), (21, 0, 'sealed', 2), (25, 0, 'committed', 2),
+                        (31, 0, 'sealed', 3), (32, 0, 'reopened', 3), (35, 0, 'committed', 3), (45, 0, 'begun', 4);",
+            )
+            .unwrap();
+            migrate(&mut conn).unwrap();
+            let mut named = conn.prepare("SELECT named FROM drafts ORDER BY id").unwrap();
+            let named: Vec<Option<i64>> =
+                named.query_map([], |row| row.get(0)).unwrap().collect::<rusqlite::Result<_>>().unwrap();
+            assert_eq!(named, [Some(15), Some(21), None, None], "{extra}");
+        }
     }
 
     #[test]
