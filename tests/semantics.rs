@@ -53,6 +53,8 @@ mod promised;
 mod readers;
 #[path = "semantics/removal.rs"]
 mod removal;
+#[path = "semantics/renaming.rs"]
+mod renaming;
 #[path = "semantics/rules.rs"]
 mod rules;
 #[path = "semantics/unseen.rs"]
