@@ -98,6 +98,12 @@ impl Draft {
         self.again.load(Ordering::Acquire)
     }
 
+    /// True if content that it gets now goes to a second staged file, or did.
+    pub fn would_begin_again(&self) -> bool {
+        let phase = &self.body.read_recursive().phase;
+        self.is_again() || matches!(phase, Phase::Published(_) | Phase::Filling(Some(_)) | Phase::Sealing(_))
+    }
+
     /// Asks the disk to begin with what was written, if that is this much and not more than what each write begins by itself:
     /// asked again and again, a file system lays a large file out in small pieces.
     pub fn begin_writing_out(&self, least: u64) {

@@ -4,14 +4,12 @@ use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use fuser::BackingId;
 use rustix::fs::OFlags;
 
 use super::handle::Handle;
 use super::{Done, Fs};
 use crate::draft::{Caller, Draft, Wants, Writer};
 use crate::inode::{Content, Node};
-use crate::rules::CommitAt;
 use crate::sys::{Errno, Kind, Result, Stat, at, process, stat};
 
 /// The kernel's mark of an open by `execve`, from `linux/fs.h`.
@@ -48,50 +46,6 @@ impl Fs {
         } else {
             done(self.open_node(caller, node, flags));
         }
-    }
-
-    /// Registers an opened file for passthrough; `None`: it goes through the daemon. Counted until the descriptor is
-    /// released.
-    pub fn backing(
-        &self,
-        fh: u64,
-        node: u64,
-        register: impl FnOnce() -> std::io::Result<BackingId>,
-    ) -> Option<Arc<BackingId>> {
-        if let Ok(handle) = self.handles.get(fh)
-            && let Handle::Draft { counted, .. } = &*handle
-        {
-            counted.store(true, Ordering::Release);
-        }
-        self.backings.open(node, register)
-    }
-
-    /// True if the kernel may write to the draft by itself: its commit comes at release, and what the daemon writes to as
-    /// itself is what the writer may write to.
-    fn is_bulk(&self, draft: &Draft) -> bool {
-        draft.decision.commit == CommitAt::Release
-            && self.backings.are_enabled()
-            && !self.committer.staging.is_squashed()
-    }
-
-    /// How the kernel is to treat a descriptor of a draft. Never passed through is one that could be mapped for writing:
-    /// the kernel maps the staged file itself, and says nothing when that mapping ends. `ETXTBSY` for such a one while
-    /// others are: the kernel has a node passed through for all or for none.
-    pub(super) fn draft_mode(&self, caller: Caller, fh: u64, draft: &Draft, flags: OFlags) -> Result<OpenMode> {
-        if !self.is_bulk(draft) {
-            return Ok(OpenMode::Draft);
-        }
-        let access = flags & OFlags::ACCMODE;
-        let file = if access == OFlags::RDWR { None } else { draft.pass_through() };
-        let Some(file) = file else {
-            let others = self.backing(fh, draft.node, || Err(std::io::ErrorKind::Unsupported.into()));
-            return if others.is_none() { Ok(OpenMode::Draft) } else { Err(Errno::TXTBSY) };
-        };
-        if access == OFlags::WRONLY {
-            // What is not seen to be written cannot lose them when it is.
-            self.strip_set_ids(caller, &*file)?;
-        }
-        Ok(OpenMode::Bulk(file, draft.node))
     }
 
     fn open_node(&self, caller: Caller, id: u64, flags: OFlags) -> Result<Opened> {
@@ -243,14 +197,6 @@ impl Fs {
             return done(Err(errno));
         }
         let writer = writes.then(|| Writer::opening(process::of(caller.tid).as_ref(), flags));
-        let (fs, of) = (self.clone(), draft.clone());
-        let done = move |opened: Result<Opened>| match opened {
-            Ok(opened) => match fs.draft_mode(caller, opened.fh, &of, flags) {
-                Ok(mode) => done(Ok(Opened { mode, ..opened })),
-                Err(errno) => fs.give_up_open(opened, done, errno),
-            },
-            Err(errno) => done(Err(errno)),
-        };
         let writes_only = flags & OFlags::ACCMODE == OFlags::WRONLY;
         let (wants, is_round) = (Wants::to(writes, truncates), self.drafts.switches.is_round(caller.tid));
         let look_again = || !is_round && self.send_round(caller, &draft, wants);
@@ -278,20 +224,44 @@ impl Fs {
                 return self.give_up_open(opened.clone(), done, errno);
             }
         }
-        if handle.is_ok() {
-            self.drafts.switches.end(caller.tid);
-        }
-        match handle {
-            Ok(opened) if truncates => self.empty_opened(caller, draft, opened, done),
-            Ok(opened) if writes_only && self.is_bulk(&draft) && draft.is_clean() => {
-                let fs = self.clone();
-                self.copies.run(move || match draft.copy_ahead(&fs.committer) {
-                    Ok(()) => done(Ok(opened)),
-                    Err(errno) => fs.give_up_open(opened, done, errno),
-                });
+        let opened = match handle {
+            Ok(opened) => opened,
+            Err(errno) => return done(Err(errno)),
+        };
+        self.drafts.switches.end(caller.tid);
+        let ahead = match self.draft_mode_ahead(opened.fh, &draft, flags) {
+            Ok(ahead) => ahead,
+            Err(errno) => return self.give_up_open(opened, done, errno),
+        };
+        let (fs, of) = (self.clone(), draft.clone());
+        let done = move |opened: Result<Opened>| {
+            let opened = match opened {
+                Ok(opened) => opened,
+                Err(errno) => return done(Err(errno)),
+            };
+            let mode = ahead.map_or_else(|| fs.draft_mode(caller, opened.fh, &of, flags), Ok);
+            match mode {
+                Ok(mode) => done(Ok(Opened { mode, ..opened })),
+                Err(errno) => {
+                    // As where emptying it fails.
+                    if truncates && of.is_pending() {
+                        of.taint("open", errno);
+                    }
+                    fs.give_up_open(opened, done, errno);
+                }
             }
-            other => done(other),
+        };
+        if truncates {
+            return self.empty_opened(caller, draft, opened, done);
         }
+        if writes_only && self.is_bulk(&draft) && draft.is_clean() {
+            let fs = self.clone();
+            return self.copies.run(move || match draft.copy_ahead(&fs.committer) {
+                Ok(()) => done(Ok(opened)),
+                Err(errno) => fs.give_up_open(opened, done, errno),
+            });
+        }
+        done(Ok(opened));
     }
 
     /// Empties a draft for an open that truncates. Its writer is known by then, so that nobody else's close publishes

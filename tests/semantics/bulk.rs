@@ -298,3 +298,34 @@ fn s62_rules_say_so() {
     let said = m.cli_ok(&["rules", &path("d/f")]);
     assert!(said.contains("published at close;"), "{said}");
 }
+
+#[test]
+fn s62_an_open_that_is_refused_has_emptied_nothing() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("NOT RUN: only root's mounts are passed through");
+        return;
+    }
+    let old = Some("old content");
+    for (old, how) in [(None, "rw|trunc|creat"), (old, "rw|trunc|creat"), (old, "rw|trunc")] {
+        let m = Setup::default().options("writeback=off").config(RULE).mount();
+        let (w, o) = m.pair();
+        if let Some(old) = old {
+            std::fs::write(m.raw("f.bin"), old).unwrap();
+        }
+        let fd = w.open("f.bin", "w|creat").unwrap();
+        w.write(fd, "NEW").unwrap();
+        let whole = w.fstat(fd).unwrap().size;
+        assert_eq!(o.open("f.bin", how).unwrap_err(), "ETXTBSY", "{how}");
+        assert_eq!(w.fstat(fd).unwrap().size, whole, "{how}");
+        closed(&w, fd);
+        let expected = if old.is_some() { "NEW content" } else { "NEW" };
+        assert_eq!(o.cat("f.bin").unwrap(), expected.as_bytes(), "{how}");
+        // Nobody is passed through any more.
+        let fd = o.open("f.bin", how).unwrap();
+        o.write(fd, "next").unwrap();
+        closed(&o, fd);
+        assert_eq!(w.cat("f.bin").unwrap(), b"next", "{how}");
+        m.settled();
+        checker::check(&m);
+    }
+}
