@@ -2,6 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use rustix::fs::OFlags;
@@ -12,6 +13,7 @@ use super::wait::{Until, deserted_limit};
 use super::{Done, Entry, Fs, OpenMode, Opened};
 use crate::commit::Target;
 use crate::draft::{Caller, Draft, Ending, NewDraft, Phase, Wants, Writer};
+use crate::failpoint;
 use crate::inode::{Content, Node};
 use crate::sys::{Errno, Kind, Result, acl, at, process, stat};
 
@@ -180,6 +182,10 @@ impl Fs {
             creds: self.creds(caller),
             owner: self.owner(caller, process.as_ref()),
         });
+        // Known before its name is: who finds the draft may be the last to close it, and the daemon may be asked to end.
+        let fh = self.handles.number();
+        draft.opened();
+        draft.add_writer(fh, Writer::opening(process.as_ref(), flags), flags.contains(OFlags::APPEND));
         let list = || {
             self.drafts.list(folder.key, name, &draft).map_err(|_| {
                 if flags.contains(OFlags::EXCL) { Errno::EXIST } else { self.look_again(caller, name, flags) }
@@ -187,24 +193,23 @@ impl Fs {
         };
         if let Err(errno) = draft.create(&self.committer, mode.asked, mode.masked, list) {
             self.drafts.unlist(folder.key, name, &draft);
-            self.drafts.drop_if_unreferenced(&draft);
+            self.leave_unopened(fh, &draft);
             return Err(errno);
         }
+        failpoint!("create_after_begin");
         let left = draft.content().and_then(|content| self.leave_some(&*content));
         let begun = left.and_then(|()| self.draft_entry(&draft)).and_then(|entry| {
-            let opened = self.draft_handle(caller, &draft, flags, Some(Writer::opening(process.as_ref(), flags)))?;
-            let mode = self.draft_mode(caller, opened.fh, &draft, flags).inspect_err(|_| {
-                draft.remove_writer(opened.fh);
-                draft.closed();
-                drop(self.handles.remove(opened.fh));
-            })?;
+            let counted = AtomicBool::new(false);
+            self.handles.insert(fh, Handle::Draft { draft: draft.clone(), writes: true, counted });
+            let mode = self.draft_mode(caller, fh, &draft, flags).inspect_err(|_| drop(self.handles.remove(fh)))?;
             draft.show(Some(entry.stat.mtime).filter(|_| self.options.keeps_times && matches!(mode, OpenMode::Draft)));
-            Ok(Created { entry, opened: Opened { mode, ..opened } })
+            Ok(Created { entry, opened: Opened { fh, mode } })
         });
         let created = match begun {
             Ok(created) => created,
             Err(errno) => {
                 self.abandon(folder, name, &draft);
+                self.leave_unopened(fh, &draft);
                 return Err(errno);
             }
         };
@@ -223,6 +228,12 @@ impl Fs {
             draft.finish(Phase::Ended(None), || ());
             self.poke();
         }
+    }
+
+    /// Takes back what was counted for a descriptor that is not given out.
+    fn leave_unopened(&self, fh: u64, draft: &Arc<Draft>) {
+        draft.remove_writer(fh);
+        draft.closed();
         self.drafts.drop_if_unreferenced(draft);
     }
 

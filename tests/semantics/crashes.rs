@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::process::Signal;
 
 use crate::common::mount::signal;
-use crate::common::{Agent, Mount, checker, eventually};
+use crate::common::wait::{LIMIT, poll};
+use crate::common::{Agent, Mount, Setup, checker, eventually};
 
 #[test]
 fn s40_after_a_crash_promises_are_kept_and_the_rest_is_quarantined() {
@@ -168,4 +169,29 @@ fn s41_umount_waits_for_commits_in_flight() {
         assert!(found.is_some_and(|d| d == crate::common::filled(i, 200_000)), "f{i}");
     }
     m.nothing_quarantined();
+}
+
+/// Its name is known before its writer has a descriptor.
+#[test]
+fn s41_a_file_that_is_created_while_the_daemon_ends_is_not_published() {
+    let mut m = Setup::default().unmounted();
+    m.hold_at("create_after_begin", 1);
+    m.remount();
+    let w = m.agent("W");
+    w.send(&["open", "f", "w|creat"]);
+    let held = m.held();
+    signal(m.daemon_pid(), Signal::TERM);
+    let ended = || m.raw("f").exists() || m.quarantine().iter().any(|row| row.path == "f");
+    poll(LIMIT, || ended().then_some(())).expect("the end of the draft");
+    assert_eq!(m.raw_content("f"), None);
+    drop(held);
+    // The daemon may be gone before it answers.
+    drop(w.answer());
+    let status = m.daemon_ended();
+    assert!(status.success(), "{status}\n{}", m.log());
+    assert_eq!(m.raw_content("f"), None);
+    assert!(m.pending().is_empty());
+    m.set_env("COMMITFS_FAILPOINT", "");
+    m.remount();
+    checker::check(&m);
 }
