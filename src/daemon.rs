@@ -19,6 +19,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -163,6 +164,7 @@ pub fn serve(config: Config, ready: ReadySignal) -> Result<(), ServeError> {
         postponed,
         decisions: Decisions::default(),
         revalidate,
+        stopping: AtomicBool::new(false),
     });
     let reaper = Reaper::new(committer.clone(), config.reaper);
 

@@ -17,6 +17,7 @@ mod verify;
 
 use std::ffi::OsString;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use crate::folders::Totals;
@@ -59,6 +60,8 @@ pub struct Committer {
     pub decisions: Decisions,
     /// Other hosts change names, which the NFS client does not know by itself.
     pub revalidate: bool,
+    /// The daemon ends: no draft gets content of its own any more.
+    pub stopping: AtomicBool,
 }
 
 /// Where a draft will appear.

@@ -186,6 +186,13 @@ impl Draft {
             None => Ok(()),
         }
     }
+
+    /// As [`Draft::check`], for a close that is held: the end of the daemon sees that, and waits for the release, or has given
+    /// the draft up before, and this says so.
+    pub fn check_held(&self) -> Result<()> {
+        let _body = self.body.read_recursive();
+        self.check()
+    }
 }
 
 #[cfg(test)]

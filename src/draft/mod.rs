@@ -25,7 +25,7 @@ use std::time::Instant;
 
 use parking_lot::{Mutex, RwLock, RwLockUpgradableReadGuard};
 
-use crate::commit::{ADOPTED, Committer, Failed, Reason, Sealed, Staged, Target};
+use crate::commit::{Committer, Failed, Reason, Sealed, Target};
 use crate::inode::{Content, Key, NodeTable};
 use crate::journal::{CommitKind, DraftId, Entry, Held, Owner};
 use crate::rules::Decision;
@@ -37,7 +37,7 @@ pub use base::Base;
 pub use body::{Body, Phase, Work};
 pub use change::{Blocked, UNSEALING};
 pub use digest::Digester;
-pub use ending::{Ending, Kept};
+pub use ending::{Ending, Kept, Stopped};
 pub use family::{Caller, RELEASE_LIMIT, Writer};
 pub use proof::{Proof, last_close, note_let_go};
 pub use stage::{Keep, NewDraft};
@@ -367,53 +367,6 @@ impl Draft {
     /// True if the kernel may know a version under the draft's name.
     pub fn replaces(&self) -> bool {
         self.shadows.load(Ordering::Acquire) || !self.is_new()
-    }
-
-    /// The daemon stops: a draft that still has writers ends here, one whose close was promised is sealed.
-    pub fn stop(&self) -> Option<Ending> {
-        self.give_up(Reason::Stopped, |work| !work.promised.load(Ordering::Acquire) && self.has_writers())
-    }
-
-    /// Its folder is removed whole.
-    pub fn remove(&self) -> Option<Ending> {
-        self.give_up(Reason::Removed, |_| true)
-    }
-
-    /// Another instance may have adopted its content: then it ends here, and every close from here on says so.
-    pub fn give_up_unless(&self, is_there: impl FnOnce(&Staged) -> bool) -> Option<Ending> {
-        let _filled = self.filling.lock();
-        let ending = self.seal_if(|body| {
-            let lost = matches!(&body.phase, Phase::Open(work) if !is_there(&work.staged));
-            if lost {
-                self.taint(ADOPTED, Errno::IO);
-            }
-            lost
-        })?;
-        Some(match ending {
-            // No export that works again brings the content back.
-            Ending::Postponed { id, staged, failed: Failed { step, errno } } => {
-                Ending::Refused { id, staged, reason: Reason::Failed { step, errno } }
-            }
-            other => other,
-        })
-    }
-
-    /// Seals, and where `lost` publishes nothing: then every close from here on says so.
-    fn give_up(&self, reason: Reason, lost: impl FnOnce(&Work) -> bool) -> Option<Ending> {
-        let _filled = self.filling.lock();
-        let mut given_up = false;
-        let ending = self.seal_if(|body| {
-            let Phase::Open(work) = &body.phase else { return false };
-            given_up = body.target.is_some() && self.tainted().is_none() && lost(work);
-            if given_up {
-                self.taint(reason.step(), reason.errno());
-            }
-            true
-        })?;
-        Some(match ending {
-            Ending::Refused { id, staged, .. } if given_up => Ending::Refused { id, staged, reason },
-            other => other,
-        })
     }
 
     /// True if somebody opened it for writing after the close for which it was sealed.

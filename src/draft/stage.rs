@@ -7,7 +7,7 @@ use std::time::Duration;
 use parking_lot::{Mutex, RwLock};
 
 use super::{Base, Blocked, Body, Draft, Phase, Work, digest, family};
-use crate::commit::{Committer, Staged, Target};
+use crate::commit::{Committer, Reason, Staged, Target};
 use crate::failpoint;
 use crate::journal::{Begun, CommitKind, Entry, Owner};
 use crate::rules::Decision;
@@ -336,7 +336,8 @@ impl Draft {
         Ok(work)
     }
 
-    /// The first row and the staged file of a draft. Fails before anything exists if the journal cannot take rows.
+    /// The first row and the staged file of a draft. Fails before anything exists if the journal cannot take rows, or the
+    /// daemon ends. To be called while `body` or `filling` is held.
     fn begin(
         &self,
         by: &Committer,
@@ -344,6 +345,10 @@ impl Draft {
         kind: CommitKind,
         make: impl FnOnce(&str) -> Result<Staged>,
     ) -> Result<Work> {
+        // Seen by whoever lists the draft, or copies for it, after the end has begun; what was under way before, the end waits for.
+        if by.stopping.load(Ordering::Acquire) {
+            return Err(Reason::Stopped.errno());
+        }
         by.journal.health().map_err(|error| {
             tracing::warn!(%error, "no new draft while the journal is in trouble");
             Errno::from_raw_os_error(error.errno())

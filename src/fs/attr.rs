@@ -187,7 +187,8 @@ impl Fs {
             let by = fs.clone();
             fs.commits.run(move || match resized.seal() {
                 Some(ending) => by.end(&resized, ending, Answer::AtOnce, finish),
-                None => finish(Ok(())),
+                // Another close publishes it, or the end of the daemon has given it up.
+                None => finish(resized.check()),
             });
         });
     }

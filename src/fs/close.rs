@@ -63,7 +63,7 @@ impl Fs {
         draft.await_commit();
         draft.hold(fh);
         metrics::close_proof("not_asked");
-        draft.check()
+        draft.check_held()
     }
 
     /// To be asked at a close that neither commits nor promises: after it the process may be killed before the release comes.

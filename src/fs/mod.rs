@@ -123,7 +123,6 @@ pub struct Fs {
     recovery: Recovery,
     kernel: OnceLock<Notifier>,
     mount: OnceLock<MountId>,
-    stopping: AtomicBool,
     commits_done: AtomicU64,
     company: Arc<AtomicBool>,
 }
@@ -153,7 +152,6 @@ impl Fs {
             recovery: Recovery::default(),
             kernel: OnceLock::new(),
             mount: OnceLock::new(),
-            stopping: AtomicBool::new(false),
             commits_done: AtomicU64::new(0),
             company: Arc::default(),
         });

@@ -3,12 +3,16 @@
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Sender, bounded};
 
 use super::Fs;
 use super::close::Answer;
+use super::wait::Until;
 use crate::commit::{Target, VerbError};
-use crate::draft::{Draft, Ending};
+use crate::draft::{Draft, Ending, Stopped};
+use crate::failpoint;
 use crate::journal::{DraftId, Entry, Owner};
 use crate::sys::procfs;
 
@@ -18,14 +22,40 @@ const PROGRESS_PERIOD: Duration = Duration::from_millis(500);
 /// Writers looked at each time; with more drafts than that, the sizes of the others are those of their staged files.
 const LOOKS_PER_PERIOD: usize = 64;
 
+/// So long the end waits again and again for who has just closed a descriptor of a draft that has others.
+const LEAVING_LIMIT: Duration = Duration::from_secs(10);
+
 impl Fs {
-    /// Waits for commits in flight and ends what is left: promised drafts are committed, others go to quarantine. The
+    /// Waits for commits in flight and ends what is left: drafts that are complete are committed, others go to quarantine. The
     /// mount must be out of the name space; who has something open in it may still call.
+    ///
+    /// After the first step no draft gets content of its own: whoever began before that has listed his draft, and holds it until the
+    /// content is there, so that one look at all of them finds everything that there is to end.
     pub fn stop(self: &Arc<Self>) {
-        self.stopping.store(true, Ordering::Release);
+        self.committer.stopping.store(true, Ordering::Release);
+        failpoint!("stop_begins");
+        let (over, all) = bounded::<()>(0);
+        let patient = Instant::now() + LEAVING_LIMIT;
         for draft in self.drafts.all() {
-            if let Some(ending) = draft.stop() {
-                let (fs, draft) = (self.clone(), draft.clone());
+            self.stop_draft(draft, patient, over.clone());
+        }
+        failpoint!("stop_after_look");
+        drop(over);
+        // Nothing is sent: this ends with the last of them.
+        for () in all {}
+        self.commits.finish();
+        self.notices.finish();
+        self.stop_parking();
+        self.stop_locks();
+        self.slow.finish();
+        self.copies.finish();
+        self.gathers.finish();
+    }
+
+    fn stop_draft(self: &Arc<Self>, draft: Arc<Draft>, patient: Instant, over: Sender<()>) {
+        let fs = self.clone();
+        match draft.stop(Instant::now() < patient) {
+            Stopped::Ends(ending) => {
                 let told = matches!(ending, Ending::Refused { .. });
                 self.commits.run(move || {
                     let node = draft.node;
@@ -35,17 +65,18 @@ impl Fs {
                         {
                             tracing::error!(node, %errno, "commit at the end of the mount failed");
                         }
+                        drop(over);
                     });
                 });
             }
+            Stopped::Leaves => {
+                self.park(Until::Released(draft.clone()), move |_| fs.stop_draft(draft, patient, over));
+            }
+            Stopped::Not if draft.is_sealing() => {
+                self.park(Until::Settled(draft.clone()), move |_| fs.stop_draft(draft, patient, over));
+            }
+            Stopped::Not => {}
         }
-        self.commits.finish();
-        self.notices.finish();
-        self.stop_parking();
-        self.stop_locks();
-        self.slow.finish();
-        self.copies.finish();
-        self.gathers.finish();
     }
 
     /// Ends the drafts whose content another instance has adopted: it may publish it, so nobody shall write to it any more.
@@ -128,7 +159,7 @@ fn report(fs: &Weak<Fs>) {
     loop {
         std::thread::sleep(PROGRESS_PERIOD);
         let Some(fs) = fs.upgrade() else { return };
-        if fs.stopping.load(Ordering::Acquire) {
+        if fs.committer.stopping.load(Ordering::Acquire) {
             return;
         }
         let mut sizes = HashMap::new();

@@ -1,9 +1,11 @@
 //! The end of the daemon: asked to, or killed. Every step of the protocol is in `tests/crash.rs`.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use rustix::process::Signal;
 
+use crate::bulk::RULE;
 use crate::common::mount::signal;
 use crate::common::wait::{LIMIT, poll};
 use crate::common::{Agent, Mount, Setup, checker, eventually};
@@ -194,4 +196,69 @@ fn s41_a_file_that_is_created_while_the_daemon_ends_is_not_published() {
     m.set_env("COMMITFS_FAILPOINT", "");
     m.remount();
     checker::check(&m);
+}
+
+/// Who has something open in the mount, or works there, can still call.
+#[test]
+fn s41_nothing_new_is_written_once_the_end_has_begun() {
+    let mut m = Setup::default().config(RULE).unmounted();
+    m.hold_at("stop_after_look", 1);
+    m.remount();
+    let w = m.agent("W");
+    for name in ["old", "old.bin"] {
+        std::fs::write(m.raw(name), "old").unwrap();
+    }
+    let unwritten = w.open("old", "rw").unwrap();
+    signal(m.daemon_pid(), Signal::TERM);
+    let held = m.held();
+    for name in ["new", "new.bin"] {
+        assert_eq!(w.open(name, "w|creat").unwrap_err(), "EIO", "{name}");
+    }
+    for name in ["old", "old.bin"] {
+        assert_eq!(w.truncate(name, 1).unwrap_err(), "EIO", "{name}");
+        for how in ["w", "w|trunc", "rw", "rw|trunc"] {
+            let stored = w.open(name, how).and_then(|fd| {
+                let written = w.write(fd, "new");
+                w.close(fd).and(written)
+            });
+            assert_eq!(stored.unwrap_err(), "EIO", "{name}, {how}");
+        }
+    }
+    // The kernel may have taken it.
+    let written = w.pwrite(unwritten, 0, "new");
+    assert_eq!(w.close(unwritten).and(written).unwrap_err(), "EIO");
+    drop(held);
+    let status = m.daemon_ended();
+    assert!(status.success(), "{status}\n{}", m.log());
+    for name in ["old", "old.bin"] {
+        assert_eq!(m.raw_content(name).unwrap(), b"old");
+    }
+    assert!(m.pending().is_empty());
+    drop(w);
+    m.set_env("COMMITFS_FAILPOINT", "");
+    m.remount();
+    checker::check(&m);
+}
+
+/// Of a close that promises nothing the release behind it tells whether it was the last.
+#[test]
+fn s41_the_end_waits_for_the_release_behind_a_close() {
+    let mut m = Setup::default().config(RULE).env("COMMITFS_RELEASED_MS", "20000").unmounted();
+    m.hold_at("stop_begins", 1);
+    m.remount();
+    let w = m.agent("W");
+    let fd = w.open("f.bin", "w|creat").unwrap();
+    w.write(fd, "whole").unwrap();
+    let twin = w.dup(fd).unwrap();
+    signal(m.daemon_pid(), Signal::TERM);
+    let held = m.held();
+    w.close(fd).unwrap();
+    drop(held);
+    // It waits, or has ended the draft.
+    poll(Duration::from_secs(1), || (!m.quarantine().is_empty()).then_some(()));
+    w.close(twin).unwrap();
+    let status = m.daemon_ended();
+    assert!(status.success(), "{status}\n{}", m.log());
+    assert_eq!(m.raw_content("f.bin").as_deref(), Some(&b"whole"[..]));
+    assert!(m.pending().is_empty() && m.quarantine().is_empty());
 }
