@@ -118,6 +118,8 @@ pub struct Node {
 struct Seen {
     parent: Option<Arc<Node>>,
     name: SmallVec<[u8; 24]>,
+    /// It got that name by a rename.
+    renamed: bool,
     ident: Ident,
     rights: Rights,
 }
@@ -156,8 +158,10 @@ impl Node {
         let mut seen = self.seen.lock();
         seen.rights = Rights::of(stat);
         let same_folder = seen.parent.as_ref().is_some_and(|p| Arc::ptr_eq(p, parent));
+        let same = same_folder && seen.name[..] == *name.as_bytes();
+        seen.renamed &= same;
         if let Some(folder) = &self.folder
-            && !(same_folder && seen.name[..] == *name.as_bytes())
+            && !same
         {
             folder.moved();
         }
@@ -170,6 +174,12 @@ impl Node {
             // The last reference to a folder may go with it, and takes locks of its own.
             drop(old);
         }
+    }
+
+    /// Where the node was last seen, if it got that name by a rename.
+    pub fn renamed_to(&self) -> Option<Link> {
+        let renamed = self.seen.lock().renamed;
+        renamed.then(|| self.link())
     }
 
     fn is_in(&self, folder: &Arc<Node>) -> bool {

@@ -45,6 +45,8 @@ mod mounting;
 mod names;
 #[path = "semantics/paragraphs.rs"]
 mod paragraphs;
+#[path = "semantics/passed.rs"]
+mod passed;
 #[path = "semantics/programs.rs"]
 mod programs;
 #[path = "semantics/promised.rs"]

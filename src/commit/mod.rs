@@ -78,6 +78,11 @@ impl Target {
     pub fn path(&self) -> Vec<u8> {
         self.parent.path_of(&self.name)
     }
+
+    /// True for the same name in the same folder.
+    pub fn is(&self, other: &Target) -> bool {
+        self.parent.key == other.parent.key && self.name == other.name
+    }
 }
 
 /// A draft to which no writer is left: its content is final.

@@ -177,6 +177,16 @@ impl Draft {
         *self.taint.lock()
     }
 
+    /// A commit came to this.
+    pub fn note_commit(&self, recorded: Result<()>) {
+        *self.committed.lock() = recorded;
+    }
+
+    /// What a close is told that may come behind the commit: as [`Draft::check`], or what that commit came to.
+    pub fn outcome(&self) -> Result<()> {
+        self.check().and_then(|()| *self.committed.lock())
+    }
+
     /// What a close or an fsync is told: the first failure, if there was one, or that another writer's end forbids
     /// publication.
     pub fn check(&self) -> Result<()> {

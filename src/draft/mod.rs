@@ -2,9 +2,11 @@
 //!
 //! Lock order: a draft's `body`, then a shard of the table, then its `writers`, then `stream`. `body` is held for reading
 //! across a write to the staged file, so that sealing (which takes it for writing) waits for writes in flight, and across a
-//! rename over the name (`unname_for`), so that no seal comes in between: it is the one lock that spans I/O, and only this
-//! draft's writers wait for it. Whoever asks about a draft reads past them (`read_recursive`), and no copy is made while it is
-//! held for writing: that takes `filling`, which comes before all of them.
+//! rename of or over the name (`rename_for`, `unname_for`), so that no seal comes in between: it is the one lock that spans I/O,
+//! and only this draft's writers wait for it. A draft that is renamed over another comes before that one; the kernel makes
+//! changes of the names in a folder one after the other, so that no two renames meet in the other order. Whoever asks about a
+//! draft reads past them (`read_recursive`), and no copy is made while it is held for writing: that takes `filling`, which
+//! comes before all of them.
 
 mod base;
 mod body;
@@ -12,6 +14,7 @@ mod change;
 mod digest;
 mod ending;
 mod family;
+mod name;
 mod promise;
 mod proof;
 mod reopen;
@@ -23,11 +26,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
-use parking_lot::{Mutex, RwLock, RwLockUpgradableReadGuard};
+use parking_lot::{Mutex, RwLock};
 
-use crate::commit::{Committer, Failed, Reason, Sealed, Target};
+use crate::commit::{Failed, Reason, Sealed, Target};
 use crate::inode::{Content, Key, NodeTable};
-use crate::journal::{CommitKind, DraftId, Entry, Held, Owner};
+use crate::journal::{CommitKind, DraftId, Owner};
 use crate::rules::Decision;
 use crate::sys::cred::Creds;
 use crate::sys::stat::{self, Stat, Time};
@@ -91,6 +94,8 @@ pub struct Draft {
     lags: AtomicBool,
     /// Held while a draft that nobody writes is opened.
     reopening: Mutex<()>,
+    /// What the last commit came to.
+    committed: Mutex<Result<()>>,
     /// A close was answered before its commit: who comes after that close must see what it promised.
     awaited: AtomicBool,
 }
@@ -146,16 +151,6 @@ impl Draft {
         self.body.read_recursive().base.as_ref().map(|base| Key::of(&base.like))
     }
 
-    /// The version that a draft without changes stands for: that below it, or the one that it was published as.
-    pub fn stands_for(&self) -> Result<Option<Key>> {
-        let body = self.body.read_recursive();
-        match &body.phase {
-            Phase::Clean => Ok(body.base.as_ref().map(|base| Key::of(&base.like))),
-            Phase::Published(kept) => Ok(Some(Key::of(&stat::fstat(&*kept.file()?)?))),
-            _ => Ok(None),
-        }
-    }
-
     /// True while a commit is on its way.
     pub fn is_sealing(&self) -> bool {
         matches!(self.body.read_recursive().phase, Phase::Sealing(_))
@@ -188,6 +183,11 @@ impl Draft {
     pub fn wants_name(&self) -> bool {
         let phase = &self.body.read_recursive().phase;
         matches!(phase, Phase::Clean | Phase::Filling(_) | Phase::Open(_) | Phase::Published(_))
+    }
+
+    /// True if nothing was written to it, or nothing since it was published.
+    pub fn is_unwritten(&self) -> bool {
+        matches!(self.body.read_recursive().phase, Phase::Clean | Phase::Published(_))
     }
 
     /// Calls `then` with the name where it would appear, if nothing was written to it, or nothing since it was published:
@@ -319,44 +319,6 @@ impl Draft {
         debug_assert!(matches!(body.phase, Phase::Sealing(_)));
         unlist();
         body.phase = phase;
-    }
-
-    /// Takes the draft's name away: nothing will be published, also after a crash of the daemon, whatever a close was
-    /// promised. False if that comes too late: a commit is on its way, or has come since the draft `was_pending`.
-    pub fn unname(&self, by: &Committer, was_pending: bool) -> Result<bool> {
-        let mut body = self.body.write();
-        if matches!(body.phase, Phase::Sealing(_)) || was_pending && !body.phase.is_pending() {
-            return Ok(false);
-        }
-        body.take_name(by)?;
-        Ok(true)
-    }
-
-    /// As [`Draft::unname`], after a rename over the name by `call`: no commit comes in between, which would put the draft over
-    /// what was renamed there. `None`, and nothing done, while one is on its way.
-    pub fn unname_for<T>(&self, by: &Committer, call: impl FnOnce() -> Result<T>) -> Result<Option<T>> {
-        let body = self.body.upgradable_read();
-        if matches!(body.phase, Phase::Sealing(_)) {
-            return Ok(None);
-        }
-        let renamed = call()?;
-        RwLockUpgradableReadGuard::upgrade(body).take_name(by)?;
-        Ok(Some(renamed))
-    }
-
-    /// Gives the draft another name. False while a commit is on its way.
-    ///
-    /// `held`: what the new name holds.
-    pub fn retarget(&self, by: &Committer, target: Target, held: Option<Held>) -> bool {
-        let mut body = self.body.write();
-        if matches!(body.phase, Phase::Sealing(_)) {
-            return false;
-        }
-        if let Phase::Open(work) = &body.phase {
-            by.journal.submit(Entry::Retargeted { id: work.id, path: target.path(), below: held, from: None });
-        }
-        body.target = Some(target);
-        true
     }
 
     /// A version was put under the draft's name by somebody else.

@@ -85,6 +85,7 @@ impl Draft {
             told_size: AtomicU64::new(0),
             lags: AtomicBool::new(false),
             reopening: Mutex::default(),
+            committed: Mutex::new(Ok(())),
         })
     }
 

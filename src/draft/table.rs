@@ -60,14 +60,20 @@ impl Drafts {
     /// As [`Drafts::claim`]. One that did not have the name has to prove itself, when it has it: false as well if
     /// `is_current` says so.
     pub fn claim_if(&self, draft: &Arc<Draft>, is_current: impl FnOnce() -> bool) -> bool {
-        let Some(target) = draft.target() else { return true };
-        match self.list(target.parent.key, &target.name, draft) {
-            Ok(()) if is_current() => true,
-            Ok(()) => {
-                self.unlist(target.parent.key, &target.name, draft);
-                false
+        loop {
+            let Some(target) = draft.target() else { return true };
+            if let Err(there) = self.list(target.parent.key, &target.name, draft) {
+                return Arc::ptr_eq(&there, draft);
             }
-            Err(there) => Arc::ptr_eq(&there, draft),
+            // A rename may have taken it off this name before it was listed there.
+            if draft.target().is_some_and(|now| now.is(&target)) {
+                let is_current = is_current();
+                if !is_current {
+                    self.unlist(target.parent.key, &target.name, draft);
+                }
+                return is_current;
+            }
+            self.unlist(target.parent.key, &target.name, draft);
         }
     }
 

@@ -150,7 +150,8 @@ impl Fs {
         // By path, and it has come to its end since the kernel looked.
         let named = fh.is_none();
         let over = named && draft.is_over();
-        if over && !self.drafts.switches.is_round(caller.tid) && self.send_round(caller, &draft, Wants::Draft) {
+        let is_round = self.drafts.switches.is_round(caller.tid);
+        if over && !is_round && self.send_round(caller, &draft, Wants::Draft) {
             return done(Err(Errno::STALE));
         }
         self.drafts.switches.end(caller.tid);
@@ -165,6 +166,10 @@ impl Fs {
         draft.opened();
         let call = move |file: &std::fs::File| at::truncate(file, size);
         self.alter(draft, Keep::Bytes(size), "truncate", call, move |altered| {
+            // The name has another version since the kernel looked.
+            if named && !is_round && altered == Err(Errno::STALE) {
+                fs.send_round(caller, &resized, Wants::Draft);
+            }
             let rest = Changes { size: None, ..changes };
             let changed = altered
                 .and_then(|()| resized.content())

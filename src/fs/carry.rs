@@ -8,7 +8,7 @@ use super::xattr::CAPABILITY;
 use super::{Changes, Done, Fs};
 use crate::commit::Target;
 use crate::draft::{Caller, Draft};
-use crate::inode::Content;
+use crate::inode::{Content, Key};
 use crate::sys::{Errno, Result, stat, xattr};
 
 impl Fs {
@@ -77,7 +77,7 @@ impl Fs {
         };
         let over = self.drafts.at(target.parent.key, &target.name).filter(|over| over.node != node)?;
         let version = match published {
-            Some(draft) => draft.stands_for().ok()?,
+            Some(draft) => draft.stands_for().ok()?.map(|version| Key::of(&version)),
             None => Some(self.nodes().get(node).ok()?.key),
         };
         (version.is_some() && over.base_key() == version).then_some(over)

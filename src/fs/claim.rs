@@ -7,18 +7,10 @@ use super::Fs;
 use crate::commit::Target;
 use crate::draft::Draft;
 use crate::inode::Key;
-use crate::sys::{Errno, Result, stat};
+use crate::sys::{Errno, Result, Stat, stat};
 
-/// What the name of a draft has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum There {
-    /// The version that the draft stands for, or the draft has no name.
-    Own,
-    /// Another one.
-    Other,
-    /// None.
-    Nothing,
-}
+/// How often the version that a draft stands for may be renamed while its name is taken again.
+const RENAMED: u32 = 4;
 
 impl Fs {
     /// True if the draft has its name, or got it again.
@@ -35,40 +27,72 @@ impl Fs {
         looked.map(|()| takes)
     }
 
-    /// The draft, of which nothing was changed yet, has its name for a write, or got it again. `ESTALE` if somebody else has
-    /// the name, or has put another version there: theirs would be overwritten.
+    /// The draft, to which nothing was written yet, or nothing since it was published, has its name for a write, or got it
+    /// again: the one that its version has by now. `ESTALE` if that has none, or somebody else has the name, or has put another
+    /// version there: theirs would be overwritten, or a name would come back that was removed.
     pub(super) fn retake_name(&self, draft: &Arc<Draft>) -> Result<()> {
-        let mut looked = Ok(());
-        let free = || {
-            let there = self.there(draft);
-            looked = there.map(drop);
-            matches!(there, Ok(There::Own | There::Nothing))
-        };
-        let takes = self.drafts.claim_if(draft, free);
-        looked.and(if takes { Ok(()) } else { Err(Errno::STALE) })
+        for _ in 0..RENAMED {
+            let mut looked = Ok(());
+            let is_current = || {
+                // The kernel has not looked for the name on this account.
+                let asked = draft.target().map_or(Ok(()), |it| self.committer.revalidated(&it.parent).map(drop));
+                let is_current = match asked.and_then(|()| self.is_current(draft)) {
+                    Err(Errno::NOENT | Errno::STALE) => Ok(false),
+                    other => other,
+                };
+                is_current.unwrap_or_else(|errno| {
+                    looked = Err(errno);
+                    false
+                })
+            };
+            let takes = self.drafts.claim_if(draft, is_current);
+            looked?;
+            if takes {
+                return Ok(());
+            }
+            let (Some(from), Some(to)) = (draft.target(), self.renamed_to(draft)) else { break };
+            if to.is(&from) || !draft.follow(&from, to) {
+                break;
+            }
+            self.drafts.unlist(from.parent.key, &from.name, draft);
+        }
+        Err(Errno::STALE)
     }
 
-    /// Whether the name has the version that an unchanged draft stands for.
+    /// Whether the name has the version that an unchanged draft stands for: another draft may have been published there since it
+    /// gave the name back.
     fn is_current(&self, draft: &Draft) -> Result<bool> {
-        self.there(draft).map(|there| there == There::Own)
+        draft.target().map_or(Ok(true), |target| self.has_version_of(draft, &target))
     }
 
-    /// What the name of an unchanged draft has: another draft may have been published there since it gave the name back.
-    fn there(&self, draft: &Draft) -> Result<There> {
-        let there =
-            |target: Target| stat::stat_at(self.nodes().fd(&target.parent)?, &target.name).map(|there| Key::of(&there));
-        let version = match draft.stands_for() {
-            Ok(Some(version)) => version,
-            Ok(None) => return Ok(There::Own),
-            Err(Errno::STALE | Errno::NOENT) => return Ok(There::Other),
-            Err(other) => return Err(other),
+    fn has_version_of(&self, draft: &Draft, target: &Target) -> Result<bool> {
+        let gone = |errno| matches!(errno, Errno::NOENT | Errno::STALE);
+        let there = match self.nodes().fd(&target.parent).and_then(|dir| stat::stat_at(dir, &target.name)) {
+            Err(errno) if gone(errno) => None,
+            other => Some(other?),
         };
-        match draft.target().map(there) {
-            None => Ok(There::Own),
-            Some(Ok(found)) if found == version => Ok(There::Own),
-            Some(Ok(_)) => Ok(There::Other),
-            Some(Err(Errno::NOENT | Errno::STALE)) => Ok(There::Nothing),
-            Some(Err(other)) => Err(other),
+        // Looked at later, and so never known less freshly.
+        match draft.stands_for() {
+            Ok(None) => Ok(true),
+            Ok(Some(version)) => Ok(there.is_some_and(|there| is_same(&there, &version))),
+            Err(errno) if gone(errno) => Ok(false),
+            Err(other) => Err(other),
         }
     }
+
+    /// The name that the version of an unchanged draft was renamed to, while the kernel has known it. Not one of several names, or
+    /// one that was made as such: what is written under one is not for the others.
+    fn renamed_to(&self, draft: &Draft) -> Option<Target> {
+        let version = draft.stands_for().ok()??;
+        let link = self.nodes().of(Key::of(&version))?.renamed_to()?;
+        let target = Target { parent: link.parent?, name: link.name };
+        let dir = self.committer.revalidated(&target.parent).ok()?;
+        let there = stat::stat_at(dir, &target.name).ok()?;
+        (is_same(&there, &version) && there.nlink == 1).then_some(target)
+    }
+}
+
+/// True for one and the same version.
+fn is_same(one: &Stat, other: &Stat) -> bool {
+    Key::of(one) == Key::of(other) && (one.size, one.mtime) == (other.size, other.mtime)
 }

@@ -105,6 +105,10 @@ impl Fs {
                 draft.await_commit();
                 draft.hold(fh);
                 let promised = draft.check().and_then(|()| draft.promise(&self.committer));
+                if draft.is_sealing() {
+                    return self.after_others(draft, done);
+                }
+                let promised = promised.and_then(|()| draft.outcome());
                 // The kernel may remember a version of that name, and who comes after this close shall wait.
                 match draft.target().filter(|_| draft.is_again() || draft.was_given_back()) {
                     Some(target) => self.announce(target, true, move || done(promised)),
@@ -122,9 +126,18 @@ impl Fs {
                 // Another close may have sealed it, which has not returned.
                 draft.await_commit();
                 self.drafts.give_back(draft, fh);
-                done(draft.check());
+                self.after_others(draft, done);
             }
         }
+    }
+
+    /// Answers a close that does not commit: with what comes of the commit that another one has begun, once that is over.
+    fn after_others(self: &Arc<Self>, draft: &Arc<Draft>, done: impl Done<()>) {
+        if !draft.is_sealing() {
+            return done(draft.outcome());
+        }
+        let closed = draft.clone();
+        self.after_commit(draft.clone(), move || done(closed.outcome()));
     }
 
     /// The last reference to a descriptor is gone. Commits now if no close did.
@@ -259,6 +272,7 @@ impl Fs {
                     }
                     _ => published.record(&self.committer),
                 };
+                draft.note_commit(recorded);
                 settled.now(Phase::Published(Kept::Open(staged.file.clone())));
                 if replaced {
                     // Who still has it open, and who looks at the path, see one inode number, that of the new version.

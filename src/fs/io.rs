@@ -179,12 +179,11 @@ impl Fs {
         };
         // What is written now is the next version of the name, which is not given back before it is.
         let coming = blocked.is_copied().then(|| Expected::of(&draft));
-        if blocked == Blocked::Clean && draft.is_clean() {
-            if let Err(errno) = self.retake_name(&draft) {
-                return done(Err(refuse(&draft, change.step, errno)));
-            }
-        } else if blocked.is_copied() && !self.drafts.claim(&draft) {
-            tracing::debug!(node = draft.node, "another draft has the name of one that is written again");
+        if blocked.is_copied()
+            && draft.is_unwritten()
+            && let Err(errno) = self.retake_name(&draft)
+        {
+            return done(Err(refuse(&draft, change.step, errno)));
         }
         // The kernel may remember the version that it was published as, or that was seen while it did not have its name, which
         // is no longer what its family sees. Not waited for: who holds the folder's lock may wait for the file's, which this

@@ -38,12 +38,8 @@ impl Side {
 /// What became of a rename.
 enum Renamed {
     Done,
-    /// The draft's commit had begun meanwhile, so that it keeps its old name; the version below it has moved, if there was
-    /// one.
-    Overtaken {
-        moved: bool,
-    },
-    /// Nothing: a commit of the draft that is to be replaced is on its way.
+    /// Nothing: a commit of this draft is on its way, which is to be renamed, so that the version that comes of it has to go
+    /// along, or to be replaced.
     Awaits(Arc<Draft>),
 }
 
@@ -83,32 +79,15 @@ impl Fs {
                 fs.rename(caller, parent, &names.0, new_parent, &names.1, flags, done);
             });
         }
-        let own = from.draft.clone();
         let again = (from.name.clone(), to.name.clone());
-        match (self.rename_now(caller, from, to, flags), own) {
-            // Its last writer has closed since: the version that comes of it has to go along too.
-            (Ok(Renamed::Overtaken { moved }), Some(draft)) => {
-                let fs = self.clone();
-                // What is there now is the version that this rename has moved.
-                let flags = if moved { flags.difference(RenameFlags::NOREPLACE) } else { flags };
-                let done: Box<dyn FnOnce(Result<()>) + Send> = Box::new(move |renamed| {
-                    done(match renamed {
-                        // Nothing came of the draft.
-                        Err(Errno::NOENT) if moved => Ok(()),
-                        other => other,
-                    });
-                });
-                self.after_commit(draft, move || {
-                    fs.rename(caller, parent, &again.0, new_parent, &again.1, flags, done);
-                });
-            }
-            (Ok(Renamed::Awaits(draft)), _) => {
+        match self.rename_now(caller, from, to, flags) {
+            Ok(Renamed::Awaits(draft)) => {
                 let fs = self.clone();
                 self.after_commit(draft, move || {
                     fs.rename(caller, parent, &again.0, new_parent, &again.1, flags, done);
                 });
             }
-            (renamed, _) => done(renamed.map(drop)),
+            renamed => done(renamed.map(drop)),
         }
     }
 
@@ -143,33 +122,30 @@ impl Fs {
             return Err(Errno::EXIST);
         }
         let own = from.draft.clone().filter(|draft| self.is_family(draft, caller));
-        let move_version = || match &own {
-            None => self.rename_versions(caller, &from, &to, flags).map(|()| true),
-            Some(draft) => {
-                let told = self.tell_own(draft, &from.target(), &to.target())?;
-                failpoint!("rename_after_tell");
-                self.move_version_of(caller, draft, &from, &to, flags).inspect_err(|_| told.undo(self))
-            }
-        };
         let replaced = to.draft.as_ref().filter(|draft| self.is_family(draft, caller));
-        let moved = match replaced {
-            None => move_version()?,
-            Some(there) => {
-                there.expect_unpromise(&self.committer)?;
-                // As with any rename over a file: what was open under that name has none any more.
-                match there.unname_for(&self.committer, move_version)? {
-                    Some(moved) => moved,
-                    None => return Ok(Renamed::Awaits(there.clone())),
+        let renamed = match &own {
+            None => self.rename_over(replaced, || self.rename_versions(caller, &from, &to, flags))?,
+            Some(draft) => {
+                let move_version = || {
+                    let told = self.tell_own(draft, &from.target(), &to.target())?;
+                    failpoint!("rename_after_tell");
+                    self.move_version_of(caller, draft, &from, &to, flags).inspect_err(|_| told.undo(self))?;
+                    failpoint!("rename_before_retarget");
+                    Ok(())
+                };
+                // Where that cannot be told, recovery takes the name only if it is free.
+                let held = || self.committer.held_by(&to.target()).unwrap_or(Held::Nothing);
+                let call = || self.rename_over(replaced.filter(|there| !Arc::ptr_eq(there, draft)), move_version);
+                match draft.rename_for(&self.committer, to.target(), call, held)? {
+                    Some(renamed) => renamed,
+                    None => return Ok(Renamed::Awaits(draft.clone())),
                 }
             }
         };
+        if let (false, Some(there)) = (renamed, replaced) {
+            return Ok(Renamed::Awaits(there.clone()));
+        }
         if let Some(draft) = own {
-            let target = to.target();
-            // Where that cannot be told, recovery takes the name only if it is free.
-            let held = draft.is_pending().then(|| self.committer.held_by(&target).unwrap_or(Held::Nothing));
-            if !draft.retarget(&self.committer, target, held) {
-                return Ok(Renamed::Overtaken { moved });
-            }
             self.drafts.unlist(from.folder.key, &from.name, &draft);
             if let Some(there) = &to.draft {
                 self.drafts.unlist(to.folder.key, &to.name, there);
@@ -178,7 +154,9 @@ impl Fs {
                 tracing::debug!(node = draft.node, "a draft began under the name that another was renamed to");
             }
             draft.shadow();
-            if !draft.is_pending() {
+            if draft.is_over() {
+                self.drafts.unlist(to.folder.key, &to.name, &draft);
+            } else if !draft.is_pending() {
                 // Published under its new name before it was listed there.
                 self.drafts.unlist_unused(to.folder.key, &to.name, &draft);
             }
@@ -197,20 +175,21 @@ impl Fs {
         Ok(Renamed::Done)
     }
 
-    /// The version under a draft's old name goes along at once; a new name has none: false.
-    fn move_version_of(
-        &self,
-        caller: Caller,
-        draft: &Draft,
-        from: &Side,
-        to: &Side,
-        flags: RenameFlags,
-    ) -> Result<bool> {
-        match self.rename_versions(caller, from, to, flags).map(|()| true) {
+    /// A rename over a name by `call`. As with any over a file, what the family had open under that name has none any more. False,
+    /// and nothing done, while a commit of that is on its way.
+    fn rename_over(&self, replaced: Option<&Arc<Draft>>, call: impl FnOnce() -> Result<()>) -> Result<bool> {
+        let Some(there) = replaced else { return call().map(|()| true) };
+        there.expect_unpromise(&self.committer)?;
+        there.unname_for(&self.committer, call)
+    }
+
+    /// The version under a draft's old name goes along at once; a new name has none.
+    fn move_version_of(&self, caller: Caller, draft: &Draft, from: &Side, to: &Side, flags: RenameFlags) -> Result<()> {
+        match self.rename_versions(caller, from, to, flags) {
             Err(Errno::NOENT) if draft.is_pending() => match stat::stat_at(self.nodes().fd(&to.folder)?, &to.name) {
                 Ok(there) if there.kind == Kind::Dir => Err(Errno::ISDIR),
                 Ok(_) if flags.contains(RenameFlags::NOREPLACE) => Err(Errno::EXIST),
-                Ok(_) | Err(Errno::NOENT) => Ok(false),
+                Ok(_) | Err(Errno::NOENT) => Ok(()),
                 Err(other) => Err(other),
             },
             other => other,

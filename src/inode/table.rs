@@ -63,6 +63,7 @@ impl NodeTable {
             seen: Mutex::new(Seen {
                 parent: None,
                 name: SmallVec::new(),
+                renamed: false,
                 ident: Ident::of(&stat),
                 rights: Rights::of(&stat),
             }),
@@ -181,10 +182,11 @@ impl NodeTable {
         self.by_key.get(&key).map(|node| node.clone())
     }
 
-    /// Records that an inode now has this name; returns its node if it has one.
+    /// Records that an inode has got this name by a rename; returns its node if it has one.
     pub fn moved(&self, stat: &Stat, parent: &Arc<Node>, name: &OsStr) -> Option<Arc<Node>> {
         let node = self.of(Key::of(stat))?;
         node.set_link(parent, name, stat);
+        node.seen.lock().renamed = true;
         Some(node)
     }
 
@@ -330,6 +332,7 @@ impl NodeTable {
                 seen: Mutex::new(Seen {
                     parent: Some(parent.clone()),
                     name: SmallVec::from_slice(name.as_bytes()),
+                    renamed: false,
                     ident: Ident::of(stat),
                     rights: Rights::of(stat),
                 }),

@@ -362,3 +362,36 @@ fn s33_who_looks_after_a_close_without_proof_waits_for_the_releases_of_all_that_
 fn s62_who_looks_after_a_close_waits_for_the_releases_of_all_that_were_closed() {
     looks_while_a_release_is_on_its_way("f.bin");
 }
+
+/// It is of its family who renames it, over a draft of its own.
+#[test]
+fn s16_a_draft_that_is_closed_in_the_middle_of_its_rename_is_published_under_its_new_name() {
+    let mut m = Setup::default().unmounted();
+    m.hold_at("rename_before_retarget", 1);
+    m.remount();
+    let w = m.agent("W");
+    let r = w.fork("R");
+    let renamed = w.open("a", "w|creat").unwrap();
+    w.write(renamed, "renamed").unwrap();
+    let replaced = r.open("b", "w|creat").unwrap();
+    r.write(replaced, "replaced").unwrap();
+    let r = thread::scope(|scope| {
+        let renamer = scope.spawn(move || r.rename("a", "b").map(|()| r).unwrap());
+        let held = m.held();
+        let closer = scope.spawn(move || w.close(renamed).map(|()| w).unwrap());
+        // It waits, or commits.
+        poll(Duration::from_secs(1), || closer.is_finished().then_some(()));
+        drop(held);
+        closer.join().unwrap();
+        renamer.join().unwrap()
+    });
+    assert_eq!(m.raw_content("b").as_deref(), Some(&b"renamed"[..]));
+    assert_eq!(m.raw_content("a"), None);
+    r.write(replaced, ", and without a name").unwrap();
+    r.close(replaced).unwrap();
+    let o = m.agent("O");
+    assert_eq!(o.cat("b").unwrap(), b"renamed");
+    o.put("b", "fresh").unwrap();
+    assert_eq!(o.cat("b").unwrap(), b"fresh");
+    m.nothing_quarantined();
+}
