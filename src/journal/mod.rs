@@ -215,7 +215,8 @@ impl Journal {
         self.0.read(|_| Ok(()))
     }
 
-    /// Drafts open or sealed, those that were promised in the order in which they got their names. Like the other reads, sees everything that was submitted before, waiting for it.
+    /// Drafts open or sealed, those that were promised in the order in which they got their names. Like the other reads, sees
+    /// everything that was submitted before, waiting for it.
     pub fn unfinished(&self) -> Result<Vec<DraftRow>, JournalError> {
         self.0.read(Reader::unfinished)
     }

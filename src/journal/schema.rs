@@ -201,7 +201,8 @@ ALTER TABLE drafts ADD COLUMN below TEXT;
 
 /// `moved_from` is the path that the draft had before a rename that was written down first, until it is known that it was made;
 /// `moved_with` the inode number of its folder, if it goes along with that. `named` is the event by which a promised draft got
-/// its name; rows of before go by their state. (Some files of the seventh schema have a column `came_from`: it is left alone.)
+/// its name, and is compared with those of drafts that are still to appear; rows of before go by their state. (Some files of
+/// the seventh schema have a column `came_from`: it is left alone.)
 const EIGHTH: &str = "
 ALTER TABLE drafts ADD COLUMN moved_from BLOB;
 ALTER TABLE drafts ADD COLUMN moved_with INTEGER;
@@ -210,7 +211,7 @@ UPDATE drafts SET named = event WHERE state = 'sealed';
 UPDATE drafts SET named = (
     SELECT max(s.id) FROM events s WHERE s.draft_id = drafts.id AND s.kind = 'sealed'
        AND NOT EXISTS (SELECT 1 FROM events r WHERE r.draft_id = s.draft_id AND r.kind = 'reopened' AND r.id > s.id))
-WHERE state = 'committed';
+WHERE state = 'committed' AND EXISTS (SELECT 1 FROM drafts WHERE state = 'sealed');
 ";
 
 /// The schema a file has: 0 for a new one.
