@@ -88,10 +88,6 @@ impl Fs {
         if !self.options.nfs {
             return Ok(());
         }
-        // What others on this host are writing; if that fails it is for them to hear of.
-        if let Err(errno) = at::fsync(file) {
-            tracing::debug!(%errno, "what others have written to a file in place");
-        }
         stat::fstat_fresh(file)?;
         direct::drop_pages(file)
     }
