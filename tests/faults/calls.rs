@@ -352,8 +352,8 @@ fn nobody_waits_for_a_daemon_that_was_killed() {
     let held = fs.hold(Realm::Export, Op::Fsync);
     w.send(&["close", &slow.to_string()]);
     held.caught();
-    // It looks up with the folder locked, and waits for what is being published.
-    r.send(&["open", "d/slow", "w|creat"]);
+    // It looks up with the folder locked, and waits for what is being published, whether the close was proven or not.
+    r.send(&["open", "d/slow", "w|creat|excl"]);
     eventually("R waits for an answer", || waits_in(r.pid(), "request_wait_answer"));
     v.send(&["close", &told.to_string()]);
     eventually("a notice waits for R", || {
