@@ -20,10 +20,15 @@ impl Mount {
     /// Waits until somebody is held; it goes on when the value is dropped.
     #[track_caller]
     pub fn held(&self) -> File {
+        let held = poll(LIMIT, || self.held_now());
+        held.unwrap_or_else(|| panic!("nobody came to the point:\n{}", self.log()))
+    }
+
+    /// As [`Mount::held`], if somebody is held by now.
+    pub fn held_now(&self) -> Option<File> {
         let mut options = OpenOptions::new();
         options.write(true).custom_flags(OFlags::NONBLOCK.bits() as i32);
         // Nobody reads it yet: ENXIO.
-        let held = poll(LIMIT, || options.open(self.home().join("hold")).ok());
-        held.unwrap_or_else(|| panic!("nobody came to the point:\n{}", self.log()))
+        options.open(self.home().join("hold")).ok()
     }
 }

@@ -47,7 +47,10 @@ mod crashes {
                 }
             }
             promise(&m, &w, "d/alone", "in d");
-            w.rename_with("d", "e", "exchange").unwrap_err();
+            if w.rename_with("d", "e", "exchange").unwrap_err() == "EINVAL" {
+                eprintln!("SKIPPED: names cannot change places on this export (NFS)");
+                return;
+            }
             succeed(&mut m, w);
             let (d, e) = if made { ("e", "d") } else { ("d", "e") };
             for (folder, data) in [(d, "in d"), (e, "in e")] {
