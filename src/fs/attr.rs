@@ -11,7 +11,7 @@ use super::close::Answer;
 use super::handle::{Handle, NO_DESCRIPTOR};
 use super::{Attr, Done, Fs};
 use crate::draft::{Caller, Draft, Keep, Wants};
-use crate::inode::{Content, Key, Node};
+use crate::inode::{Content, Key, Node, NodeFd};
 use crate::sys::at;
 use crate::sys::stat;
 use crate::sys::{Errno, Kind, Result};
@@ -290,14 +290,23 @@ impl Fs {
             }
         }
         let written_back = changes.is_mtime_alone() && node.kind == Kind::File;
-        let fd = match self.nodes().fd(&node) {
-            // The kernel writes back the times of a file whose last name was taken away. It would keep an error for whoever
-            // calls syncfs next.
-            Err(Errno::STALE | Errno::NOENT) if written_back => {
-                return Ok(Attr { stat: node.remains(), ttl: Duration::ZERO });
-            }
-            other => other?,
-        };
+        let fd = self.nodes().fd(&node);
+        match fd.and_then(|fd| self.change_there(caller, &node, fd, changes, written_back)) {
+            // The kernel writes back the times of a file whose last name was taken away, here or on the server. It would keep
+            // an error for whoever calls syncfs next.
+            Err(Errno::STALE | Errno::NOENT) if written_back => Ok(Attr { stat: node.remains(), ttl: Duration::ZERO }),
+            other => other,
+        }
+    }
+
+    fn change_there(
+        &self,
+        caller: Caller,
+        node: &Node,
+        fd: NodeFd<'_>,
+        changes: Changes,
+        written_back: bool,
+    ) -> Result<Attr> {
         node.telling();
         if written_back && changes.mtime.and_then(SetTime::exact).is_some_and(|time| node.has_mtime(time)) {
             let stat = stat::fstat(&fd)?;
