@@ -185,12 +185,18 @@ impl Filesystem for Adapter {
 
     fn mknod(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, rdev: u32, reply: ReplyEntry) {
         metrics::request(Op::Mknod);
-        reply_entry(Op::Mknod, reply, self.fs.mknod(caller(req), parent.0, name, mode, umask, rdev));
+        let (caller, of) = (caller(req), name.to_owned());
+        self.fs.with_drafts_known(&[(parent.0, name)], move |fs| {
+            reply_entry(Op::Mknod, reply, fs.mknod(caller, parent.0, &of, mode, umask, rdev));
+        });
     }
 
     fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
         metrics::request(Op::Mkdir);
-        reply_entry(Op::Mkdir, reply, self.fs.mkdir(caller(req), parent.0, name, mode, umask));
+        let (caller, of) = (caller(req), name.to_owned());
+        self.fs.with_drafts_known(&[(parent.0, name)], move |fs| {
+            reply_entry(Op::Mkdir, reply, fs.mkdir(caller, parent.0, &of, mode, umask));
+        });
     }
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -200,12 +206,18 @@ impl Filesystem for Adapter {
 
     fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         metrics::request(Op::Rmdir);
-        reply_empty(Op::Rmdir, reply, self.fs.rmdir(caller(req), parent.0, name));
+        let (caller, of) = (caller(req), name.to_owned());
+        self.fs.with_drafts_known(&[(parent.0, name)], move |fs| {
+            reply_empty(Op::Rmdir, reply, fs.rmdir(caller, parent.0, &of));
+        });
     }
 
     fn symlink(&self, req: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
         metrics::request(Op::Symlink);
-        reply_entry(Op::Symlink, reply, self.fs.symlink(caller(req), parent.0, name, target.as_os_str()));
+        let (caller, of, target) = (caller(req), name.to_owned(), target.as_os_str().to_owned());
+        self.fs.with_drafts_known(&[(parent.0, name)], move |fs| {
+            reply_entry(Op::Symlink, reply, fs.symlink(caller, parent.0, &of, &target));
+        });
     }
 
     fn rename(
@@ -220,14 +232,18 @@ impl Filesystem for Adapter {
     ) {
         metrics::request(Op::Rename);
         let flags = at::RenameFlags::from_bits_retain(flags.bits());
-        self.fs.rename(caller(req), parent.0, name, newparent.0, newname, flags, |result| {
-            reply_empty(Op::Rename, reply, result)
+        let (caller, of, to) = (caller(req), name.to_owned(), newname.to_owned());
+        self.fs.with_drafts_known(&[(parent.0, name), (newparent.0, newname)], move |fs| {
+            fs.rename(caller, parent.0, &of, newparent.0, &to, flags, |result| reply_empty(Op::Rename, reply, result));
         });
     }
 
     fn link(&self, req: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
         metrics::request(Op::Link);
-        self.fs.link(caller(req), ino.0, newparent.0, newname, |linked| reply_entry(Op::Link, reply, linked));
+        let (caller, to) = (caller(req), newname.to_owned());
+        self.fs.with_drafts_known(&[(newparent.0, newname)], move |fs| {
+            fs.link(caller, ino.0, newparent.0, &to, |linked| reply_entry(Op::Link, reply, linked));
+        });
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {

@@ -31,7 +31,7 @@ impl Drafts {
 
     /// The draft that would appear under this name.
     pub fn at(&self, parent: Key, name: &OsStr) -> Option<Arc<Draft>> {
-        if self.names.load(Ordering::Acquire) == 0 {
+        if !self.any() {
             return None;
         }
         self.by_name.get(&parent)?.get(name).cloned()
@@ -122,16 +122,21 @@ impl Drafts {
 
     /// The drafts that would appear in a folder.
     pub fn in_folder(&self, parent: Key) -> Vec<(OsString, Arc<Draft>)> {
-        if self.names.load(Ordering::Acquire) == 0 {
+        if !self.any() {
             return Vec::new();
         }
         let Some(names) = self.by_name.get(&parent) else { return Vec::new() };
         names.iter().map(|(name, draft)| (name.clone(), draft.clone())).collect()
     }
 
+    /// True if a draft would appear anywhere.
+    pub fn any(&self) -> bool {
+        self.names.load(Ordering::Acquire) > 0
+    }
+
     /// True if a draft would appear in a folder.
     pub fn any_in_folder(&self, parent: Key) -> bool {
-        self.names.load(Ordering::Acquire) > 0 && self.by_name.get(&parent).is_some_and(|names| !names.is_empty())
+        self.any() && self.by_name.get(&parent).is_some_and(|names| !names.is_empty())
     }
 
     /// The drafts whose target lies in `folder` or below it.

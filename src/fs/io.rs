@@ -3,8 +3,6 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
-use fuser::INodeNo;
-
 use super::handle::Handle;
 use super::{Done, Fs};
 use crate::draft::{Blocked, Caller, Draft, Expected, Keep, UNSEALING};
@@ -329,16 +327,6 @@ impl Fs {
                 });
             }
             Handle::Folder(_) => done(Err(Errno::ISDIR)),
-        }
-    }
-
-    /// Makes the kernel send the writes to a draft that it has gathered, and waits for them. Only from a thread that no write
-    /// waits for: a `gather` thread, or one for commits if they need no copy.
-    pub(super) fn gather(&self, node: u64) {
-        if let Some(kernel) = self.kernel.get()
-            && let Err(error) = kernel.inval_inode(INodeNo(node), 0, 0)
-        {
-            tracing::debug!(%error, "the kernel does not send what it has gathered");
         }
     }
 

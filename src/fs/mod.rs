@@ -19,6 +19,7 @@ mod claim;
 mod close;
 mod create;
 mod dir;
+mod gather;
 mod handle;
 mod in_place;
 mod io;

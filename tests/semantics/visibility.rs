@@ -206,6 +206,49 @@ fn s05_a_folder_with_a_draft_is_not_empty() {
     assert_eq!(r.cat("d/f").unwrap(), b"x");
 }
 
+/// What a writer has written, and the kernel has only gathered so far, is a draft as any other.
+#[test]
+fn s05_what_the_kernel_has_gathered_keeps_its_name_when_the_version_is_gone() {
+    let m = Mount::new();
+    let (w, r) = m.pair();
+    w.mkdir("d").unwrap();
+    let write_over = |name: &str| {
+        w.put(name, "old").unwrap();
+        let fd = w.open(name, "rw").unwrap();
+        w.write(fd, "new").unwrap();
+        r.unlink(name).unwrap();
+        fd
+    };
+    let fd = write_over("d/f");
+    assert_eq!(r.rmdir("d").unwrap_err(), "ENOTEMPTY");
+    let over = write_over("d/g");
+    r.mkdir("e").unwrap();
+    assert_eq!(r.rename("e", "d").unwrap_err(), "ENOTEMPTY");
+    for fd in [fd, over] {
+        w.close(fd).unwrap();
+    }
+    for name in ["mkdir", "symlink", "link", "folder"] {
+        r.put("other", "other").unwrap();
+        let fd = write_over(name);
+        let made = match name {
+            "mkdir" => r.mkdir(name),
+            "symlink" => r.symlink("e", name),
+            "link" => r.link("other", name),
+            _ => r.rename("e", name),
+        };
+        assert_eq!(made.unwrap_err(), if name == "folder" { "ENOTDIR" } else { "EEXIST" }, "{name}");
+        w.close(fd).unwrap();
+        m.settled();
+        assert_eq!(r.cat(name).unwrap(), b"new", "{name}");
+    }
+    let fd = write_over("f");
+    w.rename("f", "moved").unwrap();
+    w.close(fd).unwrap();
+    m.settled();
+    assert_eq!(r.cat("moved").unwrap(), b"new");
+    r.sees_nothing("f");
+}
+
 /// The kernel repeats an open that is sent round; what the thread asks for after that has nothing to do with it, be it another
 /// name or the same.
 #[test]
