@@ -69,7 +69,8 @@ pub fn last_close(
         return Proof::StillOpen;
     }
     let Some(closer) = closer else { return unknown("whoever closes cannot be seen, or executes a new program") };
-    let writers: Vec<&Writer> = std::iter::once(&writer).chain(&others).collect();
+    let closed = &writer;
+    let writers: Vec<&Writer> = std::iter::once(closed).chain(&others).collect();
     let mappable = writers.iter().any(|writer| !writer.write_only);
     // Of the others the kernel has said that they are closed, and will say that nothing refers to them.
     let mut proven = if others.is_empty() { Proof::LastClose } else { Proof::LastNumber };
@@ -98,7 +99,9 @@ pub fn last_close(
                 Holds::Perhaps | Holds::Unknown => return unknown("its opener may hold it"),
                 Holds::No => {}
             }
-            if procfs::start_ticks(closer.tgid).is_none_or(|start| start + 1 < writer.opened) {
+            // What others have opened under the same name is none of what this process closes.
+            let is_passed = || procfs::start_ticks(closer.tgid).is_none_or(|start| start + 1 < writer.opened);
+            if std::ptr::eq(writer, closed) && is_passed() {
                 return unknown("it was passed to the closing process");
             }
         }

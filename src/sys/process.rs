@@ -133,7 +133,7 @@ impl Drop for Held {
 pub enum Tables {
     /// There is one thread, or the process is gone.
     One,
-    /// All threads share one table.
+    /// All threads that have not let go of their descriptors share one table.
     Shared,
     /// A thread has a table of its own, or none any more, or that cannot be told.
     Apart,
@@ -155,11 +155,20 @@ pub fn tables(tgid: u32, tid: u32) -> Tables {
     let other = |name: std::ffi::OsString| name.to_str()?.parse().ok().filter(|&other| other != tid);
     let mut others = threads.flatten().filter_map(|thread| other(thread.file_name()));
     let together = others.by_ref().take(THREADS).all(|other| match share_table(tid, other) {
-        Ok(shared) => shared,
+        Ok(shared) => shared || has_no_table(other),
         // It has ended since.
         Err(errno) => errno == Errno::SRCH,
     });
     if together && others.next().is_none() { Tables::Shared } else { Tables::Apart }
+}
+
+/// True for a thread that has no descriptors any more: it is about to end. If its table was its own, it may be in the middle of
+/// closing what was in it.
+fn has_no_table(tid: u32) -> bool {
+    match std::fs::read_dir(format!("/proc/{tid}/fdinfo")) {
+        Ok(mut descriptors) => descriptors.next().is_none(),
+        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+    }
 }
 
 /// Whether two tasks have one table of descriptors.
@@ -266,6 +275,24 @@ mod tests {
         // Tests have a thread each.
         assert_eq!(tables(me, me), Tables::Shared);
         assert!(share_table(me, std::os::unix::process::parent_id()).is_ok_and(|shared| !shared));
+
+        let (tell, told) = std::sync::mpsc::channel();
+        let (go, going) = std::sync::mpsc::channel::<()>();
+        let apart = std::thread::spawn(move || {
+            // SAFETY: the thread uses none of the descriptors in its copy of the table, which are closed there alone.
+            let done = unsafe { libc::unshare(libc::CLONE_FILES) };
+            tell.send(done).unwrap();
+            going.recv().unwrap();
+            // SAFETY: as above.
+            let done = unsafe { libc::syscall(libc::SYS_close_range, 0, u32::MAX, 0) };
+            tell.send(done as i32).unwrap();
+            going.recv().unwrap();
+        });
+        assert_eq!((told.recv(), tables(me, me)), (Ok(0), Tables::Apart));
+        go.send(()).unwrap();
+        assert_eq!((told.recv(), tables(me, me)), (Ok(0), Tables::Shared), "nothing in it, as when a thread ends");
+        go.send(()).unwrap();
+        apart.join().unwrap();
     }
 
     #[test]

@@ -41,6 +41,29 @@ fn s27_the_last_close_of_who_reads_the_version_below_too() {
     assert!(at_once >= 25, "only {at_once} of 50 closes had committed when they returned");
 }
 
+/// The kernel tells of the end of a descriptor some time after its close. Meanwhile it is one of the name's, and none of those
+/// that another process closes.
+#[cfg(feature = "failpoints")]
+#[test]
+fn s27_the_last_close_of_one_process_after_that_of_another() {
+    let mut m = Mount::setup().unmounted();
+    m.hold_at("release_begins", 1);
+    m.remount();
+    let (v, w) = m.pair();
+    // The kernel tells when a process began in ticks.
+    let began = std::time::Instant::now();
+    eventually("a few ticks later", || began.elapsed() > std::time::Duration::from_millis(100));
+    let fds = [&w, &v].map(|who| who.open("f", "w|creat|append").unwrap());
+    w.write(fds[0], "one ").unwrap();
+    w.close(fds[0]).unwrap();
+    let held = m.held();
+    v.write(fds[1], "two").unwrap();
+    v.close(fds[1]).unwrap();
+    assert_eq!(m.raw_content("f").unwrap(), b"one two");
+    drop(held);
+    crate::common::checker::check(&m);
+}
+
 #[test]
 fn s27_close_returns_what_the_commit_came_to() {
     let m = Mount::new();
