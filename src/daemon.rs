@@ -164,6 +164,7 @@ pub fn serve(config: Config, ready: ReadySignal) -> Result<(), ServeError> {
         postponed,
         decisions: Decisions::default(),
         revalidate,
+        renaming_folders: parking_lot::RwLock::default(),
         stopping: AtomicBool::new(false),
     });
     let reaper = Reaper::new(committer.clone(), config.reaper);

@@ -225,7 +225,8 @@ mod tests {
             kept: true,
             below: None,
             moved_from: None,
-            moved_with: None,
+            moved_alone: false,
+            folder: None,
         }
     }
 

@@ -20,6 +20,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
+use parking_lot::RwLock;
+
 use crate::folders::Totals;
 use crate::inode::{Key, Node, NodeFd, NodeTable, display_path};
 use crate::journal::{Commit, CommitKind, DraftId, Entry, Journal};
@@ -60,6 +62,8 @@ pub struct Committer {
     pub decisions: Decisions,
     /// Other hosts change names, which the NFS client does not know by itself.
     pub revalidate: bool,
+    /// Held while a folder is renamed, until the journal knows of it, and shared by who writes down where a draft will appear.
+    pub renaming_folders: RwLock<()>,
     /// The daemon ends: no draft gets content of its own any more.
     pub stopping: AtomicBool,
 }

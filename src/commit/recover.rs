@@ -208,24 +208,38 @@ impl Committer {
         self.roll_forward(row, target, marked, below)
     }
 
-    /// Which of its two paths a draft has, where a rename was written down before it was made: the one that leads to the folder it
-    /// goes along with, or else to the version below it. Fails if that folder is under neither, and if the export does.
+    /// Which path a draft has: the one that leads to its folder. Where a rename was written down before it was made, there are two;
+    /// if that was one of the draft itself, the one that leads to the version below it. Fails if the folder is somewhere else, and
+    /// another one has its place perhaps, and if the export does.
     pub(super) fn find_path(&self, row: &mut DraftRow) -> std::result::Result<(), (&'static str, Errno)> {
-        let Some(old) = row.moved_from.clone() else { return Ok(()) };
-        if self.is_at(row, &row.path)? {
+        let is_known = row.moved_alone || row.folder.is_some() && self.numbers_last(row);
+        if row.moved_from.is_none() && !is_known || self.is_at(row, &row.path)? {
             return Ok(());
         }
-        if !self.is_at(row, &old)? {
-            return if row.moved_with.is_some() { Err(("folder", Errno::NOENT)) } else { Ok(()) };
-        }
+        let old = match &row.moved_from {
+            Some(old) if self.is_at(row, old)? => old.clone(),
+            _ if row.moved_alone || row.folder.is_none() => return Ok(()),
+            _ => return Err(("folder", Errno::NOENT)),
+        };
         // First: what events tell of a name is looked up by the row.
         self.journal.submit(Entry::Stay { ids: vec![row.id] });
-        (row.path, row.moved_from, row.moved_with) = (old, None, None);
+        match self.journal.row(row.id) {
+            Ok(Some(now)) => *row = now,
+            found => {
+                tracing::error!(draft = row.id, ?found, "cannot read its row again");
+                (row.path, row.moved_from, row.below) = (old, None, Some(Held::Changed));
+            }
+        }
         Ok(())
     }
 
+    /// False on an export that gives its inodes other numbers after each mount: by them nothing can be told.
+    fn numbers_last(&self, row: &DraftRow) -> bool {
+        self.staging.stat(&row.stage).is_ok_and(|staged| staged.ino == row.ino)
+    }
+
     fn is_at(&self, row: &DraftRow, path: &[u8]) -> std::result::Result<bool, (&'static str, Errno)> {
-        let found = self.folder_of(path).and_then(|target| match row.moved_with {
+        let found = self.folder_of(path).and_then(|target| match row.folder.filter(|_| !row.moved_alone) {
             Some(folder) => Ok(target.parent.key.ino == folder),
             None => {
                 let (now, _) = self.look(&target)?;

@@ -34,7 +34,7 @@ pub enum Phase {
     /// Accepts writes.
     Open(Work),
     /// No writer is left; a commit is on its way.
-    Sealing(Arc<Content>),
+    Sealing(DraftId, Arc<Content>),
     /// Published, or without a name there was nothing to publish. A write that still arrives gets a fresh staged file.
     Published(Kept),
     /// Quarantined or dropped: nothing more will come of it.
@@ -64,7 +64,7 @@ pub struct Work {
 impl Phase {
     /// True while something may come of what was written, or is on its way to be.
     pub(super) fn is_pending(&self) -> bool {
-        matches!(self, Phase::Filling(_) | Phase::Open(_) | Phase::Sealing(_))
+        matches!(self, Phase::Filling(_) | Phase::Open(_) | Phase::Sealing(..))
     }
 }
 
@@ -88,7 +88,7 @@ impl Body {
                 self.base.as_ref().and_then(|base| base.file.clone()).ok_or(Errno::IO)
             }
             Phase::Open(work) => Ok(work.staged.file.clone()),
-            Phase::Sealing(file) => Ok(file.clone()),
+            Phase::Sealing(_, file) => Ok(file.clone()),
             Phase::Published(kept) | Phase::Filling(Some(kept)) | Phase::Ended(Some(kept)) => kept.file(),
             Phase::Ended(None) => Err(Errno::IO),
         }

@@ -49,7 +49,7 @@ impl Draft {
                 changed.map(Ok)
             }
             Phase::Clean | Phase::Filling(None) => Ok(Err(Blocked::Clean)),
-            Phase::Sealing(_) => Ok(Err(Blocked::Sealing)),
+            Phase::Sealing(..) => Ok(Err(Blocked::Sealing)),
             Phase::Published(_) | Phase::Filling(Some(_)) => Ok(Err(Blocked::Published)),
             Phase::Ended(_) => Ok(Err(Blocked::Ended)),
         }
@@ -101,7 +101,7 @@ impl Draft {
     /// True if content that it gets now goes to a second staged file, or did.
     pub fn would_begin_again(&self) -> bool {
         let phase = &self.body.read_recursive().phase;
-        self.is_again() || matches!(phase, Phase::Published(_) | Phase::Filling(Some(_)) | Phase::Sealing(_))
+        self.is_again() || matches!(phase, Phase::Published(_) | Phase::Filling(Some(_)) | Phase::Sealing(..))
     }
 
     /// Asks the disk to begin with what was written, if that is this much and not more than what each write begins by itself:

@@ -153,7 +153,7 @@ impl Draft {
 
     /// True while a commit is on its way.
     pub fn is_sealing(&self) -> bool {
-        matches!(self.body.read_recursive().phase, Phase::Sealing(_))
+        matches!(self.body.read_recursive().phase, Phase::Sealing(..))
     }
 
     /// The close that comes before this draft's commit is about to be answered, or was.
@@ -273,7 +273,7 @@ impl Draft {
             return None;
         }
         let Phase::Open(work) = std::mem::replace(&mut body.phase, Phase::Ended(None)) else { return None };
-        body.phase = Phase::Sealing(work.staged.file.clone());
+        body.phase = Phase::Sealing(work.id, work.staged.file.clone());
         let untouched = !self.touched.load(Ordering::Acquire) && work.is_untouched();
         let promised = work.promised.load(Ordering::Acquire);
         let target = body.target.clone();
@@ -316,7 +316,7 @@ impl Draft {
     /// name again: `unlist`, which takes the draft off the name unless such a one is there, and the end are one step.
     pub fn finish(&self, phase: Phase, unlist: impl FnOnce()) {
         let mut body = self.body.write();
-        debug_assert!(matches!(body.phase, Phase::Sealing(_)));
+        debug_assert!(matches!(body.phase, Phase::Sealing(..)));
         unlist();
         body.phase = phase;
     }

@@ -23,7 +23,7 @@ impl Draft {
     /// promised. False if that comes too late: a commit is on its way, or has come since the draft `was_pending`.
     pub fn unname(&self, by: &Committer, was_pending: bool) -> Result<bool> {
         let mut body = self.body.write();
-        if matches!(body.phase, Phase::Sealing(_)) || was_pending && !body.phase.is_pending() {
+        if matches!(body.phase, Phase::Sealing(..)) || was_pending && !body.phase.is_pending() {
             return Ok(false);
         }
         body.take_name(by)?;
@@ -34,7 +34,7 @@ impl Draft {
     /// what was renamed there. False, and nothing done, while one is on its way.
     pub fn unname_for(&self, by: &Committer, call: impl FnOnce() -> Result<()>) -> Result<bool> {
         let body = self.body.upgradable_read();
-        if matches!(body.phase, Phase::Sealing(_)) {
+        if matches!(body.phase, Phase::Sealing(..)) {
             return Ok(false);
         }
         call()?;
@@ -54,7 +54,7 @@ impl Draft {
         held: impl FnOnce() -> Held,
     ) -> Result<Option<bool>> {
         let body = self.body.upgradable_read();
-        if matches!(body.phase, Phase::Sealing(_)) {
+        if matches!(body.phase, Phase::Sealing(..)) {
             return Ok(None);
         }
         if !call()? {
@@ -63,7 +63,8 @@ impl Draft {
         let below = body.phase.is_pending().then(held);
         let mut body = RwLockUpgradableReadGuard::upgrade(body);
         if let Phase::Open(work) = &body.phase {
-            by.journal.submit(Entry::Retargeted { id: work.id, path: target.path(), below, from: None });
+            let (path, folder) = (target.path(), Some(target.parent.key.ino));
+            by.journal.submit(Entry::Retargeted { id: work.id, path, below, folder, from: None });
         }
         body.target = Some(target);
         Ok(Some(true))

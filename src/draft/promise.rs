@@ -83,10 +83,13 @@ impl Draft {
             unless_skipped!("data", at::fsync(&work.staged.file)).and_then(|()| by.staging.sync())
         })?;
         failpoint!("promise_after_sync");
+        // No folder above is renamed until the row says where it is.
+        let _settled = by.renaming_folders.read();
         // Before the row: what another host puts there in between is not what the row says, and is never overwritten.
         let below = by.held_by(target)?;
         let bytes = stat::fstat(&work.staged.file)?.size;
-        by.write_durably(Entry::Sealed { id: work.id, bytes, below })
+        let (path, folder) = (target.path(), target.parent.key.ino);
+        by.write_durably(Entry::Sealed { id: work.id, bytes, path, folder, below })
             .inspect_err(|errno| tracing::error!(draft = work.id, %errno, "cannot promise a close"))?;
         work.promised.store(true, Ordering::Release);
         failpoint!("commit_after_seal");
@@ -110,22 +113,32 @@ impl Draft {
 
     /// True while the journal promises a close.
     pub fn is_promised(&self) -> bool {
-        self.promised().is_some()
+        matches!(&self.body.read_recursive().phase, Phase::Open(work) if work.promised.load(Ordering::Acquire))
     }
 
-    /// The draft's id while the journal promises a close.
-    pub fn promised(&self) -> Option<DraftId> {
+    /// The draft's id while its content may appear, should the daemon die: a close was promised, or a commit is on its way.
+    pub fn may_appear(&self) -> Option<DraftId> {
         match &self.body.read_recursive().phase {
             Phase::Open(work) if work.promised.load(Ordering::Acquire) => Some(work.id),
+            Phase::Sealing(id, _) => Some(*id),
+            _ => None,
+        }
+    }
+
+    /// The draft's id while its row tells where it will appear.
+    pub fn row(&self) -> Option<DraftId> {
+        match &self.body.read_recursive().phase {
+            Phase::Open(Work { id, .. }) | Phase::Sealing(id, _) => Some(*id),
             _ => None,
         }
     }
 
     /// Says durably where the draft will appear: before the rename on the export that moves what `from` holds, so that
     /// recovery knows both names, or with its old one if that was not made after all. For one whose close was promised.
-    pub fn tell_rename(&self, by: &Committer, path: Vec<u8>, below: Option<Held>, from: Option<Vec<u8>>) -> Result<()> {
+    pub fn tell_rename(&self, by: &Committer, to: &Target, below: Held, from: Option<Vec<u8>>) -> Result<()> {
+        let (path, below, folder) = (to.path(), Some(below), Some(to.parent.key.ino));
         match &self.body.read_recursive().phase {
-            Phase::Open(work) => by.write_durably(Entry::Retargeted { id: work.id, path, below, from }),
+            Phase::Open(work) => by.write_durably(Entry::Retargeted { id: work.id, path, below, folder, from }),
             _ => Ok(()),
         }
     }

@@ -207,7 +207,7 @@ impl Draft {
         // It, or a folder above it, may have got another name meanwhile.
         let path = body.path();
         if path != told {
-            by.journal.submit(Entry::Retargeted { id: work.id, path, below: None, from: None });
+            by.journal.submit(Entry::Retargeted { id: work.id, path, below: None, folder: None, from: None });
         }
         (body.base, body.phase) = (base, Phase::Open(work));
         Ok(())

@@ -14,22 +14,22 @@ use crate::sys::{Kind, Result, Stat, stat};
 /// What the journal was told.
 #[derive(Default)]
 pub(super) struct Ahead {
-    /// The draft that is renamed, with what it had of it before.
-    own: Option<(Arc<Draft>, Vec<u8>, Held)>,
-    /// Those that go along with a folder.
-    along: Vec<DraftId>,
+    /// The draft that is renamed without a version below, with its name and what that holds: nothing is renamed on the export.
+    alone: Option<(Arc<Draft>, Target, Held)>,
+    /// Those whose rows say what they had before.
+    moved: Vec<DraftId>,
 }
 
 impl Ahead {
     /// The rename was not made.
     pub(super) fn undo(&self, fs: &Fs) {
-        let undo_own = |(draft, path, below): &(Arc<Draft>, Vec<u8>, Held)| {
-            draft.tell_rename(&fs.committer, path.clone(), Some(below.clone()), None)
+        let undo_alone = |(draft, from, held): &(Arc<Draft>, Target, Held)| {
+            draft.tell_rename(&fs.committer, from, held.clone(), None)
         };
-        let own = self.own.as_ref().map_or(Ok(()), undo_own);
-        let undo_along = || fs.committer.write_durably(Entry::Stay { ids: self.along.clone() });
-        let along = if self.along.is_empty() { Ok(()) } else { undo_along() };
-        if let Err(errno) = own.and(along) {
+        let alone = self.alone.as_ref().map_or(Ok(()), undo_alone);
+        let undo_moved = || fs.committer.write_durably(Entry::Stay { ids: self.moved.clone() });
+        let moved = if self.moved.is_empty() { Ok(()) } else { undo_moved() };
+        if let Err(errno) = alone.and(moved) {
             tracing::error!(%errno, "names that promised drafts did not get stay in the journal");
         }
     }
@@ -38,17 +38,17 @@ impl Ahead {
 impl Fs {
     /// Before a draft is renamed by its family: what its name holds goes along; without that it gets what the new one holds.
     pub(super) fn tell_own(&self, draft: &Arc<Draft>, from: &Target, to: &Target) -> Result<Ahead> {
-        if !draft.is_promised() {
-            return Ok(Ahead::default());
-        }
+        let Some(id) = draft.row().filter(|_| draft.is_promised()) else { return Ok(Ahead::default()) };
         let held = self.committer.held_by(from)?;
-        let (below, moved_from) = match &held {
-            Held::Inode(_) => (held.clone(), Some(from.path())),
-            Held::Nothing | Held::Changed => (self.committer.held_by(to)?, None),
+        let (below, moved_from, told) = match held {
+            Held::Inode(_) => (held, Some(from.path()), Ahead { alone: None, moved: vec![id] }),
+            Held::Nothing | Held::Changed => {
+                let alone = Some((draft.clone(), from.clone(), held));
+                (self.committer.held_by(to)?, None, Ahead { alone, moved: Vec::new() })
+            }
         };
-        let told = Ahead { own: Some((draft.clone(), from.path(), held)), ..Ahead::default() };
         // What the journal could not write now, it may write later.
-        draft.tell_rename(&self.committer, to.path(), Some(below), moved_from).inspect_err(|_| told.undo(self))?;
+        draft.tell_rename(&self.committer, to, below, moved_from).inspect_err(|_| told.undo(self))?;
         Ok(told)
     }
 
@@ -61,7 +61,7 @@ impl Fs {
             let there = stat::stat_at(self.nodes().fd(&to.parent)?, &to.name)?;
             drafts.extend(self.going_along(&there, &new, &old));
         }
-        let told = Ahead { along: drafts.iter().map(|draft| draft.id).collect(), ..Ahead::default() };
+        let told = Ahead { alone: None, moved: drafts.iter().map(|draft| draft.id).collect() };
         if !drafts.is_empty() {
             // All in one transaction.
             self.committer.write_durably(Entry::GoAlong(drafts)).inspect_err(|_| told.undo(self))?;
@@ -74,7 +74,7 @@ impl Fs {
             return Vec::new();
         };
         let along = |draft: Arc<Draft>| {
-            let (id, target) = (draft.promised()?, draft.target()?);
+            let (id, target) = (draft.may_appear()?, draft.target()?);
             let old = target.path();
             let path = [to, old.strip_prefix(from)?].concat();
             Some(Along { id, path, from: old, folder: target.parent.key.ino })

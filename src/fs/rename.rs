@@ -216,6 +216,9 @@ impl Fs {
             self.drop_marker(caller, &to.folder, &to.name)?;
         }
         let (old, new) = ((&from.folder, from.name.as_os_str()), (&to.folder, to.name.as_os_str()));
+        // Until the drafts below are told of it, no close below is promised: its row would have the old path.
+        let moves_folders = moved.kind == Kind::Dir || flags.contains(RenameFlags::EXCHANGE);
+        let _settled = moves_folders.then(|| self.committer.renaming_folders.write());
         let told = self.tell_below(&moved, &from.target(), &to.target(), flags)?;
         failpoint!("rename_before_move");
         let creds = self.creds(caller);
@@ -237,8 +240,14 @@ impl Fs {
             return;
         }
         for draft in self.drafts.below(&node) {
-            if let (Some((id, _)), Some(target)) = (draft.progress(), draft.target()) {
-                self.committer.journal.submit(Entry::Retargeted { id, path: target.path(), below: None, from: None });
+            if let (Some(id), Some(target)) = (draft.row(), draft.target()) {
+                self.committer.journal.submit(Entry::Retargeted {
+                    id,
+                    path: target.path(),
+                    below: None,
+                    folder: None,
+                    from: None,
+                });
             }
         }
     }

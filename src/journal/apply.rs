@@ -54,8 +54,8 @@ pub(super) fn apply(conn: &Connection, entry: &Entry, now: i64) -> rusqlite::Res
             insert(conn, &new, "quarantined", now)?;
             Ok(true)
         }
-        Entry::Retargeted { id, path, below, from } => {
-            target::retarget(conn, *id, path, below.as_ref(), from.as_deref(), now)
+        Entry::Retargeted { id, path, below, folder, from } => {
+            target::retarget(conn, *id, path, below.as_ref().map(|held| (held, *folder)), from.as_deref(), now)
         }
         Entry::GoAlong(drafts) => target::go_along(conn, drafts, now).map(|()| true),
         Entry::Stay { ids } => target::stay(conn, ids, now).map(|()| true),
@@ -65,9 +65,9 @@ pub(super) fn apply(conn: &Connection, entry: &Entry, now: i64) -> rusqlite::Res
                 .execute(params![id, schema::size(*bytes)])?;
             Ok(true)
         }
-        Entry::Sealed { id, bytes, below } => {
-            let known = Change::to(DraftState::Sealed).bytes(*bytes).write(conn, *id, "sealed", now)?;
-            target::named(conn, *id, below).map(|()| known)
+        Entry::Sealed { id, bytes, path, folder, below } => {
+            let known = Change::to(DraftState::Sealed).bytes(*bytes).path(path).write(conn, *id, "sealed", now)?;
+            target::named(conn, *id, below, Some(*folder)).map(|()| known)
         }
         Entry::Postponed { id, reason } => {
             // The event that sealed it stays that of its state: what came after is told apart by it.

@@ -115,7 +115,7 @@ pub struct Counts {
 
 pub(super) const DRAFT: &str =
     "SELECT id, state, path, stage, ino, kind, uid, gid, pid, command, bytes, begun_at, changed_at, reason, kept, below,
-     moved_from, moved_with
+     moved_from, stay IS NOT NULL, folder
                      FROM drafts ";
 
 /// A commit's numbers go with the event that told of it.
@@ -408,7 +408,8 @@ pub(super) fn draft(row: &Row<'_>) -> rusqlite::Result<DraftRow> {
         kept: row.get(14)?,
         below: held(row, 15)?,
         moved_from: row.get(16)?,
-        moved_with: row.get::<_, Option<i64>>(17)?.map(i64::cast_unsigned),
+        moved_alone: row.get(17)?,
+        folder: row.get::<_, Option<i64>>(18)?.map(i64::cast_unsigned),
     })
 }
 

@@ -180,6 +180,8 @@ pub enum Entry {
         path: Vec<u8>,
         /// What the new name holds; `None` if it came along with its folder.
         below: Option<Held>,
+        /// The inode number of another folder that this is in.
+        folder: Option<u64>,
         /// The old one, where this is written before the rename on the export that moves what the name holds.
         from: Option<Vec<u8>>,
     },
@@ -204,6 +206,10 @@ pub enum Entry {
         id: DraftId,
         /// Bytes.
         bytes: u64,
+        /// Its target.
+        path: Vec<u8>,
+        /// The inode number of the folder that this is in.
+        folder: u64,
         /// What its name held, looked at before this is written.
         below: Held,
     },
@@ -395,6 +401,8 @@ pub struct DraftRow {
     pub below: Option<Held>,
     /// The path it had before a rename of which it is not known whether it was made.
     pub moved_from: Option<Vec<u8>>,
-    /// The inode number of the folder that it goes along with, if that rename is one of a folder.
-    pub moved_with: Option<u64>,
+    /// True if that is a rename of its own, and not of a folder above.
+    pub moved_alone: bool,
+    /// The inode number of the folder where it will appear; `None` if no close was promised, or by an older commitfs.
+    pub folder: Option<u64>,
 }

@@ -51,6 +51,8 @@ enum What<'a> {
         #[serde(default)]
         below: Option<Cow<'a, Held>>,
         #[serde(default)]
+        folder: Option<u64>,
+        #[serde(default)]
         from: Option<Cow<'a, [u8]>>,
     },
     /// About to be taken out. Not an entry: nobody knows yet whether it will be.
@@ -61,10 +63,11 @@ impl<'a> What<'a> {
     fn of(entry: &'a Entry) -> Option<What<'a>> {
         match entry {
             Entry::Begun(begun) => Some(What::Begun(Cow::Borrowed(begun))),
-            Entry::Retargeted { id, path, below, from } => Some(What::Retargeted {
+            Entry::Retargeted { id, path, below, folder, from } => Some(What::Retargeted {
                 id: *id,
                 path: Cow::Borrowed(path),
                 below: below.as_ref().map(Cow::Borrowed),
+                folder: *folder,
                 from: from.as_deref().map(Cow::Borrowed),
             }),
             _ => None,
@@ -74,10 +77,11 @@ impl<'a> What<'a> {
     fn into_entry(self) -> Option<Entry> {
         match self {
             What::Begun(begun) => Some(Entry::Begun(begun.into_owned())),
-            What::Retargeted { id, path, below, from } => Some(Entry::Retargeted {
+            What::Retargeted { id, path, below, folder, from } => Some(Entry::Retargeted {
                 id,
                 path: path.into_owned(),
                 below: below.map(Cow::into_owned),
+                folder,
                 from: from.map(Cow::into_owned),
             }),
             What::Leaving(_) => None,

@@ -10,7 +10,7 @@ use rusqlite::{Connection, TransactionBehavior};
 
 /// Schema `n` is what the first `n` entries produce; `PRAGMA user_version` says how many have run. Entries are only ever
 /// appended: a released one is part of somebody's file.
-const MIGRATIONS: &[&str] = &[FIRST, SECOND, THIRD, FOURTH, FIFTH, SIXTH, SEVENTH, EIGHTH];
+const MIGRATIONS: &[&str] = &[FIRST, SECOND, THIRD, FOURTH, FIFTH, SIXTH, SEVENTH, EIGHTH, NINTH];
 
 /// The newest schema this program knows.
 pub(super) const NEWEST: i64 = MIGRATIONS.len() as i64;
@@ -214,6 +214,13 @@ UPDATE drafts SET named = (
 WHERE state = 'committed' AND EXISTS (SELECT 1 FROM drafts WHERE state = 'sealed');
 ";
 
+/// `folder` is the inode number of the folder where the draft will appear, as it was when the close was promised. `stay` is what the
+/// row had before a rename of the draft that was written down first, as JSON: it has that again if the rename was not made.
+const NINTH: &str = "
+ALTER TABLE drafts RENAME COLUMN moved_with TO folder;
+ALTER TABLE drafts ADD COLUMN stay TEXT;
+";
+
 /// The schema a file has: 0 for a new one.
 pub(super) fn version(conn: &Connection) -> rusqlite::Result<i64> {
     conn.query_row("PRAGMA user_version", [], |row| row.get(0))
@@ -292,7 +299,7 @@ mod tests {
                 conn.execute_batch("DROP TRIGGER IF EXISTS drafts_begin; DELETE FROM drafts;").unwrap();
                 conn.execute(
                     "INSERT INTO drafts VALUES (1, ?1, x'61', 's', 1, 'new', 0, 0, 0, '', 0, 0, 0, 1, 'why', 1, NULL,
-                             NULL, NULL, NULL)",
+                             NULL, NULL, NULL, NULL)",
                     [from.as_str()],
                 )
                 .unwrap();

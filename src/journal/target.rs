@@ -13,16 +13,22 @@ pub(super) fn retarget(
     conn: &Connection,
     id: DraftId,
     path: &[u8],
-    below: Option<&Held>,
+    below: Option<(&Held, Option<u64>)>,
     from: Option<&[u8]>,
     now: i64,
 ) -> rusqlite::Result<bool> {
-    if below.is_none() {
+    let Some((below, folder)) = below else {
         take_along(conn, id)?;
-    }
-    let changed = move_to(conn, id, path, from, None, now)?;
-    if changed && let Some(below) = below {
-        named(conn, id, below)?;
+        return move_to(conn, id, path, from, now);
+    };
+    // Should the rename not be made, all is as it was.
+    let stay = "UPDATE drafts SET stay = CASE WHEN ?2 THEN
+                    json_object('below', below, 'named', named, 'event', event, 'folder', folder) END
+                WHERE id = ?1";
+    conn.prepare_cached(stay)?.execute(params![id, from.is_some()])?;
+    let changed = move_to(conn, id, path, from, now)?;
+    if changed {
+        named(conn, id, below, folder)?;
     }
     Ok(changed)
 }
@@ -31,7 +37,10 @@ pub(super) fn retarget(
 pub(super) fn go_along(conn: &Connection, drafts: &[Along], now: i64) -> rusqlite::Result<()> {
     for Along { id, path, from, folder } in drafts {
         take_along(conn, *id)?;
-        move_to(conn, *id, path, Some(from), Some(*folder), now)?;
+        if move_to(conn, *id, path, Some(from), now)? {
+            let mut update = conn.prepare_cached("UPDATE drafts SET folder = ?2, stay = NULL WHERE id = ?1")?;
+            update.execute(params![id, folder.cast_signed()])?;
+        }
     }
     Ok(())
 }
@@ -41,7 +50,11 @@ pub(super) fn stay(conn: &Connection, ids: &[DraftId], now: i64) -> rusqlite::Re
     for id in ids {
         let path: Option<Vec<u8>> = conn
             .prepare_cached(
-                "UPDATE drafts SET path = moved_from, moved_from = NULL, moved_with = NULL
+                "UPDATE drafts SET path = moved_from, moved_from = NULL, stay = NULL,
+                        below = CASE WHEN stay IS NULL THEN below ELSE stay ->> 'below' END,
+                        named = CASE WHEN stay IS NULL THEN named ELSE stay ->> 'named' END,
+                        event = CASE WHEN stay IS NULL THEN event ELSE stay ->> 'event' END,
+                        folder = CASE WHEN stay IS NULL THEN folder ELSE stay ->> 'folder' END
                  WHERE id = ?1 AND moved_from IS NOT NULL AND state IN ('open', 'sealed', 'quarantined')
                  RETURNING path",
             )?
@@ -55,30 +68,24 @@ pub(super) fn stay(conn: &Connection, ids: &[DraftId], now: i64) -> rusqlite::Re
     Ok(())
 }
 
-/// What a draft's name holds as it gets that name. If its close was promised, this is its place among others that were
-/// promised for the name.
-pub(super) fn named(conn: &Connection, id: DraftId, below: &Held) -> rusqlite::Result<()> {
-    conn.prepare_cached("UPDATE drafts SET below = ?2, named = CASE state WHEN 'sealed' THEN event END WHERE id = ?1")?
-        .execute(params![id, below.to_text()])?;
+/// What a draft's name holds as it gets that name, in this folder. If its close was promised, this is its place among others
+/// that were promised for the name.
+pub(super) fn named(conn: &Connection, id: DraftId, below: &Held, folder: Option<u64>) -> rusqlite::Result<()> {
+    conn.prepare_cached(
+        "UPDATE drafts SET below = ?2, folder = ?3, named = CASE state WHEN 'sealed' THEN event END WHERE id = ?1",
+    )?
+    .execute(params![id, below.to_text(), folder.map(u64::cast_signed)])?;
     Ok(())
 }
 
-fn move_to(
-    conn: &Connection,
-    id: DraftId,
-    path: &[u8],
-    from: Option<&[u8]>,
-    folder: Option<u64>,
-    now: i64,
-) -> rusqlite::Result<bool> {
+fn move_to(conn: &Connection, id: DraftId, path: &[u8], from: Option<&[u8]>, now: i64) -> rusqlite::Result<bool> {
     let told_by = next_event(conn)?;
     let changed = conn
         .prepare_cached(
-            "UPDATE drafts SET path = ?2, moved_from = ?3, moved_with = ?4,
-                    event = CASE state WHEN 'sealed' THEN ?5 ELSE event END
+            "UPDATE drafts SET path = ?2, moved_from = ?3, event = CASE state WHEN 'sealed' THEN ?4 ELSE event END
              WHERE id = ?1 AND state IN ('open', 'sealed', 'quarantined')",
         )?
-        .execute(params![id, path, from, folder.map(u64::cast_signed), told_by])?;
+        .execute(params![id, path, from, told_by])?;
     if changed > 0 {
         event(conn, told_by, now, "retargeted", Some(id), path, None)?;
     }

@@ -124,7 +124,9 @@ fn a_draft_from_begin_to_commit() {
     let name = format!("{id}.0");
     assert_eq!(staged(&[name.clone(), format!("{id}.1"), "7.0".to_owned()]), HashSet::from([name.clone()]));
 
-    journal.submit_durable(Entry::Sealed { id, bytes: 5, below: Held::Nothing }).unwrap();
+    journal
+        .submit_durable(Entry::Sealed { id, bytes: 5, path: b"p".to_vec(), folder: 1, below: Held::Nothing })
+        .unwrap();
     assert_eq!(journal.row(id).unwrap().unwrap().state, DraftState::Sealed);
     journal.wait(journal.submit(committed(id, path))).unwrap();
     journal.wait(journal.submit(Entry::Digested { id, digest: "xxh3:0".to_owned() })).unwrap();
@@ -273,7 +275,8 @@ fn a_bad_entry_is_left_out_alone() {
     let (go, wait) = crossbeam_channel::bounded::<()>(0);
     on_writer(&journal, move |_| wait.recv().unwrap());
     journal.submit(begun(id, b"x"));
-    let unknown = journal.submit(Entry::Sealed { id: 999, bytes: 1, below: Held::Nothing });
+    let unknown =
+        journal.submit(Entry::Sealed { id: 999, bytes: 1, path: b"p".to_vec(), folder: 1, below: Held::Nothing });
     let twice = journal.submit(begun(id, b"again"));
     journal.submit(committed(id, b"x"));
     let late = journal.submit(quarantined(id));
@@ -311,13 +314,19 @@ fn any_entry() -> impl Strategy<Value = Entry> {
     let id = 1..5i64;
     prop_oneof![
         id.clone().prop_map(|id| begun(id, b"p")),
-        id.clone().prop_map(|id| Entry::Sealed { id, bytes: 1, below: Held::Nothing }),
+        id.clone().prop_map(|id| Entry::Sealed { id, bytes: 1, path: b"p".to_vec(), folder: 1, below: Held::Nothing }),
         id.clone().prop_map(|id| Entry::Unsealed { id }),
         id.clone().prop_map(|id| Entry::Postponed { id, reason: "rename failed: EIO".to_owned() }),
         id.clone().prop_map(|id| committed(id, b"p")),
         id.clone().prop_map(quarantined),
         id.clone().prop_map(|id| Entry::Discarded { id, reason: "r".to_owned() }),
-        id.clone().prop_map(|id| Entry::Retargeted { id, path: b"q".to_vec(), below: Some(Held::Nothing), from: None }),
+        id.clone().prop_map(|id| Entry::Retargeted {
+            id,
+            path: b"q".to_vec(),
+            below: Some(Held::Nothing),
+            folder: Some(1),
+            from: None
+        }),
         id.prop_map(|id| Entry::Grown { id, bytes: 2 }),
     ]
 }

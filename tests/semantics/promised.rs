@@ -441,7 +441,8 @@ fn s40_what_an_older_version_has_promised_is_rolled_forward() {
     let db = rusqlite::Connection::open(m.state().join("journal.sqlite")).unwrap();
     db.execute_batch(
         "ALTER TABLE drafts DROP COLUMN below; ALTER TABLE drafts DROP COLUMN moved_from;
-         ALTER TABLE drafts DROP COLUMN moved_with; ALTER TABLE drafts DROP COLUMN named; PRAGMA user_version = 6;",
+         ALTER TABLE drafts DROP COLUMN folder; ALTER TABLE drafts DROP COLUMN stay;
+         ALTER TABLE drafts DROP COLUMN named; PRAGMA user_version = 6;",
     )
     .unwrap();
     drop(db);

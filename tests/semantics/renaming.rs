@@ -2,7 +2,9 @@
 
 #[cfg(feature = "failpoints")]
 mod crashes {
-    use crate::common::{Agent, Mount, Setup, checker, eventually};
+    use std::time::Duration;
+
+    use crate::common::{Agent, Immutable, Mount, Setup, checker, eventually, poll};
     use crate::promised::{promise, unproven};
 
     /// A mount whose daemon dies at the point.
@@ -82,6 +84,87 @@ mod crashes {
                 has(&m, &[(&format!("{now}/{name}"), Some("promised")), (&format!("{not}/{name}"), None)], point);
             }
             m.nothing_quarantined();
+            checker::check(&m);
+        }
+    }
+
+    /// Content that is on its way appears where its folder is by then, and in no other of that name.
+    #[test]
+    fn s40_a_commit_that_the_daemon_died_in_is_in_its_folder_though_that_was_renamed_meanwhile() {
+        for point in ["commit_before_rename", "commit_after_rename"] {
+            let mut m = Setup::default().unmounted();
+            m.hold_at(point, 2);
+            m.remount();
+            let (w, r) = (unproven(&m, "W"), m.agent("R"));
+            r.mkdir("d").unwrap();
+            w.put("d/f", "promised").unwrap();
+            let held = m.held();
+            r.rename("d", "e").unwrap();
+            r.mkdir("d").unwrap();
+            m.kill9();
+            drop((held, w, r));
+            m.set_env("COMMITFS_FAILPOINT", "");
+            m.remount();
+            m.recovered();
+            has(&m, &[("d/f", None), ("e/f", Some("promised"))], point);
+            m.nothing_quarantined();
+            checker::check(&m);
+        }
+    }
+
+    #[test]
+    fn s40_a_close_that_is_promised_as_its_folder_is_renamed_is_promised_for_where_it_is_then() {
+        let mut m = Setup::default().unmounted();
+        m.hold_at("rename_after_move", 1);
+        m.remount();
+        let (w, r) = (unproven(&m, "W"), m.agent("R"));
+        r.mkdir("d").unwrap();
+        let fd = w.open("d/f", "w|creat").unwrap();
+        w.write(fd, "promised").unwrap();
+        w.dup(fd).unwrap();
+        r.send(&["rename", "d", "e"]);
+        let held = m.held();
+        w.send(&["close", &fd.to_string()]);
+        // It waits for the rename, or has been promised something.
+        poll(Duration::from_secs(1), || w.has_answered().then_some(()));
+        let promised = w.has_answered();
+        m.kill9();
+        drop((held, w, r));
+        m.set_env("COMMITFS_FAILPOINT", "");
+        m.remount();
+        m.recovered();
+        if promised {
+            has(&m, &[("e/f", Some("promised"))], "");
+        }
+        checker::check(&m);
+    }
+
+    /// What somebody has put at its name meanwhile is newer than what was promised, also after a rename that was refused.
+    #[test]
+    fn s40_a_rename_that_fails_makes_a_promised_draft_no_newer_than_it_was() {
+        for dies in [false, true] {
+            let mut m = if dies { mortal("rename_after_tell") } else { Mount::new() };
+            let (w, r) = (unproven(&m, "W"), m.agent("R"));
+            w.mkdir("fixed").unwrap();
+            r.put("f", "old").unwrap();
+            r.put("g", "newer").unwrap();
+            promise(&m, &w, "f", "promised");
+            r.rename("g", "f").unwrap();
+            m.recorded();
+            if dies {
+                w.rename("f", "fixed/f").unwrap_err();
+                succeed(&mut m, w);
+            } else {
+                let fixed = Immutable::new(m.raw("fixed"));
+                w.rename("f", "fixed/f").unwrap_err();
+                drop(fixed);
+                m.kill9();
+                drop(w);
+                m.remount();
+                m.recovered();
+            }
+            has(&m, &[("f", Some("newer")), ("fixed/f", None)], &format!("the daemon dies in it: {dies}"));
+            m.quarantined("f");
             checker::check(&m);
         }
     }

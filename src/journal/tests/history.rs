@@ -20,7 +20,7 @@ fn the_newest_events_are_kept_and_what_has_no_end_stays() {
     journal.submit(begun(gone, b"gone"));
     journal.submit(Entry::Discarded { id: gone, reason: "unlinked".to_owned() });
     journal.submit(begun(sealed, b"sealed"));
-    journal.submit(Entry::Sealed { id: sealed, bytes: 1, below: Held::Nothing });
+    journal.submit(Entry::Sealed { id: sealed, bytes: 1, path: b"p".to_vec(), folder: 1, below: Held::Nothing });
     let published: Vec<DraftId> = (0..10).map(|_| journal.next_draft_id()).collect();
     for &id in &published {
         journal.submit(begun(id, b"f"));

@@ -21,7 +21,13 @@ fn a_crash_before_the_transaction_loses_no_draft_and_no_target() {
     let (a, b) = (journal.next_draft_id(), journal.next_draft_id());
     journal.submit(begun(a, b"a\xff"));
     journal.submit(begun(b, b"b"));
-    journal.submit(Entry::Retargeted { id: a, path: b"d/a".to_vec(), below: Some(Held::Nothing), from: None });
+    journal.submit(Entry::Retargeted {
+        id: a,
+        path: b"d/a".to_vec(),
+        below: Some(Held::Nothing),
+        folder: None,
+        from: None,
+    });
     journal.secure().unwrap();
     let left = crash(dir.path());
     drop(held);
@@ -172,7 +178,7 @@ fn what_could_not_be_written_down_and_is_refused_holds_nobody_up() {
     journal.submit(begun(id, b"x"));
     journal.submit(committed(id, b"x"));
     journal.0.redo.lock().file = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
-    let late = journal.submit(Entry::Retargeted { id, path: b"y".to_vec(), below: None, from: None });
+    let late = journal.submit(Entry::Retargeted { id, path: b"y".to_vec(), below: None, folder: None, from: None });
     assert!(matches!(journal.wait(late), Err(JournalError::Refused { .. })));
     journal.secure().unwrap();
 }

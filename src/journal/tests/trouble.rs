@@ -14,7 +14,9 @@ fn a_full_disk_loses_nothing() {
     }
     until("unhealthy", || journal.health().is_err());
     assert_eq!(journal.health().unwrap_err().errno(), rustix::io::Errno::NOSPC.raw_os_error());
-    let error = journal.submit_durable(Entry::Sealed { id: ids[0], bytes: 1, below: Held::Nothing }).unwrap_err();
+    let error = journal
+        .submit_durable(Entry::Sealed { id: ids[0], bytes: 1, path: b"p".to_vec(), folder: 1, below: Held::Nothing })
+        .unwrap_err();
     assert_eq!(error.errno(), rustix::io::Errno::NOSPC.raw_os_error());
     for bytes in 0..1000 {
         journal.submit(Entry::Grown { id: ids[1], bytes });
