@@ -291,6 +291,16 @@ impl Draft {
         self.filled(by, &path, Phase::Published(kept), filled)
     }
 
+    /// Its family has changed the mode of the version below: a set-id bit that it gave is meant for what is written then.
+    pub fn note_rights(&self, perm: u32) {
+        let mut body = self.body.write();
+        if matches!(body.phase, Phase::Clean)
+            && let Some(base) = &mut body.base
+        {
+            base.like.perm = perm;
+        }
+    }
+
     fn begins_over(&self, base: Option<&Base>) {
         let mut began_over = self.began_over.lock();
         if let Some(ino) = base.map(|base| base.like.ino).filter(|ino| !began_over.contains(ino)) {

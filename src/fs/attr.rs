@@ -213,7 +213,11 @@ impl Fs {
         }
         // The kernel keeps the times of the version's node by itself and would never hear of these: the next look-up
         // takes the file for another version and gives it a node of its own.
-        self.change_as(caller, &*file, changes)
+        self.change_as(caller, &*file, changes)?;
+        if changes.perm.is_some() {
+            draft.note_rights(stat::fstat(&*file)?.perm);
+        }
+        Ok(())
     }
 
     /// Changes attributes of a file on the export as its caller may.

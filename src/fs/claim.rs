@@ -2,6 +2,7 @@
 //! else has put there would be lost.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::Fs;
 use crate::commit::Target;
@@ -10,7 +11,10 @@ use crate::inode::Key;
 use crate::sys::{Errno, Result, Stat, stat};
 
 /// How often the version that a draft stands for may be renamed while its name is taken again.
-const RENAMED: u32 = 4;
+const RENAMED: u32 = 8;
+
+/// How long a rename on the export may take to be known.
+const NOTED: Duration = Duration::from_millis(1);
 
 impl Fs {
     /// True if the draft has its name, or got it again.
@@ -50,11 +54,13 @@ impl Fs {
             if takes {
                 return Ok(());
             }
-            let (Some(from), Some(to)) = (draft.target(), self.renamed_to(draft)) else { break };
-            if to.is(&from) || !draft.follow(&from, to) {
-                break;
+            let Some(from) = draft.target() else { break };
+            match self.renamed_to(draft).filter(|to| !to.is(&from)) {
+                Some(to) if draft.follow(&from, to.clone()) => self.drafts.unlist(from.parent.key, &from.name, draft),
+                Some(_) => break,
+                // A rename may have been made in this very moment, and not be known yet.
+                None => std::thread::sleep(NOTED),
             }
-            self.drafts.unlist(from.parent.key, &from.name, draft);
         }
         Err(Errno::STALE)
     }

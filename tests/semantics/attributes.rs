@@ -242,6 +242,25 @@ fn s23_an_overwrite_keeps_mode_owner_xattrs_and_acl() {
 }
 
 #[test]
+fn s23_a_set_id_bit_that_the_writer_gives_before_its_first_write_stays() {
+    let m = Mount::new();
+    let w = m.agent("W");
+    for by_path in [false, true] {
+        w.put("f", "old").unwrap();
+        w.chmod("f", 0o755).unwrap();
+        let fd = w.open("f", "rw").unwrap();
+        if by_path { w.chmod("f", 0o6755) } else { w.fchmod(fd, 0o6755) }.unwrap();
+        // Whoever writes and is not root takes such bits away.
+        w.pwrite(fd, 0, "new").unwrap();
+        w.close(fd).unwrap();
+        m.settled();
+        let expected = if rustix::process::geteuid().is_root() { 0o6755 } else { 0o755 };
+        assert_eq!((w.cat("f").unwrap(), w.stat("f").unwrap().perm()), (b"new".to_vec(), expected), "{by_path}");
+        w.unlink("f").unwrap();
+    }
+}
+
+#[test]
 fn s23_what_others_change_of_a_version_the_draft_over_it_takes_over() {
     let m = Mount::new();
     let (w, other) = m.pair();
