@@ -48,10 +48,14 @@ pub fn of_held<T>(file: impl AsFd, hold: impl Fn() -> T) -> Result<String> {
 /// Bytes up to which a file is read without looking for holes.
 const SMALL: u64 = 1 << 20;
 
-/// Where the next bytes are that have to be read, from `offset` on. Without any they begin at the file's end.
+/// Where the next bytes are that have to be read, from `offset` on, and at least one, whatever the file system says. Without
+/// any they begin at the file's end.
 fn next_data(file: BorrowedFd<'_>, offset: u64) -> Result<Range<u64>> {
     match at::seek_hole_data(file, offset, false) {
-        Ok(start) => Ok(start..at::seek_hole_data(file, start, true)?),
+        Ok(start) => {
+            let start = start.max(offset);
+            Ok(start..at::seek_hole_data(file, start, true)?.max(start + 1))
+        }
         Err(Errno::NXIO) => Ok(stat::fstat(file)?.size.max(offset)..u64::MAX),
         // Not every file system tells.
         Err(Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS | Errno::NOTTY) => Ok(offset..u64::MAX),

@@ -139,7 +139,7 @@ fn nested(folder: &Path) -> Finding {
 fn space(folder: &Path) -> Finding {
     match rustix::fs::statvfs(folder) {
         Ok(space) => {
-            let free = space.f_bavail * space.f_frsize;
+            let free = space.f_bavail.saturating_mul(space.f_frsize);
             let found = format!("{} and {} inodes free", size(free), space.f_favail);
             if free < LITTLE || (space.f_files > 0 && space.f_favail < 1000) {
                 let why = "A rewritten file needs room for both versions until the old one is let go of.";

@@ -203,7 +203,7 @@ pub(super) fn state_folder(dir: &Path) -> Finding {
         );
     }
     let free = match rustix::fs::statvfs(existing) {
-        Ok(space) => space.f_bavail * space.f_frsize,
+        Ok(space) => space.f_bavail.saturating_mul(space.f_frsize),
         Err(errno) => {
             return Finding::of(
                 "state folder",
