@@ -47,6 +47,8 @@ struct State {
     forwards: HashMap<(Sort, u64), Forward>,
     /// Descriptors of which a duplicate was closed, maybe the last one.
     closing: HashMap<u64, Instant>,
+    /// It was logged that the export's file cannot be opened: whoever locks it anew for each access says it once.
+    told: bool,
 }
 
 #[derive(Debug)]
@@ -81,13 +83,16 @@ impl Domain {
         }
         let forward = match state.forwards.entry((lock.sort, lock.owner)) {
             std::collections::hash_map::Entry::Occupied(there) => there.into_mut(),
-            std::collections::hash_map::Entry::Vacant(free) => free.insert(open().map_or_else(
-                |errno| {
-                    tracing::debug!(%errno, "cannot open a file to lock it on the export");
+            std::collections::hash_map::Entry::Vacant(free) => free.insert(match open() {
+                Ok(file) => Forward::To(file),
+                Err(errno) if is_trouble(errno) => return Err(errno),
+                Err(errno) => {
+                    if !std::mem::replace(&mut state.told, true) {
+                        tracing::warn!(%errno, pid = lock.pid, "a file cannot be locked on the export: other hosts see no lock");
+                    }
                     Forward::Nowhere
-                },
-                Forward::To,
-            )),
+                }
+            }),
         };
         let taken = match forward {
             Forward::To(file) if lock.sort == Sort::Whole => lock::set_whole(file, Some(lock.mode)),
@@ -161,12 +166,18 @@ impl Domain {
             // The export's lock may be the mount's own, of another owner that holds more bytes than are asked about:
             // then it would have been found above. So it is a stranger's.
             Ok(Some((span, mode))) => Ok(Some(Lock { span, mode, pid: 0, ..*of })),
+            Err(errno) if is_trouble(errno) => Err(errno),
             Err(errno) => {
                 tracing::debug!(%errno, "cannot ask the export for locks");
                 Ok(None)
             }
         }
     }
+}
+
+/// Trouble of the moment, and no word on whether the export has locks: whoever asked must not believe that it holds one.
+fn is_trouble(errno: Errno) -> bool {
+    matches!(errno, Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::IO | Errno::STALE)
 }
 
 /// Which file a descriptor locks.
