@@ -172,7 +172,8 @@ impl Fs {
     }
 
     /// As [`Fs::list`], with each entry's node, which counts as looked up if the entry was taken. The names may be
-    /// remembered by the kernel: the guard must live until the answer is sent.
+    /// remembered by the kernel: the guard must live until the answer is sent. It ends before a name that cannot be looked
+    /// up, and the next one, which begins with that, fails: a name that is there is never left out.
     pub fn list_nodes(
         &self,
         caller: Caller,
@@ -186,15 +187,14 @@ impl Fs {
         let rest = behind(&listing, offset);
         self.before_end(folder, rest);
         let answering = folder.node.as_folder()?.answers.read_arc();
+        let mut is_empty = true;
         for listed in rest {
             let entry = match self.entry_for(caller, folder, listed) {
                 Ok(Some(entry)) => entry,
                 // Gone since the listing was taken.
                 Ok(None) => continue,
-                Err(errno) => {
-                    tracing::debug!(%errno, "cannot look up a listed name");
-                    continue;
-                }
+                Err(errno) if is_empty => return Err(errno),
+                Err(_) => break,
             };
             if take(listed, entry) {
                 if !listed.is_dot() {
@@ -202,6 +202,7 @@ impl Fs {
                 }
                 break;
             }
+            is_empty = false;
         }
         Ok(answering)
     }
@@ -266,7 +267,8 @@ impl Fs {
                 Some(kind) => kind,
                 None => match stat::stat_at(&dir, &*entry.name) {
                     Ok(stat) => stat.kind,
-                    Err(_) => continue,
+                    Err(Errno::NOENT) => continue,
+                    Err(errno) => return Err(errno),
                 },
             };
             listing.push(Listed::new(entry.ino, kind, entry.name));
