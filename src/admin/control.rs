@@ -56,8 +56,10 @@ pub trait Verbs: Send + Sync + 'static {
 
 /// The path in a request, as [`add_path`] has put it there, if it has one.
 pub fn path_in(request: &Value) -> Result<Option<Vec<u8>>, VerbError> {
-    let hex = request["path_hex"].as_str().and_then(from_hex);
-    let path = hex.or_else(|| request["path"].as_str().map(|path| path.as_bytes().to_vec()));
+    let path = match request["path_hex"].as_str() {
+        Some(hex) => Some(from_hex(hex).ok_or_else(|| VerbError::new(Errno::INVAL, "path_hex: is not hex"))?),
+        None => request["path"].as_str().map(|path| path.as_bytes().to_vec()),
+    };
     path.map(|path| inside(&path)).transpose()
 }
 

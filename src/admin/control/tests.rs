@@ -177,3 +177,12 @@ fn a_path_means_something_inside_the_mount_or_is_refused() {
         assert_eq!(error.errno, Errno::INVAL.raw_os_error(), "{outside}: {error}");
     }
 }
+
+#[test]
+fn a_path_in_hex_wins_and_is_refused_where_it_is_none() {
+    assert_eq!(path_in(&json!({})).unwrap(), None);
+    assert_eq!(path_in(&json!({ "path": "a", "path_hex": null })).unwrap(), Some(b"a".to_vec()));
+    assert_eq!(path_in(&json!({ "path": "a", "path_hex": "ff" })).unwrap(), Some(b"\xff".to_vec()));
+    let error = path_in(&json!({ "path": "a", "path_hex": "f" })).unwrap_err();
+    assert_eq!((error.errno, error.message.as_str()), (Errno::INVAL.raw_os_error(), "path_hex: is not hex"));
+}
