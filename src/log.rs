@@ -46,8 +46,9 @@ static FILTER_IN_FORCE: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock
 
 /// Sets the log of this process up. Only the first call counts.
 pub fn start(format: LogFormat) {
-    let filter = EnvFilter::try_from_env(FILTER).unwrap_or_else(|_| EnvFilter::new("info"));
-    let (filter, handle) = reload::Layer::new(filter);
+    let asked = EnvFilter::try_from_env(FILTER);
+    let wrong = asked.as_ref().err().filter(|_| std::env::var_os(FILTER).is_some()).map(ToString::to_string);
+    let (filter, handle) = reload::Layer::new(asked.unwrap_or_else(|_| EnvFilter::new("info")));
     let layer = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(io::stderr().is_terminal());
     let layer = match format {
         LogFormat::Json => layer.json().flatten_event(true).with_ansi(false).boxed(),
@@ -56,6 +57,9 @@ pub fn start(format: LogFormat) {
     };
     if tracing_subscriber::registry().with(filter).with(MootReplies).with(layer).try_init().is_ok() {
         drop(FILTER_IN_FORCE.set(handle));
+        if let Some(error) = wrong {
+            tracing::warn!(error, "{FILTER} is not understood, and ignored");
+        }
     }
 }
 

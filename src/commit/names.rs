@@ -154,7 +154,16 @@ impl Committer {
                 return Err(errno);
             }
         };
-        let replaced = stat::stat_at(&new_dir, to.1).ok();
+        let replaced = match stat::stat_at(&new_dir, to.1) {
+            Ok(there) => Some(there),
+            Err(errno) => {
+                if errno != Errno::NOENT {
+                    let path = crate::inode::display_path(&to.0.path_of(to.1));
+                    tracing::warn!(path, %errno, "what a rename replaces cannot be looked at, and is not kept");
+                }
+                None
+            }
+        };
         let (mine, theirs) = (self.totals.weigh(&moved), replaced.map_or(Holds::Nothing, |s| self.totals.weigh(&s)));
         let exchange = flags.contains(RenameFlags::EXCHANGE);
         // Two names of one inode: nothing happens.

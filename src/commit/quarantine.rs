@@ -137,7 +137,7 @@ impl Committer {
     pub fn keep(&self, staged: &Staged) {
         let synced = unless_skipped!("quarantine", at::fsync(&staged.file)).and_then(|()| self.staging.sync());
         if let Err(errno) = synced {
-            tracing::debug!(stage = staged.name, %errno, "content in quarantine may not be durable");
+            tracing::warn!(stage = staged.name, %errno, "content in quarantine may not be durable");
         }
     }
 

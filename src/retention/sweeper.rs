@@ -77,7 +77,11 @@ impl Reaper {
             self.sweep_drafts(repair, &mut swept),
             self.sweep_instances(repair, &mut swept),
         ];
-        outcomes.into_iter().collect::<Result<(), _>>().map(|()| swept)
+        let mut errors = outcomes.into_iter().filter_map(Result::err);
+        let Some(first) = errors.next() else { return Ok(swept) };
+        // The first is told to whoever asked.
+        errors.for_each(|error| tracing::warn!(%error, "another part of the sweep failed"));
+        Err(first)
     }
 
     fn sweep_trash(&self, repair: bool, swept: &mut Swept) -> Result<(), SweepError> {

@@ -137,7 +137,11 @@ impl Reaper {
             }
         };
         let path = parent.path_of(name);
-        let known = by.journal.read(|reader| reader.folder(&path)).ok().flatten();
+        let known = by.journal.read(|reader| reader.folder(&path));
+        let known = known
+            .inspect_err(|error| tracing::warn!(%error, "what a folder holds that is removed is not known"))
+            .ok()
+            .flatten();
         let retain = if now { std::time::Duration::ZERO } else { by.rules.decide(&path).retain };
         let id = by.journal.next_outbox_id();
         let aside = SetAside {
