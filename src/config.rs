@@ -18,7 +18,7 @@ use crate::commit::RESERVED;
 use crate::journal;
 use crate::log::LogFormat;
 use crate::retention::ReaperOptions;
-use crate::rules::{Defaults, OnFailureExit, OnKill, Rule, Rules, Span};
+use crate::rules::{Defaults, Rule, Rules, Span};
 use crate::sys::xattr;
 
 pub use ready::{Failure, ReadySignal};
@@ -83,8 +83,6 @@ pub struct Config {
     pub source: PathBuf,
     /// Where to mount, canonical; may be `source`.
     pub mountpoint: PathBuf,
-    /// Stay in the foreground.
-    pub foreground: bool,
     /// Folder of the journal and the control socket, absolute; need not exist yet.
     pub state_dir: PathBuf,
     /// Let other users in. Default: for root.
@@ -107,12 +105,6 @@ pub struct Config {
     pub passthrough: bool,
     /// Let the kernel gather writes to drafts.
     pub writeback: bool,
-    /// For paths without a rule that says otherwise.
-    pub on_kill: OnKill,
-    /// For paths without a rule that says otherwise.
-    pub on_failure_exit: OnFailureExit,
-    /// For paths without a rule that says otherwise.
-    pub retain: Duration,
     /// The HTTP server.
     pub admin: http::Options,
     /// Read each commit again after this time.
@@ -203,7 +195,6 @@ impl Config {
         Ok(Config {
             source,
             mountpoint,
-            foreground: args.foreground,
             state_dir,
             allow_other: settings.allow_other.unwrap_or_else(is_root),
             default_permissions: settings.default_permissions.unwrap_or(true),
@@ -215,9 +206,6 @@ impl Config {
             commit_workers: settings.commit_workers.map_or(16, usize::from),
             passthrough: settings.passthrough.unwrap_or(true),
             writeback: settings.writeback.unwrap_or(true),
-            on_kill: defaults.on_kill,
-            on_failure_exit: defaults.on_failure_exit,
-            retain: defaults.retain,
             admin,
             settle: args.settle.or(settings.settle).map(|span| span.0),
             log_format: args.log_format.or(settings.log_format).unwrap_or_default(),

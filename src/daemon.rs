@@ -298,12 +298,11 @@ impl Daemon {
 const BOOT: &str = "boot";
 
 /// What the command line finds in the journal with the daemon down.
-fn facts(config: &Config, instance: &str) -> [(&'static str, String); 6] {
+fn facts(config: &Config, instance: &str) -> [(&'static str, String); 5] {
     [
         ("export", config.source.to_string_lossy().into_owned()),
         ("mountpoint", config.mountpoint.to_string_lossy().into_owned()),
         ("instance", instance.to_owned()),
-        ("pid", std::process::id().to_string()),
         (BOOT, sys::procfs::boot()),
         ("rules", config.rules_toml.clone()),
     ]

@@ -1,5 +1,5 @@
 use super::*;
-use crate::rules::Mode;
+use crate::rules::{Mode, OnKill};
 
 struct Place {
     dir: tempfile::TempDir,
@@ -53,7 +53,7 @@ fn defaults() {
     let config = Config::from_args(&place.args()).unwrap();
     assert_eq!(config.source, fs::canonicalize(place.dir.path()).unwrap().join("export"));
     assert_eq!((config.threads, config.commit_workers), (8, 16));
-    assert_eq!((config.ttl, config.retain), (Duration::from_secs(1), Duration::from_secs(60)));
+    assert_eq!((config.ttl, config.reaper.retain), (Duration::from_secs(1), Duration::from_secs(60)));
     assert!(config.default_permissions && config.passthrough && config.writeback && !config.read_only);
     assert_eq!(config.allow_other, is_root());
     assert!(!config.state_dir.exists());
@@ -77,10 +77,10 @@ fn the_option_list_overrides_the_file() {
     args.options =
         vec!["rw,nodev,threads=4,freshness=ttl".to_owned(), "nopassthrough,writeback=off,_netdev".to_owned()];
     let config = Config::from_args(&args).unwrap();
-    assert_eq!((config.threads, config.ttl, config.retain.as_secs()), (4, Duration::from_secs(5), 10));
+    assert_eq!((config.threads, config.ttl, config.reaper.retain.as_secs()), (4, Duration::from_secs(5), 10));
     assert_eq!(config.kernel_options, ["noatime", "nodev"]);
     assert!(!config.read_only && !config.passthrough && !config.writeback);
-    assert_eq!((config.freshness, config.on_kill), (Freshness::Ttl, OnKill::Publish));
+    assert_eq!((config.freshness, config.rules.decide(b"a").on_kill), (Freshness::Ttl, OnKill::Publish));
     assert_eq!(config.rules.decide(b"a.x").mode, Mode::Direct);
     assert!(config.rules_toml.contains("*.x"));
 }

@@ -13,7 +13,6 @@ use super::claims::{Claim, Claims, Holds};
 use super::count::{CountError, Waiting};
 use super::failures::{Failures, Noted};
 use crate::inode::{Key, Node, NodeTable, display_path};
-use crate::journal::folders::Freshness;
 use crate::journal::{Change, Delta, Entry, Journal, JournalError};
 use crate::sys::{Errno, Kind, Stat, clock};
 
@@ -248,14 +247,6 @@ impl Totals {
         self.failures.forget_below(known);
         self.poke();
         Ok(known)
-    }
-
-    /// How fresh the totals are.
-    pub fn freshness(&self) -> Result<Freshness, JournalError> {
-        if !self.options.on {
-            return Ok(Freshness::default());
-        }
-        self.journal.glance(|reader| reader.freshness())
     }
 
     fn poke(&self) {

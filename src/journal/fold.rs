@@ -97,8 +97,8 @@ impl<'c> Tree<'c> {
         Tree { conn, ids: HashMap::new(), own: HashMap::new() }
     }
 
-    /// Applies at most `limit` changes, in their order; true if there may be more.
-    pub(super) fn fold(&mut self, limit: usize) -> rusqlite::Result<bool> {
+    /// Applies at most `limit` changes, in their order.
+    pub(super) fn fold(&mut self, limit: usize) -> rusqlite::Result<()> {
         let conn = self.conn;
         let folded = folders::folded(conn)?;
         let newest: i64 =
@@ -142,7 +142,7 @@ impl<'c> Tree<'c> {
             let entry = Entry::Meta { key: folders::FOLDED, value: position.to_string() };
             apply(conn, &entry, 0)?;
         }
-        Ok(taken == limit)
+        Ok(())
     }
 
     fn take(&mut self, row: &Row) -> rusqlite::Result<()> {

@@ -184,11 +184,6 @@ impl Reader {
         Ok((rows, next))
     }
 
-    /// Up to `limit` events after `position`, in order; those that are not kept any more are simply not there.
-    pub fn events_after(&self, position: i64, limit: usize) -> Result<Vec<EventRow>, JournalError> {
-        self.read(|conn| read::events_after(conn, position, limit))
-    }
-
     /// Up to `limit` events after `position`, seen together with what is kept at that moment.
     pub fn events_page(&self, position: i64, limit: usize) -> Result<Events, JournalError> {
         self.read(|conn| {
