@@ -7,6 +7,7 @@ use crossbeam_channel::{after, never, select};
 
 use super::chore::{Chore, Stopped};
 use crate::commit::{Postponed, Tried};
+use crate::failpoint;
 use crate::fs::Fs;
 
 /// From a failure to the first attempt; twice as long to each further one.
@@ -26,18 +27,8 @@ pub(super) fn start(fs: Arc<Fs>) -> std::io::Result<Chore> {
     Chore::start("postponed", move |stopped| run(&fs, stopped))
 }
 
-#[cfg(feature = "failpoints")]
-fn first_pause() -> Duration {
-    crate::failpoint::pause("COMMITFS_RETRY_MS", FIRST)
-}
-
-#[cfg(not(feature = "failpoints"))]
-fn first_pause() -> Duration {
-    FIRST
-}
-
 fn run(fs: &Fs, stopped: &Stopped) {
-    let first = first_pause();
+    let first = failpoint::pause("COMMITFS_RETRY_MS", FIRST);
     let mut waiting: Vec<Waiting> = Vec::new();
     loop {
         let next = waiting.iter().map(|it| it.due).min();

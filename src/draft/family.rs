@@ -22,10 +22,7 @@ pub const RELEASE_LIMIT: Duration = Duration::from_millis(500);
 
 /// The same. (A test wants to be sure of it.)
 fn release_limit() -> Duration {
-    #[cfg(feature = "failpoints")]
-    return crate::failpoint::pause("COMMITFS_RELEASED_MS", RELEASE_LIMIT);
-    #[cfg(not(feature = "failpoints"))]
-    RELEASE_LIMIT
+    crate::failpoint::pause("COMMITFS_RELEASED_MS", RELEASE_LIMIT)
 }
 
 /// The process behind a request.

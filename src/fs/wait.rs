@@ -11,26 +11,19 @@ use parking_lot::{Condvar, Mutex};
 
 use super::Fs;
 use crate::draft::{Draft, RELEASE_LIMIT};
+use crate::failpoint;
 
 /// How long a look-up waits for a commit in flight before it answers with what there is. A write waits on.
 const COMMIT_LIMIT: Duration = Duration::from_secs(30);
 
-#[cfg(feature = "failpoints")]
+/// The same. (A test wants to be sure of it.)
 fn commit_limit() -> Duration {
-    crate::failpoint::pause("COMMITFS_PARKED_MS", COMMIT_LIMIT)
-}
-
-#[cfg(not(feature = "failpoints"))]
-fn commit_limit() -> Duration {
-    COMMIT_LIMIT
+    failpoint::pause("COMMITFS_PARKED_MS", COMMIT_LIMIT)
 }
 
 /// How long who wants to write waits for the releases of writers that have ended. (A test wants to be sure of it.)
 pub(super) fn deserted_limit() -> Duration {
-    #[cfg(feature = "failpoints")]
-    return crate::failpoint::pause("COMMITFS_DESERTED_MS", RELEASE_LIMIT);
-    #[cfg(not(feature = "failpoints"))]
-    RELEASE_LIMIT
+    failpoint::pause("COMMITFS_DESERTED_MS", RELEASE_LIMIT)
 }
 
 /// What a parked operation waits for.

@@ -166,9 +166,6 @@ impl Writer {
             disconnected: false,
             grown: HashMap::new(),
             failing: false,
-            #[cfg(not(feature = "failpoints"))]
-            linger: LINGER,
-            #[cfg(feature = "failpoints")]
             linger: crate::failpoint::pause("COMMITFS_LINGER_MS", LINGER),
             durable: None,
             last_write: None,
