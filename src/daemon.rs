@@ -333,7 +333,7 @@ fn recover_in_background(
             tracing::warn!(?done, "recovered what an earlier daemon left");
         }
         fs.recovered();
-        fs.announce_recovered(&published);
+        fs.announce_published(&published);
         fs.committer().keep_all(kept);
         // What was staged or taken out by a daemon that could not write it down has no row yet.
         match fs.reaper().sweep(true) {

@@ -49,7 +49,7 @@ fn run(fs: &Fs, stopped: &Stopped) {
 /// True when it is done with.
 fn try_again(fs: &Fs, it: &mut Waiting) -> bool {
     match fs.committer().try_again(&it.postponed, |path| fs.wants_marker(path)) {
-        Tried::Published(target) => fs.announce_recovered(&[target]),
+        Tried::Published(target) => fs.announce_published(&[target]),
         Tried::Settled => {}
         Tried::Later(errno) => {
             tracing::debug!(draft = it.postponed.id, %errno, "still not published");

@@ -64,7 +64,7 @@ struct State {
 }
 
 /// Whether `path` is `above`, or below it.
-fn is_within(path: &[u8], above: &[u8]) -> bool {
+pub(super) fn is_within(path: &[u8], above: &[u8]) -> bool {
     above.is_empty() || path.strip_prefix(above).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
 }
 

@@ -9,6 +9,7 @@ use std::time::SystemTime;
 
 use super::{Holds, Totals};
 use crate::inode::Key;
+use crate::journal::folders::join;
 use crate::journal::{Counted, Delta, Entry, JournalError};
 use crate::sys::{Errno, Kind, Result, at, stat};
 
@@ -184,8 +185,4 @@ impl Totals {
         }
         Ok(look)
     }
-}
-
-fn join(above: &[u8], name: &[u8]) -> Vec<u8> {
-    if above.is_empty() { name.to_vec() } else { [above, b"/", name].concat() }
 }

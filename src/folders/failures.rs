@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use super::claims::is_within;
 use crate::sys::Errno;
 
 /// Pause after the first failure; it doubles with each further one.
@@ -60,7 +61,7 @@ impl Failures {
 
     /// A folder and all below it are tried at once.
     pub fn forget_below(&self, folder: &[u8]) {
-        self.0.lock().retain(|path, _| !is_below(path, folder));
+        self.0.lock().retain(|path, _| !is_within(path, folder));
     }
 
     /// Those that are not to be tried yet.
@@ -73,17 +74,9 @@ impl Failures {
     /// How many there are in a folder and below, and the first of them.
     pub fn below(&self, folder: &[u8]) -> Option<(u64, Vec<u8>, Errno)> {
         let known = self.0.lock();
-        let below = || known.iter().filter(|(path, _)| is_below(path, folder));
+        let below = || known.iter().filter(|(path, _)| is_within(path, folder));
         let (path, failure) = below().min_by_key(|(path, _)| *path)?;
         Some((below().count() as u64, path.clone(), failure.errno))
-    }
-}
-
-/// The folder itself too.
-fn is_below(path: &[u8], folder: &[u8]) -> bool {
-    match path.strip_prefix(folder) {
-        Some(rest) => folder.is_empty() || rest.is_empty() || rest[0] == b'/',
-        None => false,
     }
 }
 

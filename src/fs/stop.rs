@@ -133,13 +133,12 @@ impl Fs {
     /// Publishes a quarantined draft; the kernel is told of it.
     pub fn publish_quarantined(&self, id: DraftId) -> Result<(), VerbError> {
         let target = self.committer.publish_quarantined(id, |path| self.wants_marker(path))?;
-        self.notify(&target, true, true);
-        self.notify(&target.marker(), true, false);
+        self.announce_published(&[target]);
         Ok(())
     }
 
-    /// The kernel is told of names that recovery published.
-    pub fn announce_recovered(&self, targets: &[Target]) {
+    /// The kernel is told of names that nobody's close published.
+    pub fn announce_published(&self, targets: &[Target]) {
         for target in targets {
             self.notify(target, true, true);
             self.notify(&target.marker(), true, false);

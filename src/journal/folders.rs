@@ -113,6 +113,10 @@ pub(super) const FOLDED: &str = "totals_folded";
 /// Key in `meta`: `1` while every change is in the journal, `0` while a crash may lose one.
 pub(super) const CLEAN: &str = "totals_clean";
 
+/// `below`: a folder (`?1`) and all below it.
+const BELOW: &str = "WITH RECURSIVE below (id) AS
+     (SELECT ?1 UNION ALL SELECT f.id FROM folders f JOIN below ON f.parent = below.id)";
+
 pub(super) fn delta(conn: &Connection, delta: &Delta, now: i64) -> rusqlite::Result<()> {
     let (kind, path, target, bytes, files, newest) = match delta {
         Delta::Count { folder, bytes, files, newest } => ("count", folder, None, *bytes, *files, *newest),
@@ -146,10 +150,9 @@ pub(super) fn recount(conn: &Connection, folder: &[u8]) -> rusqlite::Result<()> 
     let mut tree = Tree::new(conn);
     tree.fold(usize::MAX)?;
     let Some(id) = tree.find(folder)? else { return Ok(()) };
-    conn.prepare_cached(
-        "WITH RECURSIVE below (id) AS (SELECT ?1 UNION ALL SELECT f.id FROM folders f JOIN below ON f.parent = below.id)
-         UPDATE folders SET counted_at = -counted_at WHERE id IN below AND counted_at > 0",
-    )?
+    conn.prepare_cached(&format!(
+        "{BELOW} UPDATE folders SET counted_at = -counted_at WHERE id IN below AND counted_at > 0"
+    ))?
     .execute([id])?;
     Ok(())
 }
@@ -210,12 +213,8 @@ impl Reader {
     pub fn uncounted_below(&self, path: &[u8], before: SystemTime) -> Result<u64, JournalError> {
         self.read(|conn| {
             let Some(id) = Tree::new(conn).find(path)? else { return Ok(0) };
-            conn.prepare_cached(
-                "WITH RECURSIVE below (id) AS
-                     (SELECT ?1 UNION ALL SELECT f.id FROM folders f JOIN below ON f.parent = below.id)
-                 SELECT count(*) FROM folders WHERE id IN below AND counted_at < ?2",
-            )?
-            .query_row(params![id, schema::micros(before).max(1)], |row| super::read::unsigned(row, 0))
+            conn.prepare_cached(&format!("{BELOW} SELECT count(*) FROM folders WHERE id IN below AND counted_at < ?2"))?
+                .query_row(params![id, schema::micros(before).max(1)], |row| super::read::unsigned(row, 0))
         })
     }
 
@@ -273,11 +272,9 @@ impl Reader {
     pub fn drift_below(&self, path: &[u8]) -> Result<(u64, u64), JournalError> {
         self.read(|conn| {
             let Some(id) = Tree::new(conn).find(path)? else { return Ok((0, 0)) };
-            conn.prepare_cached(
-                "WITH RECURSIVE below (id) AS
-                     (SELECT ?1 UNION ALL SELECT f.id FROM folders f JOIN below ON f.parent = below.id)
-                 SELECT coalesce(sum(drift_bytes), 0), coalesce(sum(drift_files), 0) FROM folders WHERE id IN below",
-            )?
+            conn.prepare_cached(&format!(
+                "{BELOW} SELECT coalesce(sum(drift_bytes), 0), coalesce(sum(drift_files), 0) FROM folders WHERE id IN below"
+            ))?
             .query_row([id], |row| Ok((super::read::unsigned(row, 0)?, super::read::unsigned(row, 1)?)))
         })
     }
@@ -340,7 +337,7 @@ fn path_of(conn: &Connection, mut id: i64) -> rusqlite::Result<Vec<u8>> {
     Ok(names.join(&b'/'))
 }
 
-/// A name in a folder.
-pub(super) fn join(above: &[u8], name: &[u8]) -> Vec<u8> {
+/// The path of a name in a folder.
+pub(crate) fn join(above: &[u8], name: &[u8]) -> Vec<u8> {
     if above.is_empty() { name.to_vec() } else { [above, b"/", name].concat() }
 }

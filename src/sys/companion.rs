@@ -8,7 +8,7 @@ use rustix::fd::{BorrowedFd, OwnedFd};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::process::{Signal, chdir, set_parent_process_death_signal};
 
-use super::{Errno, Result, errno_of, procfs};
+use super::{Errno, Result, last_error, procfs};
 
 /// What ends a whole group or service: that is for the parent to answer.
 const FOR_THE_PARENT: [libc::c_int; 4] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT];
@@ -116,8 +116,4 @@ fn block(signals: &[libc::c_int]) -> Result<()> {
         0 => Ok(()),
         errno => Err(Errno::from_raw_os_error(errno)),
     }
-}
-
-fn last_error() -> Errno {
-    errno_of(&std::io::Error::last_os_error())
 }

@@ -70,5 +70,5 @@ fn set_groups(groups: &[u32]) -> Result<()> {
     // SAFETY: pointer and length describe one live slice of gid_t; the raw call changes this thread only, unlike the
     // C library's, which would change every thread.
     let rc = unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) };
-    if rc == 0 { Ok(()) } else { Err(super::errno_of(&std::io::Error::last_os_error())) }
+    if rc == 0 { Ok(()) } else { Err(super::last_error()) }
 }

@@ -2,7 +2,7 @@
 //! dropped first otherwise.
 
 use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd as _};
+use std::os::fd::AsFd;
 use std::path::Path;
 
 use rustix::fs::{Advice, Mode, OFlags, ResolveFlags};
@@ -60,7 +60,7 @@ pub fn digest<T>(
             // of a FUSE file system may have opened its own file as this one was, and is not told of a changed flag.
             Err(Errno::INVAL) if is_direct => {
                 is_direct = false;
-                at::exchange(file, &reopen(file)?.into())?;
+                at::exchange(file, &at::reopen(file, OFlags::RDONLY)?.into())?;
                 continue;
             }
             other => other?,
@@ -74,13 +74,6 @@ pub fn digest<T>(
             return Ok(None);
         }
     }
-}
-
-/// The same inode, read through the page cache.
-fn reopen(file: &File) -> Result<File> {
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
-    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-    Ok(File::from(retry_on_intr(|| rustix::fs::open(&path, flags, Mode::empty()))?))
 }
 
 #[cfg(test)]

@@ -60,7 +60,7 @@ impl Handle {
             )
         };
         if rc != 0 {
-            return Err(super::errno_of(&std::io::Error::last_os_error()));
+            return Err(super::last_error());
         }
         let data = raw.data.get(..raw.bytes as usize).ok_or(Errno::OVERFLOW)?;
         Ok(Handle { kind: raw.kind, data: SmallVec::from_slice(data) })
@@ -86,7 +86,7 @@ impl Handle {
             };
             match fd {
                 Some(fd) => return Ok(fd),
-                None => match super::errno_of(&std::io::Error::last_os_error()) {
+                None => match super::last_error() {
                     Errno::INTR => {}
                     Errno::NOMEM if tries < MAX_TRIES => {
                         tries += 1;

@@ -57,7 +57,7 @@ pub fn set_record(file: impl AsFd, span: Span, mode: Option<Mode>) -> Result<()>
     let rc = unsafe { libc::fcntl(file.as_fd().as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) };
     match rc {
         0 => Ok(()),
-        _ => Err(match super::errno_of(&std::io::Error::last_os_error()) {
+        _ => Err(match super::last_error() {
             Errno::ACCESS => Errno::AGAIN,
             other => other,
         }),
@@ -71,7 +71,7 @@ pub fn test_record(file: impl AsFd, span: Span, mode: Mode) -> Result<Option<(Sp
     // SAFETY: as above; the kernel writes into the structure.
     let rc = unsafe { libc::fcntl(file.as_fd().as_raw_fd(), libc::F_OFD_GETLK, &raw mut lock) };
     if rc != 0 {
-        return Err(super::errno_of(&std::io::Error::last_os_error()));
+        return Err(super::last_error());
     }
     if i32::from(lock.l_type) == libc::F_UNLCK {
         return Ok(None);

@@ -33,3 +33,8 @@ pub type Result<T> = std::result::Result<T, Errno>;
 pub fn errno_of(error: &std::io::Error) -> Errno {
     Errno::from_io_error(error).unwrap_or(Errno::IO)
 }
+
+/// The errno of the call before, where that was made by `libc`.
+fn last_error() -> Errno {
+    errno_of(&std::io::Error::last_os_error())
+}
