@@ -16,7 +16,8 @@ use globset::{Candidate, GlobSet};
 use serde::{Deserialize, Serialize};
 
 pub use database::{has_pages, is_database, is_database_at};
-pub use pattern::{Pattern, compile};
+use pattern::compile;
+pub use pattern::{Pattern, matcher};
 pub use span::Span;
 
 /// What cannot work on drafts: databases that several processes share while they are open, lock and pid files that others

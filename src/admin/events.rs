@@ -217,8 +217,7 @@ pub(super) struct Chosen {
 
 impl Chosen {
     fn takes(&self, event: &EventRow) -> bool {
-        (self.kinds.is_empty() || self.kinds.contains(&event.kind))
-            && self.wanted.matches(event.path.as_deref().unwrap_or_default())
+        self.wanted.takes(event, &self.kinds)
     }
 }
 
@@ -363,7 +362,7 @@ pub(super) struct Asked {
 
 impl Asked {
     fn chosen(&self) -> Answer<Chosen> {
-        let glob = self.path.as_deref().map(rules::compile).transpose()?.map(|glob| glob.compile_matcher());
+        let glob = rules::matcher(self.path.as_deref())?;
         let kinds: Vec<String> = self.kind.iter().flat_map(|kinds| kinds.split(',')).map(str::to_owned).collect();
         check_kinds(&kinds).map_err(Problem::bad_request)?;
         Ok(Chosen { wanted: Wanted { glob, contains: None }, kinds })

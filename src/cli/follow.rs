@@ -162,12 +162,9 @@ pub(super) fn events(place: Place<'_>, asked: &Follow<'_>) -> Result<(), CliErro
         drop(reader);
         return follow(&state_dir, &root, asked);
     }
-    let glob = asked.path.map(rules::compile).transpose()?.map(|glob| glob.compile_matcher());
+    let glob = rules::matcher(asked.path)?;
     let wanted = Wanted { glob, contains: None };
-    let takes = |event: &EventRow| {
-        (asked.kinds.is_empty() || asked.kinds.contains(&event.kind))
-            && wanted.matches(event.path.as_deref().unwrap_or_default())
-    };
+    let takes = |event: &EventRow| wanted.takes(event, asked.kinds);
     let mut position = asked.after.unwrap_or(0);
     let mut recent = std::collections::VecDeque::new();
     loop {

@@ -159,7 +159,7 @@ pub(super) fn pending(place: Place<'_>, watch: bool, json: bool) -> Result<(), C
 }
 
 pub(super) fn log(place: Place<'_>, n: usize, glob: Option<&str>, json: bool) -> Result<(), CliError> {
-    let glob = glob.map(rules::compile).transpose()?.map(|glob| glob.compile_matcher());
+    let glob = rules::matcher(glob)?;
     let rows = Reader::open(&target::find(place)?)?.log(n, glob.as_ref())?;
     if json {
         return print_json(&rows.iter().map(|row| Value::Object(rows::log_json(row))).collect());

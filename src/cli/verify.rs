@@ -118,7 +118,7 @@ impl Found {
 
 /// The newest commit of each path.
 fn chosen(reader: &Reader, since: Option<Duration>, glob: Option<&str>) -> Result<Vec<Commit>, CliError> {
-    let glob = glob.map(rules::compile).transpose()?.map(|glob| glob.compile_matcher());
+    let glob = rules::matcher(glob)?;
     let wanted = Wanted { glob, contains: None };
     let begin = since.and_then(|since| SystemTime::now().checked_sub(since));
     let mut seen = HashSet::new();

@@ -27,6 +27,11 @@ impl Wanted {
         let part = |text: &Vec<u8>| text.is_empty() || path.windows(text.len()).any(|window| window == &text[..]);
         self.contains.as_ref().is_none_or(part) && self.glob.as_ref().is_none_or(|glob| glob.is_match(as_path(path)))
     }
+
+    /// Whether an event has one of them, and is of one of these kinds, or of any if there are none.
+    pub fn takes(&self, event: &EventRow, kinds: &[String]) -> bool {
+        (kinds.is_empty() || kinds.contains(&event.kind)) && self.matches(event.path.as_deref().unwrap_or_default())
+    }
 }
 
 /// Which rows of the outbox are wanted.

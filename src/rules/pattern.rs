@@ -1,6 +1,6 @@
 //! The globs of rules.
 
-use globset::{Glob, GlobBuilder};
+use globset::{Glob, GlobBuilder, GlobMatcher};
 use serde::{Deserialize, Serialize};
 
 use super::RuleError;
@@ -37,6 +37,11 @@ pub fn compile(glob: &str) -> Result<Glob, RuleError> {
         .backslash_escape(true)
         .build()
         .map_err(|error| RuleError::Glob { glob: glob.to_owned(), message: error.kind().to_string() })
+}
+
+/// What a search asks for by a glob as in a rule, if it does.
+pub fn matcher(glob: Option<&str>) -> Result<Option<GlobMatcher>, RuleError> {
+    Ok(glob.map(compile).transpose()?.map(|glob| glob.compile_matcher()))
 }
 
 /// A glob that is known to compile.

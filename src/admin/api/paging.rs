@@ -44,7 +44,7 @@ impl Asked {
                 .ok_or_else(no_cursor)?,
         };
         let limit = limit(self.limit)?;
-        let glob = self.path.as_deref().map(rules::compile).transpose()?.map(|glob| glob.compile_matcher());
+        let glob = rules::matcher(self.path.as_deref())?;
         let contains = self.contains.map(String::into_bytes);
         Ok(Question { position, limit, wanted: Wanted { glob, contains } })
     }
