@@ -155,7 +155,7 @@ impl Metrics {
         for kind in ["new", "overwrite", "append", "truncate"] {
             metrics.commits.with_label_values(&[kind]);
         }
-        for outcome in ["last_close", "still_open", "unknown"] {
+        for outcome in ["last_close", "still_open", "unknown", "not_asked"] {
             metrics.proofs.with_label_values(&[outcome]);
         }
         for outcome in ["same", "gone", "different", "unreadable"] {

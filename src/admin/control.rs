@@ -33,7 +33,7 @@ const IDLE: Duration = Duration::from_secs(30);
 
 /// What a daemon does when asked. Called from several threads at once.
 pub trait Verbs: Send + Sync + 'static {
-    /// An object with what only the daemon knows: `pid`, `export`, `mountpoint`, `uptime_seconds`, `journal` (`ok` or
+    /// An object with what only the daemon knows: `pid`, `source`, `mountpoint`, `uptime_seconds`, `journal` (`ok` or
     /// an error text); whatever else is in it is shown as it is.
     fn status(&self) -> Value;
     /// Publishes a draft from quarantine.

@@ -54,7 +54,7 @@ pub struct Committer {
     pub journal: Journal,
     /// What folders hold.
     pub totals: Arc<Totals>,
-    /// What becomes of versions that are replaced or unlinked.
+    /// What holds for each path: whether it is written in place, when it is published, how long an old version is kept.
     pub rules: Rules,
     /// Drafts to try again.
     pub postponed: Waiting,

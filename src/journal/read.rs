@@ -41,7 +41,8 @@ pub struct EventRow {
     pub id: i64,
     /// When it was recorded; not an order.
     pub at: SystemTime,
-    /// `begun`, `retargeted`, `sealed`, `reopened`, `postponed`, `committed`, `quarantined`, `discarded`, `mismatch`.
+    /// Of a draft: `begun`, `retargeted`, `sealed`, `reopened`, `postponed`, `committed`, `quarantined`, `discarded`,
+    /// `mismatch`. Of what was taken out of the name space: `unlinked`, `removed`, `dead`, `restored`.
     pub kind: String,
     /// The draft it tells of.
     pub draft: Option<DraftId>,

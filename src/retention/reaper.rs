@@ -34,7 +34,7 @@ pub struct ReaperOptions {
     pub watermark: u8,
     /// How long what was found without a row is kept.
     pub retain: Duration,
-    /// An instance that has not been heard of for this long is dead.
+    /// This instance is dead for the others when they have not heard of it for this long; each says so of itself.
     pub lease: Duration,
 }
 

@@ -149,7 +149,7 @@ impl Reaper {
         let kind = if tree { OutboxKind::Tree } else { OutboxKind::Unlink };
         let path = told.map(|told| &told.path).or_else(|| paths.get(&stat.ino));
         Entry::SetAside(SetAside {
-            // The name's own number where nobody else has it; numbers given out before a crash are not in use again.
+            // Not the one in its name: that may be another row's by now.
             id: self.by.journal.next_outbox_id(),
             kind: told.map_or(kind, |told| told.kind),
             path: path.cloned().unwrap_or_default(),
