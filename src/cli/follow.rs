@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use super::daemon::is_nobody;
 use super::rows::{self, utc};
-use super::show::is_nobody;
 use super::{CliError, Place, print, print_json, target};
 use crate::admin::check_kinds;
 use crate::admin::client::{Came, Event, Events};

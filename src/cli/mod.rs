@@ -2,6 +2,7 @@
 //! or down; commands that change something ask the daemon over its control socket.
 
 mod args;
+mod daemon;
 mod doctor;
 mod follow;
 mod mount;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
-use super::show::is_nobody;
+use super::daemon::connect;
 use super::{CliError, Place, target};
 use crate::admin::control::Client;
 use crate::config::{self, Config, MountArgs, ReadySignal};
@@ -143,27 +143,23 @@ pub(super) fn umount(place: Place<'_>, force: bool) -> Result<(), CliError> {
         (Err(_), Some(path)) if is_mount(&target::resolve(path))? => return take_away(&target::resolve(path), force),
         (Err(error), _) => return Err(error),
     };
-    let mut client = match Client::connect(&state_dir) {
-        Ok(client) => client,
-        Err(error) if is_nobody(&error) => {
-            let mountpoint = mountpoint_of(place, &state_dir)?;
-            if !is_mount(&mountpoint)? {
-                return Err(CliError::Failure(format!("{}: is not mounted", mountpoint.display())));
-            }
-            // The journal remembers where it was mounted. Since then somebody else may have mounted there.
-            if let Some(there) =
-                config::mounted_state_dir(&mountpoint).filter(|there| *there != target::resolve(&state_dir))
-            {
-                return Err(CliError::Failure(format!(
-                    "{}: is mounted with state folder {} now; to take that away, say commitfs umount {}",
-                    mountpoint.display(),
-                    there.display(),
-                    mountpoint.display()
-                )));
-            }
-            return take_away(&mountpoint, force);
+    let Some(mut client) = connect(&state_dir)? else {
+        let mountpoint = mountpoint_of(place, &state_dir)?;
+        if !is_mount(&mountpoint)? {
+            return Err(CliError::Failure(format!("{}: is not mounted", mountpoint.display())));
         }
-        Err(error) => return Err(CliError::Failure(format!("control socket in {}: {error}", state_dir.display()))),
+        // The journal remembers where it was mounted. Since then somebody else may have mounted there.
+        if let Some(there) =
+            config::mounted_state_dir(&mountpoint).filter(|there| *there != target::resolve(&state_dir))
+        {
+            return Err(CliError::Failure(format!(
+                "{}: is mounted with state folder {} now; to take that away, say commitfs umount {}",
+                mountpoint.display(),
+                there.display(),
+                mountpoint.display()
+            )));
+        }
+        return take_away(&mountpoint, force);
     };
     let status = client.status()?;
     let pid = status["pid"].as_u64();

@@ -5,7 +5,7 @@ use std::path::Path;
 use comfy_table::Cell;
 use serde_json::{Value, json};
 
-use super::quarantine::daemon;
+use super::daemon::daemon;
 use super::rows::{self, path, right, since, size, span};
 use super::{CliError, Place, print, print_json, target};
 use crate::admin::control::add_path;

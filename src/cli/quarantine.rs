@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 use rustix::fs::OFlags;
 use serde_json::{Value, json};
 
+use super::daemon::{connect, daemon};
 use super::rows::{self, path, size, story_json};
-use super::show::{is_nobody, story, story_text};
+use super::show::{story, story_text};
 use super::{CliError, Place, print, print_json, target};
-use crate::admin::control::Client;
 use crate::commit::RESERVED;
 use crate::journal::read::Reader;
 use crate::journal::{DraftId, DraftRow, DraftState};
@@ -132,16 +132,6 @@ fn expect_quarantined(row: &DraftRow) -> Result<(), CliError> {
     }
 }
 
-pub(super) fn daemon(state_dir: &Path, verb: &str) -> Result<Client, CliError> {
-    Client::connect(state_dir).map_err(|error| {
-        CliError::Failure(if is_nobody(&error) {
-            format!("{verb} needs the mount, and no daemon runs for state folder {}; mount first", state_dir.display())
-        } else {
-            format!("control socket in {}: {error}", state_dir.display())
-        })
-    })
-}
-
 /// Copies a draft's content. `written` makes an error of one of `to`, which is not one of where the content comes from.
 fn fetch(
     state_dir: &Path,
@@ -181,10 +171,8 @@ impl<W: Write> Write for Output<'_, W> {
 
 /// From the daemon, or where it lies when there is none.
 fn fetch_to(state_dir: &Path, id: DraftId, to: &mut impl Write) -> Result<u64, CliError> {
-    match Client::connect(state_dir) {
-        Ok(mut client) => return Ok(client.save(id, to)?),
-        Err(error) if is_nobody(&error) => {}
-        Err(error) => return Err(CliError::Failure(format!("control socket in {}: {error}", state_dir.display()))),
+    if let Some(mut client) = connect(state_dir)? {
+        return Ok(client.save(id, to)?);
     }
     let reader = Reader::open(state_dir)?;
     let row = reader.row(id)?.ok_or_else(|| CliError::Failure(format!("no draft {id}")))?;

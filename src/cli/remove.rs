@@ -7,8 +7,8 @@ use std::time::Duration;
 use rustix::io::Errno;
 use serde_json::json;
 
+use super::daemon::daemon;
 use super::outbox::said;
-use super::quarantine::daemon;
 use super::rows::{self, size, span};
 use super::{CliError, Place, print, print_json, target};
 use crate::admin::control::{ClientError, add_path};

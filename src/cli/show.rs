@@ -8,6 +8,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 use serde_json::{Value, json};
 
+use super::daemon::{daemon, is_nobody};
 use super::rows::{self, pairs, path, since, size, span, utc};
 use super::{CliError, Place, print, print_json, target};
 use crate::admin::control::{Client, ClientError};
@@ -65,11 +66,6 @@ impl Daemon {
             Daemon::Silent(_) => "unknown",
         }
     }
-}
-
-/// Whether an error of connecting says that there is no daemon.
-pub(super) fn is_nobody(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
 }
 
 fn status_text(object: &Value, daemon: &Daemon, counts: &Counts) -> String {
@@ -226,8 +222,7 @@ pub(super) fn rules(place: Place<'_>, asked: &Path, json: bool) -> Result<(), Cl
     let meta = Reader::open(&state_dir)?.meta()?;
     let Some(text) = meta.get("rules") else {
         // A daemon that has not written its rules down can still be asked.
-        let mut daemon = Client::connect(&state_dir)
-            .map_err(|error| CliError::Failure(format!("{}: no rules and no daemon: {error}", state_dir.display())))?;
+        let mut daemon = daemon(&state_dir, "rules")?;
         let rule = daemon.rule(&inside)?;
         return if json { print_json(&json!({ "rule": rule })) } else { print(&format!("{rule}\n")) };
     };
@@ -255,8 +250,7 @@ pub(super) fn rules(place: Place<'_>, asked: &Path, json: bool) -> Result<(), Cl
 
 pub(super) fn log_level(place: Place<'_>, level: &str, json: bool) -> Result<(), CliError> {
     let state_dir = target::find(place)?;
-    let mut daemon = Client::connect(&state_dir)
-        .map_err(|error| CliError::Failure(format!("no daemon runs for {}: {error}", state_dir.display())))?;
+    let mut daemon = daemon(&state_dir, "log-level")?;
     let level = daemon.log_level(level).map_err(|error| match error {
         ClientError::Refused { message, errno } if errno == Errno::INVAL.raw_os_error() => CliError::Usage(message),
         other => other.into(),

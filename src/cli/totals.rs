@@ -6,8 +6,8 @@ use std::time::SystemTime;
 use comfy_table::Cell;
 use serde_json::{Value, json};
 
+use super::daemon::daemon;
 use super::outbox::said;
-use super::quarantine::daemon;
 use super::rows::{self, right, size, utc};
 use super::{CliError, Place, print, print_json, target};
 use crate::admin::control::add_path;

@@ -11,8 +11,8 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::daemon::connect;
 use super::rows::{self, size};
-use super::show::is_nobody;
 use super::{CliError, Place, print, print_json, target};
 use crate::admin::control::Client;
 use crate::commit::{Verdict, compare};
@@ -166,15 +166,12 @@ fn bar(bytes: u64) -> ProgressBar {
 
 /// A mismatch becomes an event of the journal: by the daemon, or here if there is none.
 fn record(state_dir: &Path, commit: &Commit, detail: &str) -> Result<(), CliError> {
-    match Client::connect(state_dir) {
-        Ok(mut client) => Ok(client.mismatch(commit.id, detail)?),
-        Err(error) if is_nobody(&error) => {
-            let journal = Journal::open(state_dir)?;
-            let entry = Entry::Mismatch { id: commit.id, detail: detail.to_owned() };
-            journal.wait(journal.submit(entry))?;
-            journal.close();
-            Ok(())
-        }
-        Err(error) => Err(CliError::Failure(format!("control socket in {}: {error}", state_dir.display()))),
+    if let Some(mut client) = connect(state_dir)? {
+        return Ok(client.mismatch(commit.id, detail)?);
     }
+    let journal = Journal::open(state_dir)?;
+    let entry = Entry::Mismatch { id: commit.id, detail: detail.to_owned() };
+    journal.wait(journal.submit(entry))?;
+    journal.close();
+    Ok(())
 }

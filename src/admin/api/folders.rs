@@ -10,8 +10,8 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::paging::{folder_cursor, folder_mark, limit};
-use super::{Shared, words};
-use crate::admin::control::{self, add_path, from_hex};
+use super::{Shared, exact, words, words_if_any};
+use crate::admin::control::{self, add_path};
 use crate::admin::json::{counting_json, folder_json, no_folder, path_json, seconds};
 use crate::admin::problem::{Answer, Problem};
 use crate::inode::display_path;
@@ -35,9 +35,7 @@ pub(super) fn inside(path: &[u8]) -> Answer<Vec<u8>> {
 
 /// The exact bytes win, the root is meant where nothing is said.
 fn path_of(path: Option<String>, hex: Option<String>) -> Answer<Vec<u8>> {
-    let exact =
-        hex.map(|hex| from_hex(&hex).ok_or_else(|| Problem::bad_request("path_hex: is not hex"))).transpose()?;
-    let path = exact.unwrap_or_else(|| path.unwrap_or_default().into_bytes());
+    let path = exact("path_hex", hex)?.unwrap_or_else(|| path.unwrap_or_default().into_bytes());
     inside(&path)
 }
 
@@ -105,7 +103,7 @@ pub(super) async fn refresh(
     State(shared): State<Shared>,
     wishes: Result<Option<Json<Map<String, Value>>>, JsonRejection>,
 ) -> Answer<(StatusCode, Json<Value>)> {
-    let Refresh { path, path_hex } = words(wishes?.map(|Json(wishes)| wishes).unwrap_or_default())?;
+    let Refresh { path, path_hex } = words_if_any(wishes?)?;
     let path = path_of(path, path_hex)?;
     let mut request = json!({ "wait": false });
     add_path(&mut request, &path);

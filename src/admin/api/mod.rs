@@ -19,7 +19,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use futures_util::StreamExt as _;
 
-use super::control::Verbs;
+use super::control::{Verbs, from_hex};
 use super::events::{self, Hub};
 use super::guard::{self, Policy};
 use super::store::{Store, blocking};
@@ -126,6 +126,16 @@ fn words<T: DeserializeOwned>(object: Map<String, Value>) -> Answer<T> {
         .map_err(|error| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, format!("body: {error}")))
 }
 
+/// As [`words`], where a request may come without a body.
+fn words_if_any<T: DeserializeOwned>(said: Option<Json<Map<String, Value>>>) -> Answer<T> {
+    words(said.map(|Json(said)| said).unwrap_or_default())
+}
+
+/// The exact bytes of a path, where `word` says them.
+fn exact(word: &str, hex: Option<String>) -> Answer<Option<Vec<u8>>> {
+    hex.map(|hex| from_hex(&hex).ok_or_else(|| Problem::bad_request(format!("{word}: is not hex")))).transpose()
+}
+
 /// A request that takes no words: without a body, or with an object that has none. A word that is not known may have been
 /// meant to narrow down what is done.
 struct NoWords;
@@ -139,7 +149,7 @@ impl<S: Send + Sync> FromRequest<S> for NoWords {
         struct Nothing {}
 
         let said = Option::<Json<Map<String, Value>>>::from_request(request, state).await?;
-        let Nothing {} = words(said.map(|Json(said)| said).unwrap_or_default())?;
+        let Nothing {} = words_if_any(said)?;
         Ok(NoWords)
     }
 }

@@ -8,8 +8,8 @@ use serde_json::{Map, Value, json};
 
 use super::folders::inside;
 use super::paging::{Asked, Question, page_json};
-use super::{NoWords, Shared, words};
-use crate::admin::control::{add_path, from_hex};
+use super::{NoWords, Shared, exact, words_if_any};
+use crate::admin::control::add_path;
 use crate::admin::json::{outbox_json, path_json, path_of};
 use crate::admin::problem::{Answer, Problem};
 use crate::journal::pages::Which;
@@ -118,11 +118,9 @@ pub(super) async fn restore(
     wishes: Result<Option<Json<Map<String, Value>>>, JsonRejection>,
 ) -> Answer<Json<Value>> {
     let Path(id) = id?;
-    let Restore { to, to_hex, replace } = words(wishes?.map(|Json(wishes)| wishes).unwrap_or_default())?;
+    let Restore { to, to_hex, replace } = words_if_any(wishes?)?;
     let mut request = json!({ "id": id, "replace": replace });
-    let exact =
-        to_hex.map(|hex| from_hex(&hex).ok_or_else(|| Problem::bad_request("to_hex: is not hex"))).transpose()?;
-    if let Some(path) = exact.or(to.map(String::into_bytes)) {
+    if let Some(path) = exact("to_hex", to_hex)?.or(to.map(String::into_bytes)) {
         add_path(&mut request, &inside(&path)?);
     }
     let answer = shared.ask("trash_restore", request).await?;
