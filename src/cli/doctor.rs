@@ -2,6 +2,7 @@
 
 mod export;
 mod machine;
+mod probe;
 
 use std::path::{Path, PathBuf};
 
