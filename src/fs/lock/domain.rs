@@ -240,3 +240,24 @@ impl Names {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::lock::Mode;
+
+    #[test]
+    fn trouble_on_the_export_refuses_a_lock_and_leaves_nothing_of_it() {
+        let domain = Domain::default();
+        let lock = Lock { sort: Sort::Process, owner: 1, fh: 1, span: Span::WHOLE, mode: Mode::Exclusive, pid: 1 };
+        let other = Lock { owner: 2, fh: 2, pid: 2, ..lock };
+        for errno in [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::IO, Errno::STALE] {
+            assert_eq!(domain.attempt(&lock, || Err(errno)).unwrap_err(), errno);
+            assert_eq!(domain.test(&other, || Err(errno)).unwrap_err(), errno);
+        }
+        assert!(domain.test(&other, || Err(Errno::ACCESS)).unwrap().is_none(), "nobody holds it");
+        // Whom the export lets nobody lock for holds it here.
+        assert!(matches!(domain.attempt(&lock, || Err(Errno::ACCESS)).unwrap(), (Attempt::Granted, false)));
+        assert!(domain.test(&other, || Err(Errno::IO)).unwrap().is_some());
+    }
+}
