@@ -67,9 +67,9 @@ impl Fs {
         match self.nodes().fd(node).and_then(stat::fstat) {
             // Replaced since the kernel looked, and gone. ESTALE would use up the one repetition of an open, which needs it
             // to get at a draft; and a version's attributes are those of its content for ever.
-            Err(Errno::STALE) if node.kind == Kind::File && !self.is_in_place(node) => {
-                Ok(Attr { stat: node.remains(), ttl: Duration::ZERO })
-            }
+            Err(Errno::STALE) if node.kind == Kind::File && !self.is_in_place(node) => Ok(remains(node)),
+            // The kernel itself is the pipe, whose descriptors go on working.
+            Err(Errno::STALE) if node.kind.is_special() => Ok(remains(node)),
             stat => {
                 let stat = stat?;
                 node.note_rights(&stat);
@@ -298,7 +298,19 @@ impl Fs {
         match fd.and_then(|fd| self.change_there(caller, &node, fd, changes, written_back)) {
             // The kernel writes back the times of a file whose last name was taken away, here or on the server. It would keep
             // an error for whoever calls syncfs next.
-            Err(Errno::STALE | Errno::NOENT) if written_back => Ok(Attr { stat: node.remains(), ttl: Duration::ZERO }),
+            Err(Errno::STALE | Errno::NOENT) if written_back => Ok(remains(&node)),
+            // A pipe that is still open: nobody else can see it. That the caller may, the kernel has looked at.
+            Err(Errno::STALE) if node.kind.is_special() && changes.has_rights() && self.options.kernel_checks => {
+                let was = node.remains();
+                let (perm, uid, gid) = (changes.perm, changes.uid, changes.gid);
+                node.note_rights(&stat::Stat {
+                    perm: perm.unwrap_or(was.perm),
+                    uid: uid.unwrap_or(was.uid),
+                    gid: gid.unwrap_or(was.gid),
+                    ..was
+                });
+                Ok(remains(&node))
+            }
             other => other,
         }
     }
@@ -331,6 +343,11 @@ impl Fs {
         node.note_rights(&stat);
         self.version_attr(node.without_hidden(stat))
     }
+}
+
+/// Attributes of what has lost its last name, and cannot be reached any more.
+fn remains(node: &Node) -> Attr {
+    Attr { stat: node.remains(), ttl: Duration::ZERO }
 }
 
 /// For a writer by its descriptor, or for anybody by the draft's name.

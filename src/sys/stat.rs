@@ -45,6 +45,11 @@ impl fmt::Display for Kind {
 }
 
 impl Kind {
+    /// True for a name of something that is not stored in the file system: pipes, sockets, devices.
+    pub fn is_special(self) -> bool {
+        matches!(self, Kind::Fifo | Kind::Socket | Kind::Char | Kind::Block)
+    }
+
     fn from_mode(mode: u32) -> Self {
         match FileType::from_raw_mode(mode) {
             FileType::Directory => Kind::Dir,

@@ -3,6 +3,36 @@
 use crate::common::{Mount, Setup, eventually};
 
 #[test]
+fn s21_an_open_pipe_without_a_name_is_changed_and_asked_as_before() {
+    let m = Mount::new();
+    let (w, _) = m.pair();
+    for how in ["unlinked", "replaced"] {
+        w.call(&["mkfifo", "p"]).unwrap();
+        let fd = w.open("p", "rw").unwrap();
+        let before = w.fstat(fd).unwrap();
+        if how == "unlinked" {
+            w.unlink("p").unwrap();
+        } else {
+            w.put("f", "data").unwrap();
+            w.rename("f", "p").unwrap();
+            assert_eq!(w.stat("p").unwrap().size, 4);
+        }
+        let now = w.fstat(fd).unwrap();
+        assert_eq!((now.ino, now.mode, now.nlink), (before.ino, before.mode, 0), "{how}");
+        w.fchmod(fd, 0o600).unwrap();
+        w.call(&["chown", &format!("/proc/self/fd/{fd}"), "1", "2"]).unwrap();
+        let now = w.fstat(fd).unwrap();
+        assert_eq!((now.perm(), now.uid, now.gid, now.nlink), (0o600, 1, 2, 0), "{how}");
+        w.write(fd, "x").unwrap();
+        assert_eq!(w.read(fd, 1).unwrap(), b"x", "{how}");
+        w.close(fd).unwrap();
+        if how == "replaced" {
+            w.unlink("p").unwrap();
+        }
+    }
+}
+
+#[test]
 fn s21_operations_on_names_take_effect_at_once() {
     let m = Mount::new();
     let (w, r) = m.pair();
