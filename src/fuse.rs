@@ -329,7 +329,7 @@ impl Filesystem for Adapter {
         offset: u64,
         data: &[u8],
         write_flags: WriteFlags,
-        _flags: OpenFlags,
+        flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
@@ -339,10 +339,13 @@ impl Filesystem for Adapter {
             Ok(written) => reply.written(written),
             Err(errno) => reply.error(code(Op::Write, errno)),
         };
-        if write_flags.contains(WriteFlags::FUSE_WRITE_CACHE) && !strip {
+        let cached = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+        if cached && !strip {
             self.fs.write_gathered(caller(req), fh.0, offset, data, done);
         } else {
-            self.fs.write(caller(req), fh.0, offset, data, Written::Now { strip }, done);
+            // The descriptor's flags are those of this moment, not of its open.
+            let append = !cached && OFlags::from_bits_retain(flags.0 as u32).contains(OFlags::APPEND);
+            self.fs.write(caller(req), fh.0, offset, data, Written::Now { strip, append }, done);
         }
     }
 

@@ -258,7 +258,7 @@ impl Fs {
     ) -> Result<Created> {
         let dir = self.nodes().fd(folder)?;
         let mode = if acl::default_of(&dir)?.is_some() { mode.asked } else { mode.masked };
-        let access = if direct { OFlags::RDWR | (flags & (OFlags::APPEND | OFlags::SYNC)) } else { OFlags::RDONLY };
+        let access = if direct { OFlags::RDWR | (flags & OFlags::SYNC) } else { OFlags::RDONLY };
         let creds = self.creds(caller);
         let file = Content::new(self.committer.make(folder, name, |dir| {
             let create = || at::open_file(dir, name, access | OFlags::CREATE | OFlags::EXCL, mode);

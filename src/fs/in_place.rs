@@ -9,6 +9,7 @@ use rustix::fs::OFlags;
 
 use super::Fs;
 use super::handle::Handle;
+use super::io::Written;
 use super::open::{OpenMode, Opened};
 use crate::draft::{Caller, Wants};
 use crate::inode::{Content, Key, Node};
@@ -62,7 +63,17 @@ impl Fs {
 
     pub(super) fn open_in_place(&self, caller: Caller, node: Arc<Node>, flags: OFlags, writes: bool) -> Result<Opened> {
         let access = if flags & OFlags::ACCMODE == OFlags::RDONLY { OFlags::RDONLY } else { OFlags::RDWR };
-        let file = Content::new(self.open_for(caller, &node, access | (flags & (OFlags::APPEND | OFlags::SYNC)))?);
+        let open = |flags| self.open_for(caller, &node, flags);
+        // Not for appending, though its caller does: through any descriptor come pages that others have mapped, and its own
+        // writes, too, have their place once it does so no longer.
+        let opened = match open(access | (flags & OFlags::SYNC)) {
+            // But a file that may only be appended to (`chattr +a`) opens for nothing else.
+            Err(Errno::PERM) if flags.contains(OFlags::APPEND) => {
+                open(access | OFlags::APPEND | (flags & OFlags::SYNC))
+            }
+            other => other,
+        };
+        let file = Content::new(opened?);
         self.leave_some(&*file)?;
         self.see_other_hosts(&file)?;
         if writes {
@@ -145,5 +156,15 @@ impl Fs {
             fs.committer.written_in_place(&node);
         };
         if size.is_some() { self.slow.run_apart(end) } else { end() }
+    }
+}
+
+/// Writes to a file in place. What is appended goes to where its end is on the export: others, also on other hosts, may have
+/// moved that, and nobody is to write over what another has appended.
+pub(super) fn write_in_place(file: &File, data: &[u8], offset: u64, how: Written) -> Result<()> {
+    match how {
+        Written::Now { append: true, .. } => at::append(file, data),
+        _ if at::only_appends(file)? => Err(Errno::PERM),
+        _ => at::write_at(file, data, offset),
     }
 }

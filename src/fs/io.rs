@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::sync::Arc;
 
 use super::handle::Handle;
+use super::in_place::write_in_place;
 use super::{Done, Fs};
 use crate::draft::{Blocked, Caller, Draft, Expected, Keep, UNSEALING};
 use crate::inode::Content;
@@ -44,6 +45,8 @@ pub enum Written {
     Now {
         /// Set-id bits are to be taken off.
         strip: bool,
+        /// At the end, by a descriptor that appends. Where that is, the kernel has guessed.
+        append: bool,
     },
 }
 
@@ -115,7 +118,7 @@ impl Fs {
             Ok(handle) => handle,
             Err(errno) => return done(Err(errno)),
         };
-        let strip = how == Written::Now { strip: true };
+        let strip = matches!(how, Written::Now { strip: true, .. });
         if let (Handle::Draft { draft, .. }, Written::Now { .. }) = (&*handle, how) {
             // The kernel leaves the time of such a write to the export.
             draft.show(None);
@@ -138,13 +141,15 @@ impl Fs {
                     });
                 }
             },
-            Handle::Direct { file, node, writes: true } => done(at::write_at(&**file, data, offset).and_then(|()| {
-                if strip {
-                    self.strip_set_ids(caller, &**file)?;
-                }
-                node.note_written(&stat::fstat(&**file)?, offset + u64::from(len));
-                Ok(len)
-            })),
+            Handle::Direct { file, node, writes: true } => {
+                done(write_in_place(file, data, offset, how).and_then(|()| {
+                    if strip {
+                        self.strip_set_ids(caller, &**file)?;
+                    }
+                    node.note_written(&stat::fstat(&**file)?, offset + u64::from(len));
+                    Ok(len)
+                }))
+            }
             Handle::Folder(_) => done(Err(Errno::ISDIR)),
             _ => done(Err(Errno::BADF)),
         }

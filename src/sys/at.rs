@@ -2,12 +2,13 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
+use std::io::IoSlice;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
 use rustix::fs::{Access, AtFlags, Gid, Mode, OFlags, Timespec, UTIME_OMIT, Uid};
 pub use rustix::fs::{FallocateFlags, RenameFlags, StatVfs, Timestamps};
-use rustix::io::retry_on_intr;
+use rustix::io::{ReadWriteFlags, retry_on_intr};
 
 use super::stat::Time;
 use super::{Errno, Result};
@@ -186,6 +187,24 @@ pub fn write_at(fd: impl AsFd, data: &[u8], offset: u64) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Writes all of `data` at the end, wherever others have moved it meanwhile.
+pub fn append(fd: impl AsFd, mut data: &[u8]) -> Result<()> {
+    while !data.is_empty() {
+        // The descriptor's position is not used and not moved.
+        let piece = [IoSlice::new(data)];
+        match retry_on_intr(|| rustix::io::pwritev2(fd.as_fd(), &piece, 0, ReadWriteFlags::APPEND))? {
+            0 => return Err(Errno::IO),
+            n => data = &data[n..],
+        }
+    }
+    Ok(())
+}
+
+/// True if the descriptor was opened for appending: then Linux writes at the end, whatever offset a write has.
+pub fn only_appends(fd: impl AsFd) -> Result<bool> {
+    Ok(rustix::fs::fcntl_getfl(fd)?.contains(OFlags::APPEND))
 }
 
 /// Sets a file's length.

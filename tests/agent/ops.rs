@@ -22,7 +22,7 @@ pub fn run(verb: &str, args: &mut Args) -> Outcome {
         "hello" => Ok(vec![number(wire::FINGERPRINT), number(u64::from(std::process::id()))]),
         "open" | "write" | "pwrite" | "fill" | "read" | "pread" | "seek" | "ftruncate" | "fsync" | "fdatasync"
         | "close" | "dup" | "dup2" | "inherit" | "fallocate" | "copyrange" | "flock" | "lock" | "fchmod" | "fstat"
-        | "futimens" | "syncfs" | "relist" => by_descriptor(verb, args),
+        | "futimens" | "syncfs" | "relist" | "appends" => by_descriptor(verb, args),
         "mmap" | "store" | "load" | "msync" | "munmap" => mapped(verb, args),
         "fork" | "dfork" | "thread" | "subreaper" | "run" | "exit" | "die" | "become" | "heed" | "umask" | "chdir"
         | "wait" => process(verb, args),
@@ -128,6 +128,11 @@ fn by_descriptor(verb: &str, args: &mut Args) -> Outcome {
         }
         "fchmod" => done(fs::fchmod(fd, Mode::from_raw_mode(octal(args)))),
         "futimens" => done(fs::futimens(fd, &times(args))),
+        "appends" => {
+            let mut flags = fs::fcntl_getfl(fd)?;
+            flags.set(OFlags::APPEND, args.text() == "on");
+            done(fs::fcntl_setfl(fd, flags))
+        }
         _ => fs::fstat(fd).map(|s| attributes(&s)).map_err(Error::from),
     }
 }

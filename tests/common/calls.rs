@@ -156,6 +156,12 @@ impl Agent {
         unit(self.ask(tokens!("futimens", &text(fd), &text(atime), &text(mtime))))
     }
 
+    /// Sets `O_APPEND` on an open descriptor, or takes it away.
+    #[track_caller]
+    pub fn appends(&self, fd: i32, yes: bool) -> Outcome<()> {
+        unit(self.ask(tokens!("appends", &text(fd), if yes { b"on" } else { b"off" })))
+    }
+
     /// `mode`: `shared private ro` (read-only and shared). Returns the mapping's number.
     #[track_caller]
     pub fn mmap(&self, fd: i32, at: u64, len: usize, mode: &str) -> Outcome<usize> {

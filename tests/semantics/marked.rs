@@ -95,6 +95,11 @@ fn s47_what_cannot_be_replaced_is_refused_when_it_is_opened() {
     w.append("app.log", "2").unwrap();
     assert_eq!(w.open("app.log", "w").map_err(|errno| errno.0), Err("EPERM".to_owned()));
     assert_eq!(r.cat("app.log").unwrap(), b"12");
+    let fd = w.open("app.log", "w|append").unwrap();
+    w.appends(fd, false).unwrap();
+    assert_eq!(w.pwrite(fd, 0, "over").map_err(|errno| errno.0), Err("EPERM".to_owned()), "not in another place");
+    w.close(fd).unwrap();
+    assert_eq!(r.cat("app.log").unwrap(), b"12");
     chattr(&["-a"], &m.raw("app.log"));
     chattr(&["+i"], &m.raw("folder"));
     assert_eq!(w.open("folder/new", "w|creat").map_err(|errno| errno.0), Err("EPERM".to_owned()));

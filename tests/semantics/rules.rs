@@ -182,6 +182,57 @@ fn s45_who_holds_a_direct_file_sees_it_grow_elsewhere() {
 }
 
 #[test]
+fn s45_what_is_mapped_of_a_direct_file_stays_where_it_is() {
+    let m = Mount::new();
+    let (w, l) = m.pair();
+    w.put("shared.db", [b'a'; 8192]).unwrap();
+    // Its pages are written through any descriptor that is open: by the logger's, who came last, or by the only one.
+    for how in ["rw", "rw|append"] {
+        let mapped = w.open("shared.db", how).unwrap();
+        let map = w.mmap(mapped, 0, 8192, "shared").unwrap();
+        let log = (how == "rw").then(|| l.open("shared.db", "w|append").unwrap());
+        w.store(map, 100, how).unwrap();
+        w.msync(map).unwrap();
+        w.munmap(map).unwrap();
+        w.close(mapped).unwrap();
+        if let Some(log) = log {
+            l.close(log).unwrap();
+        }
+        let raw = m.raw_content("shared.db").unwrap();
+        assert_eq!((raw.len(), &raw[100..100 + how.len()]), (8192, how.as_bytes()), "{how}");
+    }
+}
+
+#[test]
+fn s45_a_direct_file_is_appended_to_as_long_as_its_descriptor_says_so() {
+    for options in ["writeback=on", "writeback=off"] {
+        let m = Mount::setup().options(options).mount();
+        let (w, other) = m.pair();
+        for made in [false, true] {
+            let fd = w.open("app.log", if made { "w|creat|excl|append" } else { "w|creat|append" }).unwrap();
+            w.write(fd, "0123456789").unwrap();
+            w.appends(fd, false).unwrap();
+            w.pwrite(fd, 2, "AB").unwrap();
+            assert_eq!(m.raw_content("app.log").unwrap(), b"01AB456789", "{options}, {made}: no longer");
+            w.appends(fd, true).unwrap();
+            w.seek(fd, 0, "set").unwrap();
+            // What others have added meanwhile, the kernel does not know.
+            std::fs::File::options().append(true).open(m.raw("app.log")).unwrap().write_all(b"there").unwrap();
+            w.write(fd, "end").unwrap();
+            assert_eq!(m.raw_content("app.log").unwrap(), b"01AB456789thereend", "{options}, {made}: again");
+            // One that has begun to append after its open.
+            let late = other.open("app.log", "w").unwrap();
+            other.appends(late, true).unwrap();
+            other.write(late, "late").unwrap();
+            assert_eq!(m.raw_content("app.log").unwrap(), b"01AB456789thereendlate", "{options}, {made}: since");
+            other.close(late).unwrap();
+            w.close(fd).unwrap();
+            w.unlink("app.log").unwrap();
+        }
+    }
+}
+
+#[test]
 fn s45_a_direct_file_can_be_mapped_by_two_processes() {
     let m = Mount::new();
     let (w, r) = m.pair();
