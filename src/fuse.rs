@@ -93,6 +93,12 @@ fn lock_request(
     Ok(LockRequest { fh: fh.0, owner: owner.0, span: lock::Span { start, end }, mode, pid })
 }
 
+/// How a descriptor that is passed through reads and writes. The kernel would open the file below for appending, too, and go on
+/// with that when the descriptor no longer does so: what appends writes through the daemon. Its mappings are passed through.
+fn passed_through(flags: OFlags) -> FopenFlags {
+    if flags.contains(OFlags::APPEND) { FopenFlags::FOPEN_DIRECT_IO } else { FopenFlags::empty() }
+}
+
 impl Filesystem for Adapter {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
         let mut wanted = ALWAYS;
@@ -248,8 +254,9 @@ impl Filesystem for Adapter {
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         metrics::request(Op::Open);
+        let flags = OFlags::from_bits_retain(flags.0 as u32);
         let (fs, drafts) = (self.fs.clone(), self.drafts);
-        self.fs.open(caller(req), ino.0, OFlags::from_bits_retain(flags.0 as u32), move |opened| {
+        self.fs.open(caller(req), ino.0, flags, move |opened| {
             let opened = match opened {
                 Ok(opened) => opened,
                 Err(errno) => return reply.error(code(Op::Open, errno)),
@@ -263,7 +270,7 @@ impl Filesystem for Adapter {
                 OpenMode::Direct(file, node) => (file, node, FopenFlags::FOPEN_DIRECT_IO),
             };
             match fs.backing(opened.fh, node, || reply.open_backing(&*file)) {
-                Some(id) => reply.opened_passthrough(fh, FopenFlags::empty(), &id),
+                Some(id) => reply.opened_passthrough(fh, passed_through(flags), &id),
                 None => reply.opened(fh, fallback),
             }
         });
@@ -297,7 +304,7 @@ impl Filesystem for Adapter {
                 OpenMode::Direct(file, node) => (file, node, FopenFlags::FOPEN_DIRECT_IO),
             };
             match fs.backing(created.opened.fh, node, || reply.open_backing(&*file)) {
-                Some(id) => reply.created_passthrough(&ttl, &attr, generation, fh, FopenFlags::empty(), &id),
+                Some(id) => reply.created_passthrough(&ttl, &attr, generation, fh, passed_through(flags), &id),
                 None => reply.created(&ttl, &attr, generation, fh, fallback),
             }
         });

@@ -249,7 +249,8 @@ fn s62_the_kernel_writes_by_itself_where_it_can() {
     let (w, r) = m.pair();
     w.put("over.bin", "old ").unwrap();
     assert_eq!(r.cat("over.bin").unwrap(), b"old ");
-    let descriptors = [w.open("new.bin", "w|creat").unwrap(), w.open("over.bin", "w|append").unwrap()];
+    let descriptors = [w.open("new.bin", "w|creat").unwrap(), w.open("over.bin", "w").unwrap()];
+    w.seek(descriptors[1], 0, "end").unwrap();
     for fd in descriptors {
         w.write(fd, "begun, ").unwrap();
     }
@@ -267,6 +268,32 @@ fn s62_the_kernel_writes_by_itself_where_it_can() {
         assert_eq!(content.len(), begin.len() - 1 + (1 << 20), "{path}");
     }
     m.settled();
+}
+
+#[test]
+fn s62_a_draft_is_appended_to_as_long_as_its_descriptor_says_so() {
+    for (way, setup) in ways() {
+        let m = setup.mount();
+        let (w, r) = m.pair();
+        let fd = w.open("f.bin", "w|creat|append").unwrap();
+        w.write(fd, "0123456789").unwrap();
+        w.appends(fd, false).unwrap();
+        w.pwrite(fd, 2, "AB").unwrap();
+        // Another one, which the kernel may serve by itself.
+        let plain = w.open("f.bin", "w").unwrap();
+        w.pwrite(plain, 10, "more").unwrap();
+        w.appends(fd, true).unwrap();
+        w.seek(fd, 0, "set").unwrap();
+        w.write(fd, "end").unwrap();
+        w.appends(plain, true).unwrap();
+        w.write(plain, ".").unwrap();
+        assert_eq!(w.fstat(fd).unwrap().size, 18, "{way}");
+        closed(&w, plain);
+        closed(&w, fd);
+        assert_eq!(r.cat("f.bin").unwrap(), b"01AB456789moreend.", "{way}");
+        m.settled();
+        checker::check(&m);
+    }
 }
 
 #[test]
