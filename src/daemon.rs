@@ -181,6 +181,7 @@ pub fn serve(config: Config, ready: ReadySignal) -> Result<(), ServeError> {
         gathers: config.writeback,
         passthrough: config.passthrough && !config.writeback && is_root,
         state_dir: config.state_dir.clone(),
+        mountpoint: config.mountpoint.clone(),
         commit_workers: config.commit_workers,
         files: fd_limit.saturating_sub(FD_WORK),
     };

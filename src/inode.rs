@@ -121,6 +121,8 @@ struct Seen {
     /// It got that name by a rename.
     renamed: bool,
     ident: Ident,
+    /// The modification time that the kernel has, where it takes none that an answer has.
+    told: Time,
     rights: Rights,
 }
 
@@ -273,6 +275,16 @@ impl Node {
     /// True if the file is smaller than the kernel believes.
     pub fn has_shrunk(&self, stat: &Stat) -> bool {
         self.kind == Kind::File && stat.size < self.seen.lock().ident.size
+    }
+
+    /// Records that the kernel has this modification time, set by itself.
+    pub fn note_told(&self, time: Time) {
+        self.seen.lock().told = time;
+    }
+
+    /// True if the file's modification time is not the one that the kernel has, where it takes none that an answer has.
+    pub fn has_moved_on(&self, stat: &Stat) -> bool {
+        self.kind == Kind::File && stat.mtime != self.seen.lock().told
     }
 
     /// Records who may do what.

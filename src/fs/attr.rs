@@ -23,16 +23,23 @@ impl Fs {
     /// Attributes of a node, through an open descriptor if there is one.
     pub fn getattr(self: &Arc<Self>, node: u64, fh: Option<u64>, done: impl Done<Attr>) {
         let attr = self.attributes(node, fh);
-        let grown = |Attr { stat, .. }: &Attr| {
+        let news = |Attr { stat, .. }: &Attr| {
             let node = self.nodes().get(node).ok()?;
-            (node.has_grown(stat) && self.is_in_place(&node)).then_some((node, stat.size))
+            // The kernel asks by a descriptor in the middle of other calls, with the file's lock, which a time would wait for.
+            let (grown, moved) = (node.has_grown(stat), fh.is_none() && self.has_news(&node, stat));
+            ((grown || moved) && self.is_in_place(&node)).then_some((node, grown.then_some(stat.size), moved))
         };
-        let Some((node, size)) = attr.as_ref().ok().and_then(grown) else { return done(attr) };
+        let Some((node, grown, moved)) = attr.as_ref().ok().and_then(news) else { return done(attr) };
         let fs = self.clone();
         self.slow.run_apart(move || {
-            match fs.nodes().open(&node, OFlags::RDONLY) {
-                Ok(file) => fs.tell_growth(&node, &file, size),
-                Err(errno) => tracing::debug!(%errno, "a file that has grown cannot be read"),
+            if let Some(size) = grown {
+                match fs.nodes().open(&node, OFlags::RDONLY) {
+                    Ok(file) => fs.tell_growth(&node, &file, size),
+                    Err(errno) => tracing::debug!(%errno, "a file that has grown cannot be read"),
+                }
+            }
+            if moved {
+                fs.tell_time(&node);
             }
             done(attr);
         });
@@ -46,7 +53,7 @@ impl Fs {
             return match &*handle {
                 Handle::Version { file, node, .. } | Handle::Direct { file, node, .. } => {
                     let _using = file.using();
-                    self.version_attr(node.without_hidden(stat::fstat(&**file)?))
+                    self.version_attr(node, node.without_hidden(stat::fstat(&**file)?))
                 }
                 Handle::Draft { draft, writes, .. } => draft_attr(draft, *writes),
                 Handle::Folder(folder) => self.node_attr(folder.node()),
@@ -58,8 +65,9 @@ impl Fs {
         }
     }
 
-    fn version_attr(&self, stat: stat::Stat) -> Result<Attr> {
-        Ok(Attr { stat, ttl: self.options.ttl })
+    fn version_attr(&self, node: &Node, stat: stat::Stat) -> Result<Attr> {
+        let ttl = if self.has_news(node, &stat) { Duration::ZERO } else { self.options.ttl };
+        Ok(Attr { stat, ttl })
     }
 
     fn node_attr(&self, node: &Node) -> Result<Attr> {
@@ -73,7 +81,7 @@ impl Fs {
             stat => {
                 let stat = stat?;
                 node.note_rights(&stat);
-                self.version_attr(node.without_hidden(stat))
+                self.version_attr(node, node.without_hidden(stat))
             }
         }
     }
@@ -117,6 +125,9 @@ impl Fs {
                     });
                 }
             };
+        }
+        if self.is_told(caller, node, changes) {
+            return done(self.attributes(node, fh));
         }
         done(self.change_node(caller, node, handle.as_deref(), changes));
     }
@@ -328,11 +339,14 @@ impl Fs {
             let stat = stat::fstat(&fd)?;
             if !node.is_as(&stat) {
                 // The kernel writes back what it has kept of an older version of the file.
-                return self.version_attr(stat);
+                return self.version_attr(node, stat);
             }
         }
         self.change_as(caller, &fd, changes)?;
         let stat = stat::fstat(&fd)?;
+        if let Some(time) = changes.mtime {
+            node.note_told(time.exact().unwrap_or(stat.mtime));
+        }
         if node.kind == Kind::File {
             match (changes.size, changes.mtime) {
                 (Some(_), _) => node.note(&stat),
@@ -341,7 +355,7 @@ impl Fs {
             }
         }
         node.note_rights(&stat);
-        self.version_attr(node.without_hidden(stat))
+        self.version_attr(node, node.without_hidden(stat))
     }
 }
 

@@ -253,7 +253,8 @@ impl Fs {
     pub(super) fn version_entry(&self, node: &Node, stat: Stat, ttl: Duration) -> Entry {
         node.telling();
         // Of a file that is written in place the kernel has to ask: see `Fs::getattr`.
-        let asks = node.id != stat.ino || node.writers_in_place.load(Ordering::Acquire) > 0;
+        let asks =
+            node.id != stat.ino || node.writers_in_place.load(Ordering::Acquire) > 0 || self.has_news(node, &stat);
         let attr_ttl = if asks { Duration::ZERO } else { self.options.ttl };
         // Times set through a draft of one name make a new node, which the other names must find at once.
         let shared = node.kind == Kind::File && stat.nlink > 1;

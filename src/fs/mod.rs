@@ -33,6 +33,7 @@ mod remove;
 mod rename;
 mod statfs;
 mod stop;
+mod times;
 mod wait;
 mod whole;
 mod xattr;
@@ -70,6 +71,7 @@ use handle::Handles;
 use lock::Locks;
 use passthrough::Backings;
 use pool::Pool;
+use times::Tellers;
 use wait::Parking;
 
 /// How the mount behaves.
@@ -95,6 +97,8 @@ pub struct Options {
     pub passthrough: bool,
     /// Where the state is, for the command line.
     pub state_dir: std::path::PathBuf,
+    /// Where the file system is mounted.
+    pub mountpoint: std::path::PathBuf,
     /// Threads for commits.
     pub commit_workers: usize,
     /// Descriptors from this number on are for the daemon's own work.
@@ -124,6 +128,7 @@ pub struct Fs {
     recovery: Recovery,
     kernel: OnceLock<Notifier>,
     mount: OnceLock<MountId>,
+    tellers: Tellers,
     commits_done: AtomicU64,
     company: Arc<AtomicBool>,
 }
@@ -153,6 +158,7 @@ impl Fs {
             recovery: Recovery::default(),
             kernel: OnceLock::new(),
             mount: OnceLock::new(),
+            tellers: Tellers::default(),
             commits_done: AtomicU64::new(0),
             company: Arc::default(),
         });

@@ -139,11 +139,18 @@ pub fn set_times(fd: impl AsFd, times: &Timestamps) -> Result<()> {
     either(|| rustix::fs::futimens(fd.as_fd(), times), by_path)
 }
 
-/// Sets the modification time of an open file, and no other.
+/// Sets the modification time of an open inode (also an `O_PATH` one), and no other.
 pub fn set_mtime(fd: impl AsFd, time: Time) -> Result<()> {
     let omit = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
     let last_modification = Timespec { tv_sec: time.sec, tv_nsec: time.nsec.into() };
-    rustix::fs::futimens(fd, &Timestamps { last_access: omit, last_modification })
+    set_times(fd, &Timestamps { last_access: omit, last_modification })
+}
+
+/// Number of the device that a descriptor's file system is on. The file system is not asked.
+pub fn device(fd: impl AsFd) -> Result<u64> {
+    let s =
+        rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC, rustix::fs::StatxFlags::empty())?;
+    Ok(rustix::fs::makedev(s.stx_dev_major, s.stx_dev_minor))
 }
 
 /// Makes a file's data and size durable.

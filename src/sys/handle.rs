@@ -14,6 +14,9 @@ use super::{Errno, Result};
 
 const MAX_HANDLE: usize = 128;
 
+/// `FILEID_INO64_GEN`.
+const FUSE_NODE: i32 = 0x81;
+
 /// How often an inode is asked for that the kernel cannot tell yet.
 const MAX_TRIES: u32 = 100;
 
@@ -43,6 +46,13 @@ impl Handle {
     pub fn at(dir: impl AsFd, name: &OsStr) -> Result<Self> {
         let name = CString::new(name.as_bytes()).map_err(|_| Errno::INVAL)?;
         Self::of_path(dir.as_fd(), &name, 0)
+    }
+
+    /// The handle by which the kernel has an inode of a FUSE file system that it knows at the moment: its node and generation.
+    /// The server is asked nothing.
+    pub fn of_fuse_node(node: u64) -> Self {
+        let words = [(node >> 32) as u32, node as u32, 0];
+        Handle { kind: FUSE_NODE, data: words.iter().flat_map(|word| word.to_ne_bytes()).collect() }
     }
 
     fn of_path(dir: BorrowedFd<'_>, path: &CStr, flags: i32) -> Result<Self> {

@@ -1,6 +1,7 @@
 //! Rules: which names are written in place.
 
 use std::io::Write as _;
+use std::os::unix::fs::MetadataExt as _;
 
 use crate::common::{Mount, Setup, eventually};
 
@@ -179,6 +180,55 @@ fn s45_who_holds_a_direct_file_sees_it_grow_elsewhere() {
         w.append("app.log", "eight\n").unwrap();
         eventually(&format!("40 bytes ({options})"), || seen() == [40; 2]);
     }
+}
+
+#[test]
+fn s45_a_direct_file_has_the_time_of_its_last_write() {
+    let m = Mount::new();
+    let (w, r) = m.pair();
+    let raw = || {
+        let there = m.raw("app.log").metadata().unwrap();
+        i128::from(there.mtime()) * 1_000_000_000 + i128::from(there.mtime_nsec())
+    };
+    let fd = w.open("app.log", "rw|creat|append").unwrap();
+    let reader = r.open("app.log", "r").unwrap();
+    let same = |when: &str| {
+        let all = || [r.stat("app.log").unwrap().mtime, r.fstat(reader).unwrap().mtime, w.fstat(fd).unwrap().mtime];
+        // At once, but on a machine that is so busy that the answer does not wait for it.
+        eventually(&format!("one time, {when}"), || all() == [raw(); 3]);
+    };
+    same("created");
+    for round in 0..3 {
+        // No clock need tick: every write comes after a time that was set.
+        w.futimens(fd, 1, 5 + round).unwrap();
+        same("set");
+        w.write(fd, "line\n").unwrap();
+        assert!(raw() > 1_000_000_000_000, "the export has the time of the write");
+        same("written");
+        r.list(".").unwrap();
+        same("listed");
+    }
+    w.futimens(fd, 1, 50).unwrap();
+    std::fs::File::options().append(true).open(m.raw("app.log")).unwrap().write_all(b"there").unwrap();
+    eventually("the time of a write elsewhere", || r.stat("app.log").unwrap().mtime == raw());
+    // What is set by name, too, is the export's.
+    r.utimens("app.log", 1, 77).unwrap();
+    assert_eq!(raw(), 77);
+    same("set by name");
+    w.ftruncate(fd, 3).unwrap();
+    same("cut short");
+    // Of whom the kernel asks about the file's mode, with the file locked.
+    w.fchmod(fd, 0o666).unwrap();
+    r.call(&["become", "1234", "2345"]).unwrap();
+    w.write(fd, "and").unwrap();
+    r.sh("touch app.log");
+    same("touched by another");
+    w.write(fd, "more").unwrap();
+    w.close(fd).unwrap();
+    eventually("the time of the last write, closed", || {
+        (r.stat("app.log").unwrap().mtime, r.fstat(reader).unwrap().mtime) == (raw(), raw())
+    });
+    assert!(raw() > 1_000_000_000_000);
 }
 
 #[test]
