@@ -329,7 +329,7 @@ fn recover_in_background(
     before: Before,
 ) -> std::io::Result<()> {
     std::thread::Builder::new().name("recovery".to_owned()).spawn(move || {
-        let (done, published, kept) = fs.committer().recover(left_over, &markers, before, |path| fs.wants_marker(path));
+        let (done, published, kept) = fs.committer().recover(left_over, &markers, before);
         if done != crate::commit::Recovered::default() {
             tracing::warn!(?done, "recovered what an earlier daemon left");
         }

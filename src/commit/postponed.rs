@@ -95,15 +95,15 @@ impl Committer {
         self.postponed.push(Postponed { id, target: None, below: Below::Unknown });
     }
 
-    /// Tries once more. `wants_marker` is what the rules say of a path.
-    pub fn try_again(&self, postponed: &Postponed, wants_marker: impl Fn(&[u8]) -> bool) -> Tried {
+    /// Tries once more.
+    pub fn try_again(&self, postponed: &Postponed) -> Tried {
         let mut row = match self.journal.row(postponed.id) {
             Ok(Some(row)) if row.state == DraftState::Sealed => row,
             Ok(_) => return Tried::Settled,
             Err(error) => return Tried::Later(Errno::from_raw_os_error(error.errno())),
         };
         let found = if postponed.target.is_none() { self.find_path(&mut row) } else { Ok(()) };
-        let marked = wants_marker(&row.path);
+        let marked = self.wants_marker(&row.path);
         let tried = match self.staging.stat(&row.stage) {
             Ok(_) => self.publish_after_all(postponed, &row, found, marked),
             Err(Errno::NOENT) => self.record_after_all(postponed, &row, marked),

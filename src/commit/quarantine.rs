@@ -175,12 +175,8 @@ impl Committer {
         }
     }
 
-    /// Publishes a quarantined draft under the path it was meant for. `wants_marker` is what the rules say of a path.
-    pub fn publish_quarantined(
-        &self,
-        id: DraftId,
-        wants_marker: impl Fn(&[u8]) -> bool,
-    ) -> std::result::Result<Target, VerbError> {
+    /// Publishes a quarantined draft under the path it was meant for.
+    pub fn publish_quarantined(&self, id: DraftId) -> std::result::Result<Target, VerbError> {
         let began = Instant::now();
         let _deciding = self.decisions.begin(id);
         let row = self.quarantined(id)?;
@@ -190,7 +186,7 @@ impl Committer {
                 format!("draft {id} has no known target: save its content instead"),
             ));
         }
-        let marked = wants_marker(&row.path);
+        let marked = self.wants_marker(&row.path);
         let path = display_path(&row.path);
         let failed = |errno: Errno, step: &str| VerbError::new(errno, format!("{step} {path}: {errno}"));
         let (found, name) = self.find_folder(&row.path).map_err(|errno| failed(errno, "folder of"))?;

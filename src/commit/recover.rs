@@ -48,14 +48,12 @@ impl Committer {
 
     /// Resolves the drafts in `rows`, then removes `markers`, which were not finished. Returns the targets that were
     /// published, so that the kernel can be told, and the staged names of what went to quarantine, to be made durable when
-    /// no name waits any more. `wants_marker` is what the rules say of a path. Staged files without a row are left to
-    /// the sweeper.
+    /// no name waits any more. Staged files without a row are left to the sweeper.
     pub fn recover(
         &self,
         rows: Vec<DraftRow>,
         markers: &[String],
         before: Before,
-        wants_marker: impl Fn(&[u8]) -> bool,
     ) -> (Recovered, Vec<Target>, Vec<String>) {
         let mut done = Recovered::default();
         let (mut published, mut kept) = (Vec::new(), Vec::new());
@@ -63,7 +61,7 @@ impl Committer {
             failpoint!("recover_before_resolve");
             let found = self.find_path(&mut row);
             let (id, path, promised) = (row.id, row.path.clone(), row.state == DraftState::Sealed);
-            let marked = wants_marker(&path);
+            let marked = self.wants_marker(&path);
             let (stage, quarantined) = (row.stage.clone(), done.quarantined);
             match self.resolve(row, found, marked, before, &mut done) {
                 Ok(target) => published.extend(target),

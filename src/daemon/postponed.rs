@@ -48,7 +48,7 @@ fn run(fs: &Fs, stopped: &Stopped) {
 
 /// True when it is done with.
 fn try_again(fs: &Fs, it: &mut Waiting) -> bool {
-    match fs.committer().try_again(&it.postponed, |path| fs.wants_marker(path)) {
+    match fs.committer().try_again(&it.postponed) {
         Tried::Published(target) => fs.announce_published(&[target]),
         Tried::Settled => {}
         Tried::Later(errno) => {

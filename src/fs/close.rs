@@ -239,7 +239,7 @@ impl Fs {
         let mut settled = Settled(Some(settle));
         match ending {
             Ending::Commit(mut sealed) => {
-                sealed.marked = self.wants_marker(&sealed.target.path());
+                sealed.marked = self.committer.wants_marker(&sealed.target.path());
                 let marked = sealed.marked;
                 let (id, staged, digested) = (sealed.id, sealed.staged.clone(), sealed.digest.is_some());
                 let promised = sealed.promised;
@@ -320,11 +320,6 @@ impl Fs {
                 done(Ok(()));
             }
         }
-    }
-
-    /// Whether the rules want a marker beside a file.
-    pub fn wants_marker(&self, path: &[u8]) -> bool {
-        self.committer.wants_marker(path)
     }
 
     /// Commits since the mount.

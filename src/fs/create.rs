@@ -154,7 +154,7 @@ impl Fs {
     fn create_now(&self, new: &Creation, folder: &Arc<Node>) -> Result<Created> {
         let &Creation { caller, ref name, mode, flags, .. } = new;
         let reads_only = flags & OFlags::ACCMODE == OFlags::RDONLY && !flags.contains(OFlags::TRUNC);
-        let decision = self.rules.decide(&folder.path_of(name));
+        let decision = self.committer.rules.decide(&folder.path_of(name));
         let direct = decision.mode == crate::rules::Mode::Direct;
         match stat::stat_at(self.nodes().fd(folder)?, name) {
             Ok(_) if flags.contains(OFlags::EXCL) => return Err(Errno::EXIST),

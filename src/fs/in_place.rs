@@ -19,12 +19,12 @@ use crate::sys::{Errno, Result, at, direct, stat};
 impl Fs {
     /// True if files under this path are written in place.
     pub(super) fn is_direct(&self, path: &[u8]) -> bool {
-        self.rules.decide(path).mode == Mode::Direct
+        self.committer.rules.decide(path).mode == Mode::Direct
     }
 
     /// The same of a node, whose content may have been found to be a database.
     pub(super) fn is_in_place(&self, node: &Node) -> bool {
-        self.rules.decide_for(&node.path(), || node.is_database.load(Ordering::Acquire)).mode == Mode::Direct
+        self.committer.rules.decide_for(&node.path(), || node.is_database.load(Ordering::Acquire)).mode == Mode::Direct
     }
 
     /// True if what is under this path is a database and therefore written in place. Read is what may be one by its size.
@@ -34,7 +34,7 @@ impl Fs {
             node.is_database.fetch_or(found, Ordering::AcqRel);
             found
         };
-        self.rules.decide_for(path, found).mode == Mode::Direct
+        self.committer.rules.decide_for(path, found).mode == Mode::Direct
     }
 
     /// True if `caller`, who comes with a node, writes it in place. The name tells, and where the file has several, or is no
@@ -47,7 +47,7 @@ impl Fs {
         let link = node.link();
         // A database that is replaced whole is a new version.
         let patched = || wants != Wants::EmptyDraft && node.is_database.load(Ordering::Acquire);
-        let decides = |path: &[u8]| self.rules.decide_for(path, patched).mode == Mode::Direct;
+        let decides = |path: &[u8]| self.committer.rules.decide_for(path, patched).mode == Mode::Direct;
         if !link.parent.is_some_and(|parent| decides(&parent.path_of(&link.name))) {
             return Ok(false);
         }

@@ -280,7 +280,7 @@ impl Fs {
             node: self.nodes().fresh_id(),
             target: commit::Target { parent: folder.clone(), name: name.to_owned() },
             base: Some(base),
-            decision: self.rules.decide(&folder.path_of(name)).clone(),
+            decision: self.committer.rules.decide(&folder.path_of(name)).clone(),
             creds: self.creds(caller),
             owner: self.owner(caller, process.as_ref()),
         });

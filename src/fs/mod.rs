@@ -116,7 +116,6 @@ pub struct Fs {
     locks: Locks,
     groups: Groups,
     starts: Starts,
-    rules: Rules,
     options: Options,
     digester: Digester,
     commits: Pool,
@@ -144,7 +143,6 @@ impl Fs {
             copies: Pool::start("copy", COPY_WORKERS)?,
             gathers: Pool::start("gather", GATHER_WORKERS)?,
             backings: Backings::new(options.passthrough),
-            rules: committer.rules.clone(),
             committer,
             reaper,
             drafts: Drafts::default(),
@@ -204,7 +202,7 @@ impl Fs {
 
     /// The path rules.
     pub fn rules(&self) -> &Rules {
-        &self.rules
+        &self.committer.rules
     }
 
     fn nodes(&self) -> &NodeTable {

@@ -78,7 +78,7 @@ impl Fs {
 
     /// A name that is about to lose its version, or to get another one by a rename, loses its marker first.
     pub(super) fn drop_marker(&self, caller: Caller, folder: &Node, name: &OsStr) -> Result<()> {
-        if !self.wants_marker(&folder.path_of(name)) {
+        if !self.committer.wants_marker(&folder.path_of(name)) {
             return Ok(());
         }
         self.committer.remove_marker(folder, name, self.creds(caller).as_ref())

@@ -132,7 +132,7 @@ impl Fs {
 
     /// Publishes a quarantined draft; the kernel is told of it.
     pub fn publish_quarantined(&self, id: DraftId) -> Result<(), VerbError> {
-        let target = self.committer.publish_quarantined(id, |path| self.wants_marker(path))?;
+        let target = self.committer.publish_quarantined(id)?;
         self.announce_published(&[target]);
         Ok(())
     }
