@@ -105,6 +105,8 @@ pub struct Node {
     nlookup: AtomicU64,
     /// Open descriptors through which the file is written in place (`direct` mode).
     pub writers_in_place: AtomicU32,
+    /// There was one, under whatever name.
+    pub written_in_place: AtomicBool,
     /// Its content has been found to be a database.
     pub is_database: AtomicBool,
     /// Processes that execute the file, as far as their descriptors are open.
@@ -280,6 +282,11 @@ impl Node {
     /// Records that the kernel has this modification time, set by itself.
     pub fn note_told(&self, time: Time) {
         self.seen.lock().told = time;
+    }
+
+    /// True if the kernel has this modification time from the export.
+    pub fn was_told(&self, time: Time) -> bool {
+        self.seen.lock().told == time
     }
 
     /// True if the file's modification time is not the one that the kernel has, where it takes none that an answer has.

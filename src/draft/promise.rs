@@ -83,8 +83,9 @@ impl Draft {
             unless_skipped!("data", at::fsync(&work.staged.file)).and_then(|()| by.staging.sync())
         })?;
         failpoint!("promise_after_sync");
-        // No folder above is renamed until the row says where it is.
-        let _settled = by.renaming_folders.read();
+        // No folder above is renamed until the row says where it is. Not behind one that waits for a rename of a draft, which may
+        // wait for this body.
+        let _settled = by.renaming_folders.read_recursive();
         // Before the row: what another host puts there in between is not what the row says, and is never overwritten.
         let below = by.held_by(target)?;
         let bytes = stat::fstat(&work.staged.file)?.size;

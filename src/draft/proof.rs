@@ -68,6 +68,10 @@ pub fn last_close(
     if others.iter().any(|other| !other.has_closed()) {
         return Proof::StillOpen;
     }
+    // The release behind that one's close does not come: somebody has got its descriptor.
+    if others.iter().any(|other| other.leaves_until().is_none()) {
+        return unknown("a descriptor that was closed lives on");
+    }
     let Some(closer) = closer else { return unknown("whoever closes cannot be seen, or executes a new program") };
     let closed = &writer;
     let writers: Vec<&Writer> = std::iter::once(closed).chain(&others).collect();

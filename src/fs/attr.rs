@@ -1,6 +1,7 @@
 //! Attributes: reading and changing them on versions (at once) and on drafts (with the content).
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use fuser::INodeNo;
@@ -27,7 +28,11 @@ impl Fs {
             let node = self.nodes().get(node).ok()?;
             // The kernel asks by a descriptor in the middle of other calls, with the file's lock, which a time would wait for.
             let (grown, moved) = (node.has_grown(stat), fh.is_none() && self.has_news(&node, stat));
-            ((grown || moved) && self.is_in_place(&node)).then_some((node, grown.then_some(stat.size), moved))
+            // Of one that has got another name, whoever has it open still writes in place.
+            let in_place = self.is_in_place(&node);
+            let (grown, moved) =
+                (grown && in_place, moved && (in_place || node.written_in_place.load(Ordering::Acquire)));
+            (grown || moved).then_some((node, grown.then_some(stat.size), moved))
         };
         let Some((node, grown, moved)) = attr.as_ref().ok().and_then(news) else { return done(attr) };
         let fs = self.clone();
@@ -335,10 +340,12 @@ impl Fs {
         written_back: bool,
     ) -> Result<Attr> {
         node.telling();
-        if written_back && changes.mtime.and_then(SetTime::exact).is_some_and(|time| node.has_mtime(time)) {
+        if let Some(time) = changes.mtime.and_then(SetTime::exact).filter(|_| written_back) {
             let stat = stat::fstat(&fd)?;
-            if !node.is_as(&stat) {
-                // The kernel writes back what it has kept of an older version of the file.
+            // The kernel writes back what it has kept of an older version of the file, or of one that is written in place: with
+            // a change of its names, or of an attribute.
+            let is_old = self.options.gathers && node.was_told(time) && stat.mtime != time;
+            if is_old || node.has_mtime(time) && !node.is_as(&stat) {
                 return self.version_attr(node, stat);
             }
         }

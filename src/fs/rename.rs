@@ -114,7 +114,7 @@ impl Fs {
             if written_at(&from) || written_at(&to) {
                 return Err(Errno::BUSY);
             }
-            self.rename_versions(caller, &from, &to, flags)?;
+            self.rename_versions(caller, &from, &to, flags, false)?;
             self.locks.renamed(from.key(), to.key(), true);
             return Ok(Renamed::Done);
         }
@@ -124,8 +124,10 @@ impl Fs {
         let own = from.draft.clone().filter(|draft| self.is_family(draft, caller));
         let replaced = to.draft.as_ref().filter(|draft| self.is_family(draft, caller));
         let renamed = match &own {
-            None => self.rename_over(replaced, || self.rename_versions(caller, &from, &to, flags))?,
+            None => self.rename_over(replaced, || self.rename_versions(caller, &from, &to, flags, false))?,
             Some(draft) => {
+                // A folder above is renamed before it, or after its row has the new name.
+                let _settled = self.committer.renaming_folders.read();
                 let move_version = || {
                     let told = self.tell_own(draft, &from.target(), &to.target())?;
                     failpoint!("rename_after_tell");
@@ -185,7 +187,7 @@ impl Fs {
 
     /// The version under a draft's old name goes along at once; a new name has none.
     fn move_version_of(&self, caller: Caller, draft: &Draft, from: &Side, to: &Side, flags: RenameFlags) -> Result<()> {
-        match self.rename_versions(caller, from, to, flags) {
+        match self.rename_versions(caller, from, to, flags, true) {
             Err(Errno::NOENT) if draft.is_pending() => match stat::stat_at(self.nodes().fd(&to.folder)?, &to.name) {
                 Ok(there) if there.kind == Kind::Dir => Err(Errno::ISDIR),
                 Ok(_) if flags.contains(RenameFlags::NOREPLACE) => Err(Errno::EXIST),
@@ -196,7 +198,8 @@ impl Fs {
         }
     }
 
-    fn rename_versions(&self, caller: Caller, from: &Side, to: &Side, flags: RenameFlags) -> Result<()> {
+    /// Renames on the export; `alone` if that is for a draft, which shares `renaming_folders`.
+    fn rename_versions(&self, caller: Caller, from: &Side, to: &Side, flags: RenameFlags, alone: bool) -> Result<()> {
         let check = |moved: &Stat, replaced: Option<&Stat>| {
             if moved.kind == Kind::Dir {
                 if let Some(there) = replaced
@@ -218,7 +221,7 @@ impl Fs {
         let (old, new) = ((&from.folder, from.name.as_os_str()), (&to.folder, to.name.as_os_str()));
         // Until the drafts below are told of it, no close below is promised: its row would have the old path.
         let moves_folders = moved.kind == Kind::Dir || flags.contains(RenameFlags::EXCHANGE);
-        let _settled = moves_folders.then(|| self.committer.renaming_folders.write());
+        let _settled = (moves_folders && !alone).then(|| self.committer.renaming_folders.write());
         let told = self.tell_below(&moved, &from.target(), &to.target(), flags)?;
         failpoint!("rename_before_move");
         let creds = self.creds(caller);

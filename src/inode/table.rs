@@ -70,6 +70,7 @@ impl NodeTable {
             }),
             nlookup: AtomicU64::new(1),
             writers_in_place: AtomicU32::new(0),
+            written_in_place: AtomicBool::new(false),
             is_database: AtomicBool::new(false),
             executed: AtomicU32::new(0),
             gone: AtomicBool::new(false),
@@ -193,6 +194,7 @@ impl NodeTable {
 
     /// A descriptor for writing in place is opened; `size` is the file's before anything was written through it.
     pub fn begin_in_place(&self, node: &Node, size: u64) {
+        node.written_in_place.store(true, Ordering::Release);
         if node.writers_in_place.fetch_add(1, Ordering::AcqRel) == 0 {
             self.in_place.insert(node.key, size);
         }
@@ -340,6 +342,7 @@ impl NodeTable {
                 }),
                 nlookup: AtomicU64::new(1),
                 writers_in_place: AtomicU32::new(0),
+                written_in_place: AtomicBool::new(false),
                 is_database: AtomicBool::new(false),
                 executed: AtomicU32::new(0),
                 gone: AtomicBool::new(false),

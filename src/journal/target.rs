@@ -18,8 +18,9 @@ pub(super) fn retarget(
     now: i64,
 ) -> rusqlite::Result<bool> {
     let Some((below, folder)) = below else {
+        // One that has ended meanwhile stays where it is.
         take_along(conn, id)?;
-        return move_to(conn, id, path, from, now);
+        return move_to(conn, id, path, from, now).map(|_| true);
     };
     // Should the rename not be made, all is as it was.
     let stay = "UPDATE drafts SET stay = CASE WHEN ?2 THEN

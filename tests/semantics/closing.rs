@@ -46,7 +46,7 @@ fn s27_the_last_close_of_who_reads_the_version_below_too() {
 #[cfg(feature = "failpoints")]
 #[test]
 fn s27_the_last_close_of_one_process_after_that_of_another() {
-    let mut m = Mount::setup().unmounted();
+    let mut m = Mount::setup().env("COMMITFS_RELEASED_MS", "60000").unmounted();
     m.hold_at("release_begins", 1);
     m.remount();
     let (v, w) = m.pair();
@@ -62,6 +62,33 @@ fn s27_the_last_close_of_one_process_after_that_of_another() {
     assert_eq!(m.raw_content("f").unwrap(), b"one two");
     drop(held);
     crate::common::checker::check(&m);
+}
+
+/// But if it does not come, somebody has got that descriptor.
+#[test]
+fn s31_a_close_beside_a_descriptor_that_was_passed_on_is_not_the_last() {
+    let m = Mount::new();
+    let (c, b, a) = (m.agent("C"), m.agent("B"), m.agent("A"));
+    a.put("f", "old").unwrap();
+    let fd = a.open("f", "w|trunc").unwrap();
+    let joined = b.open("f", "w").unwrap();
+    a.write(fd, "AAAAA").unwrap();
+    let name = socket_name();
+    let listener = c.listen(&name).unwrap();
+    let socket = a.connect(&name).unwrap();
+    let accepted = c.accept(listener).unwrap();
+    a.send_fd(socket, fd).unwrap();
+    let passed = c.receive_fd(accepted).unwrap();
+    a.close(fd).unwrap();
+    let closed = std::time::Instant::now();
+    eventually("its release is overdue", || closed.elapsed() > std::time::Duration::from_secs(1));
+    b.pwrite(joined, 10, "B").unwrap();
+    b.close(joined).unwrap();
+    assert_eq!(m.raw_content("f").unwrap(), b"old");
+    c.write(passed, "CCCCC").unwrap();
+    c.close(passed).unwrap();
+    m.settled();
+    assert_eq!(m.raw_content("f").unwrap(), b"AAAAACCCCCB");
 }
 
 #[test]

@@ -58,6 +58,8 @@ fn is_mounted_after_a_crash(disk: &SmallFs) {
     // What was kept for later makes room, and so the lease is written in the end.
     m.remount();
     assert_eq!(m.agent("R").cat("kept").unwrap(), b"kept");
+    let w = m.agent("W");
+    eventually("what was kept has made room", || w.put("before", "").is_ok());
     m.recovered();
     assert_eq!(m.raw_content("promised").unwrap(), b"whole");
     m.nothing_quarantined();

@@ -182,6 +182,43 @@ fn s45_who_holds_a_direct_file_sees_it_grow_elsewhere() {
     }
 }
 
+/// With a change of names or attributes the kernel writes back the time that it has.
+#[test]
+fn s45_a_direct_file_keeps_the_time_of_its_last_write_when_it_is_renamed() {
+    let m = Mount::new();
+    let w = m.agent("W");
+    let time = |path: &str| {
+        let there = m.raw(path).metadata().unwrap();
+        i128::from(there.mtime()) * 1_000_000_000 + i128::from(there.mtime_nsec())
+    };
+    for how in ["rename", "another rule's", "link", "unlink", "attribute"] {
+        w.put("a.log", "one").unwrap();
+        let fd = w.open("a.log", "w|append").unwrap();
+        w.link("a.log", "second.log").unwrap();
+        w.futimens(fd, 1, 5).unwrap();
+        w.stat("a.log").unwrap();
+        w.write(fd, "two").unwrap();
+        let written = time("a.log");
+        assert!(written > 1_000_000_000_000);
+        let name = match how {
+            "rename" => w.rename("a.log", "b.log").map(|()| "b.log"),
+            "another rule's" => w.rename("a.log", "a.log.1").map(|()| "a.log.1"),
+            "link" => w.link("a.log", "third.log").map(|()| "a.log"),
+            "unlink" => w.unlink("second.log").map(|()| "a.log"),
+            _ => w.set_xattr("a.log", "user.a", "b").map(|()| "a.log"),
+        };
+        let name = name.unwrap();
+        w.fsync(fd).unwrap();
+        assert_eq!(time(name), written, "{how}");
+        w.futimens(fd, 1, 6).unwrap();
+        w.write(fd, "three").unwrap();
+        // Whoever has it open writes in place, whatever its name is by now.
+        eventually(how, || w.stat(name).unwrap().mtime == time(name));
+        w.close(fd).unwrap();
+        w.sh("rm -f *.log *.log.1");
+    }
+}
+
 #[test]
 fn s45_a_direct_file_has_the_time_of_its_last_write() {
     let m = Mount::new();

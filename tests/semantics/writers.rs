@@ -169,7 +169,10 @@ fn s12_six_processes_with_all_calls_on_the_same_names_are_told_what_the_bare_fol
         return;
     }
     m.settled();
-    m.nothing_quarantined();
+    // Somebody's draft may be renamed over a name while another has only opened it, whose close says so then.
+    let kept = m.quarantine();
+    let lost: Vec<_> = kept.iter().filter(|row| !row.reason.as_deref().unwrap_or("").contains("Stale file")).collect();
+    assert!(lost.is_empty(), "{lost:?}");
     let disagree = || crate::common::checker::disagreements(&m);
     crate::common::eventually("journal and file system agree, but for what was written in place", || {
         disagree().iter().all(|complaint| complaint.contains("bytes, commit") || complaint.contains("not the content"))
