@@ -60,6 +60,7 @@ fn is_mounted_after_a_crash(disk: &SmallFs) {
     assert_eq!(m.agent("R").cat("kept").unwrap(), b"kept");
     let w = m.agent("W");
     eventually("what was kept has made room", || w.put("before", "").is_ok());
+    drop(w);
     m.recovered();
     assert_eq!(m.raw_content("promised").unwrap(), b"whole");
     m.nothing_quarantined();
