@@ -178,7 +178,10 @@ fn what_could_not_be_written_down_and_is_refused_holds_nobody_up() {
     journal.submit(begun(id, b"x"));
     journal.submit(committed(id, b"x"));
     journal.0.redo.lock().file = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
-    let late = journal.submit(Entry::Retargeted { id, path: b"y".to_vec(), below: None, folder: None, from: None });
+    let moved = |below| Entry::Retargeted { id, path: b"y".to_vec(), below, folder: None, from: None };
+    let along = journal.submit(moved(None));
+    assert!(journal.wait(along).is_ok(), "its folder may be renamed at any time");
+    let late = journal.submit(moved(Some(Held::Nothing)));
     assert!(matches!(journal.wait(late), Err(JournalError::Refused { .. })));
     journal.secure().unwrap();
 }
