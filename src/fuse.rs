@@ -76,6 +76,14 @@ fn caller(req: &Request) -> Caller {
     Caller { tid: req.pid(), uid: req.uid(), gid: req.gid() }
 }
 
+/// A time as the kernel asked for it. From one before 1970 the library has taken the part of a second away, which is to be added.
+fn asked(time: SystemTime) -> SystemTime {
+    match time.duration_since(SystemTime::UNIX_EPOCH) {
+        Ok(_) => time,
+        Err(before) => time + 2 * Duration::from_nanos(before.duration().subsec_nanos().into()),
+    }
+}
+
 fn lock_request(
     fh: FileHandle,
     owner: LockOwner,
@@ -167,7 +175,7 @@ impl Filesystem for Adapter {
         metrics::request(Op::Setattr);
         let time = |time: TimeOrNow| match time {
             TimeOrNow::Now => SetTime::Now,
-            TimeOrNow::SpecificTime(time) => SetTime::At(time),
+            TimeOrNow::SpecificTime(time) => SetTime::At(asked(time)),
         };
         let changes = Changes {
             perm: mode.map(|mode| mode & 0o7777),

@@ -206,7 +206,7 @@ impl Draft {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::sync::atomic::{AtomicBool, AtomicU64};
 
     use super::*;
@@ -217,7 +217,7 @@ mod tests {
     use crate::rules::Rules;
 
     /// A draft of a new name, without an export.
-    fn open_draft() -> Arc<Draft> {
+    pub fn open_draft() -> Arc<Draft> {
         let folder = tempfile::tempdir().unwrap();
         let nodes = NodeTable::new(File::open(folder.path()).unwrap().into(), 8).unwrap();
         let draft = Draft::new(NewDraft {

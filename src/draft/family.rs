@@ -315,7 +315,7 @@ impl Draft {
 
     /// True if somebody may have the draft open by this number, because it began over a version that has it.
     pub fn is_open_as(&self, ino: u64) -> bool {
-        self.handles.load(Ordering::Acquire) > 0 && self.began_over.lock().contains(&ino)
+        self.is_open() && self.began_over.lock().contains(&ino)
     }
 
     /// The draft as one of its writers' processes has it open.

@@ -341,8 +341,7 @@ impl Draft {
         self.expected.load(Ordering::Acquire) > 0
     }
 
-    /// Counts one more open descriptor, of a reader or a writer.
-    pub fn opened(&self) {
+    fn opened(&self) {
         self.handles.fetch_add(1, Ordering::AcqRel);
     }
 
@@ -356,7 +355,7 @@ impl Draft {
     pub fn let_go(&self, nodes: &Arc<NodeTable>) {
         let mut body = self.body.write();
         let (Phase::Published(Kept::Open(file)) | Phase::Ended(Some(Kept::Open(file)))) = &body.phase else { return };
-        if self.handles.load(Ordering::Acquire) > 0 {
+        if self.is_open() {
             return;
         }
         let closed = nodes.handle_of(&**file).map(|handle| Kept::Closed(handle, nodes.clone()));
@@ -382,9 +381,14 @@ impl Draft {
         Ok(())
     }
 
+    /// True while a descriptor refers to the draft.
+    fn is_open(&self) -> bool {
+        self.handles.load(Ordering::Acquire) > 0
+    }
+
     /// True when neither the kernel nor a descriptor refers to the draft any more.
     fn is_unreferenced(&self) -> bool {
-        self.nlookup.load(Ordering::Acquire) == 0 && self.handles.load(Ordering::Acquire) == 0
+        self.nlookup.load(Ordering::Acquire) == 0 && !self.is_open()
     }
 
     fn kind(&self, work: &Work, has_base: bool) -> CommitKind {

@@ -16,6 +16,9 @@ use crate::inode::{Key, Node};
 #[derive(Debug, Default)]
 pub struct Drafts {
     by_node: DashMap<u64, Arc<Draft>>,
+    /// Those that somebody has open or of which something may come. The kernel remembers the others too, for as long as it
+    /// likes: they can be as many as were ever published.
+    in_use: DashMap<u64, Arc<Draft>>,
     by_name: DashMap<Key, HashMap<OsString, Arc<Draft>>>,
     /// Opens that are being switched from a version to a draft.
     pub switches: Switches,
@@ -139,11 +142,22 @@ impl Drafts {
         self.any() && self.by_name.get(&parent).is_some_and(|names| !names.is_empty())
     }
 
-    /// The drafts whose target lies in `folder` or below it.
+    /// The drafts in use whose target lies in `folder` or below it.
     pub fn below(&self, folder: &Node) -> Vec<Arc<Draft>> {
-        let mut all = self.all();
-        all.retain(|draft| draft.target().is_some_and(|target| target.parent.is_below(folder)));
-        all
+        let mut below = self.in_use();
+        below.retain(|draft| draft.target().is_some_and(|target| target.parent.is_below(folder)));
+        below
+    }
+
+    /// The drafts that somebody has open, or of which something may come.
+    pub fn in_use(&self) -> Vec<Arc<Draft>> {
+        self.in_use.iter().map(|entry| entry.value().clone()).collect()
+    }
+
+    /// Counts one more open descriptor of a draft, of a reader or a writer. Nothing is written to a draft that has none.
+    pub fn opened(&self, draft: &Arc<Draft>) {
+        draft.opened();
+        self.in_use.insert(draft.node, draft.clone());
     }
 
     /// All drafts that the kernel or a descriptor still refers to.
@@ -171,12 +185,52 @@ impl Drafts {
 
     /// Lets go of a draft that nothing refers to any more. One that was never changed gives its name back.
     pub fn drop_if_unreferenced(&self, draft: &Arc<Draft>) {
-        if !draft.is_unreferenced() || draft.is_pending() {
+        if draft.is_open() || draft.is_pending() {
+            return;
+        }
+        self.in_use.remove_if(&draft.node, |_, draft| !draft.is_open());
+        // Somebody may have opened it, written and closed it meanwhile.
+        if draft.is_pending() {
+            self.in_use.insert(draft.node, draft.clone());
+            return;
+        }
+        if !draft.is_unreferenced() {
             return;
         }
         draft.while_unwritten(|target| {
             self.unlist_if(target.parent.key, &target.name, draft, || draft.is_unreferenced());
         });
         self.by_node.remove_if(&draft.node, |_, draft| draft.is_unreferenced());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::draft::change::tests::open_draft;
+    use crate::draft::{Kept, Phase};
+
+    #[test]
+    fn a_published_draft_that_nobody_has_open_is_not_in_use() {
+        let (drafts, draft) = (Drafts::default(), open_draft());
+        let (in_use, known) = (|| drafts.in_use().len(), || drafts.all().len());
+        drafts.opened(&draft);
+        drafts.looked_up(&draft);
+        drafts.drop_if_unreferenced(&draft);
+        assert_eq!((in_use(), known()), (1, 1), "open");
+        // Released while another close commits it.
+        let content = draft.content().unwrap();
+        assert!(draft.seal().is_some());
+        draft.closed();
+        drafts.drop_if_unreferenced(&draft);
+        assert_eq!((in_use(), known()), (1, 1), "being committed");
+        draft.finish(Phase::Published(Kept::Open(content)), || ());
+        drafts.drop_if_unreferenced(&draft);
+        assert_eq!((in_use(), known()), (0, 1), "published, and remembered by the kernel");
+        drafts.opened(&draft);
+        assert_eq!((in_use(), known()), (1, 1), "open again");
+        draft.closed();
+        assert!(drafts.forget(draft.node, 1));
+        assert_eq!((in_use(), known()), (0, 0), "forgotten");
     }
 }

@@ -179,7 +179,7 @@ impl Fs {
         let fs = self.clone();
         let resized = draft.clone();
         // Held like an open descriptor, so that the draft stays while it is worked on.
-        draft.opened();
+        self.drafts.opened(&draft);
         let call = move |file: &std::fs::File| at::truncate(file, size);
         self.alter(draft, Keep::Bytes(size), "truncate", call, move |altered| {
             // The name has another version since the kernel looked.

@@ -106,7 +106,7 @@ impl Fs {
     /// True if a version below a draft is written otherwise too: in place, or as the one below another draft.
     pub(super) fn is_shared(&self, draft: &Draft, version: Key) -> bool {
         let is_other = |other: &Arc<Draft>| other.node != draft.node && other.is_open_as(version.ino);
-        self.nodes().counted(version).is_some() || self.drafts.all().iter().any(is_other)
+        self.nodes().counted(version).is_some() || self.drafts.in_use().iter().any(is_other)
     }
 
     /// Credentials to act under; `None` for the daemon's own.

@@ -235,6 +235,8 @@ impl Fs {
                 None => {}
             });
             self.poke();
+            // Its last descriptor may have been released since another close has sealed it.
+            self.drafts.drop_if_unreferenced(draft);
         };
         let mut settled = Settled(Some(settle));
         match ending {

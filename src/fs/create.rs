@@ -184,7 +184,7 @@ impl Fs {
         });
         // Known before its name is: who finds the draft may be the last to close it, and the daemon may be asked to end.
         let fh = self.handles.number();
-        draft.opened();
+        self.drafts.opened(&draft);
         draft.add_writer(fh, Writer::opening(process.as_ref(), flags), flags.contains(OFlags::APPEND));
         let list = || {
             self.drafts.list(folder.key, name, &draft).map_err(|_| {

@@ -325,9 +325,10 @@ impl Fs {
     ) -> Result<Opened> {
         let writes = writer.is_some();
         let fh = self.handles.number();
-        draft.opened();
+        self.drafts.opened(draft);
         if let Err(errno) = draft.take_hold() {
             draft.closed();
+            self.drafts.drop_if_unreferenced(draft);
             // Published, and replaced by another host since: the look-up finds that out.
             let gone = errno == Errno::STALE && !draft.is_pending() && !self.drafts.switches.is_round(caller.tid);
             let wants = Wants::to(writes, flags.contains(OFlags::TRUNC));

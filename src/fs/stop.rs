@@ -96,7 +96,7 @@ impl Fs {
 
     /// True while a commit is in flight, or a close without proof may have a release behind it.
     pub fn is_settling(&self) -> bool {
-        self.drafts.all().iter().any(|draft| draft.held_until().is_some() || draft.is_sealing())
+        self.drafts.in_use().iter().any(|draft| draft.held_until().is_some() || draft.is_sealing())
     }
 
     /// Drafts that somebody has open for writing: path, bytes, and who began it.
@@ -106,7 +106,7 @@ impl Fs {
             let (path, (id, staged)) = (draft.target()?.path(), draft.progress()?);
             Some((path, sizes.get(&id).copied().unwrap_or(staged), draft.owner.clone()))
         };
-        let mut busy: Vec<_> = self.drafts.all().iter().filter_map(of).collect();
+        let mut busy: Vec<_> = self.drafts.in_use().iter().filter_map(of).collect();
         busy.sort_by(|one, other| one.0.cmp(&other.0));
         busy
     }
@@ -114,7 +114,7 @@ impl Fs {
     /// The sizes of all drafts that accept writes: that of the staged file, or what the kernel has gathered if that is
     /// more.
     fn sizes(&self) -> Vec<(DraftId, u64)> {
-        let drafts = self.drafts.all();
+        let drafts = self.drafts.in_use();
         let mut sizes: Vec<_> = drafts.iter().filter_map(|draft| draft.progress()).collect();
         let Some(&mount) = self.mount.get() else { return sizes };
         let (ids, files): (Vec<_>, Vec<_>) = drafts

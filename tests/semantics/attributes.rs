@@ -1,5 +1,7 @@
 //! Operations that take effect at once; attributes of drafts and versions; permissions.
 
+use std::time::{Duration, SystemTime};
+
 use crate::common::{Mount, Setup, eventually};
 
 #[test]
@@ -92,6 +94,14 @@ fn s21_changes_of_attributes_take_effect_at_once() {
     assert_eq!(r.stat("d").unwrap().perm(), 0o1777);
     w.utimens("d", 0, 5_000_000_000).unwrap();
     assert_eq!(r.stat("d").unwrap().mtime, 5_000_000_000);
+    // Before 1970, as the export has it.
+    w.mkdir("old").unwrap();
+    let half_past = SystemTime::UNIX_EPOCH - Duration::from_millis(1_500);
+    let of_export = || m.raw("old").metadata().unwrap().modified().unwrap();
+    std::fs::File::open(m.raw("old")).unwrap().set_modified(half_past).unwrap();
+    let expected = of_export();
+    w.utimens("old", 0, -1_500_000_000).unwrap();
+    assert_eq!(of_export(), expected);
 }
 
 /// `touch` sets times through a descriptor that is open for writing.
