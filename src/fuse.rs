@@ -19,6 +19,7 @@ use rustix::fs::{Access, OFlags};
 
 use crate::draft::Caller;
 use crate::fs::{Changes, Entry, Found, Fs, Listed, Listings, LockRequest, OpenMode, SetTime, Written};
+use crate::inode::Content;
 use crate::metrics::{self, Op};
 use crate::sys::{Errno, at, lock};
 pub use probe::{Offer, offered};
@@ -77,7 +78,7 @@ fn caller(req: &Request) -> Caller {
 }
 
 /// A time as the kernel asked for it. From one before 1970 the library has taken the part of a second away, which is to be added.
-fn asked(time: SystemTime) -> SystemTime {
+fn mended(time: SystemTime) -> SystemTime {
     match time.duration_since(SystemTime::UNIX_EPOCH) {
         Ok(_) => time,
         Err(before) => time + 2 * Duration::from_nanos(before.duration().subsec_nanos().into()),
@@ -105,6 +106,17 @@ fn lock_request(
 /// with that when the descriptor no longer does so: what appends writes through the daemon. Its mappings are passed through.
 fn passed_through(flags: OFlags) -> FopenFlags {
     if flags.contains(OFlags::APPEND) { FopenFlags::FOPEN_DIRECT_IO } else { FopenFlags::empty() }
+}
+
+/// The file below through which the kernel may reach what was opened, with its node; and the flags if it does not.
+fn reached(mode: OpenMode, drafts: FopenFlags) -> (Option<(Arc<Content>, u64)>, FopenFlags) {
+    match mode {
+        OpenMode::Draft => (None, drafts),
+        OpenMode::Version(file, node) | OpenMode::Bulk(file, node) => {
+            (Some((file, node)), FopenFlags::FOPEN_KEEP_CACHE)
+        }
+        OpenMode::Direct(file, node) => (Some((file, node)), FopenFlags::FOPEN_DIRECT_IO),
+    }
 }
 
 impl Filesystem for Adapter {
@@ -175,7 +187,7 @@ impl Filesystem for Adapter {
         metrics::request(Op::Setattr);
         let time = |time: TimeOrNow| match time {
             TimeOrNow::Now => SetTime::Now,
-            TimeOrNow::SpecificTime(time) => SetTime::At(asked(time)),
+            TimeOrNow::SpecificTime(time) => SetTime::At(mended(time)),
         };
         let changes = Changes {
             perm: mode.map(|mode| mode & 0o7777),
@@ -262,24 +274,18 @@ impl Filesystem for Adapter {
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         metrics::request(Op::Open);
-        let flags = OFlags::from_bits_retain(flags.0 as u32);
+        let asked = OFlags::from_bits_retain(flags.0 as u32);
         let (fs, drafts) = (self.fs.clone(), self.drafts);
-        self.fs.open(caller(req), ino.0, flags, move |opened| {
+        self.fs.open(caller(req), ino.0, asked, move |opened| {
             let opened = match opened {
                 Ok(opened) => opened,
                 Err(errno) => return reply.error(code(Op::Open, errno)),
             };
             let fh = FileHandle(opened.fh);
-            let (file, node, fallback) = match opened.mode {
-                OpenMode::Draft => return reply.opened(fh, drafts),
-                OpenMode::Version(file, node) | OpenMode::Bulk(file, node) => {
-                    (file, node, FopenFlags::FOPEN_KEEP_CACHE)
-                }
-                OpenMode::Direct(file, node) => (file, node, FopenFlags::FOPEN_DIRECT_IO),
-            };
-            match fs.backing(opened.fh, node, || reply.open_backing(&*file)) {
-                Some(id) => reply.opened_passthrough(fh, passed_through(flags), &id),
-                None => reply.opened(fh, fallback),
+            let (below, flags) = reached(opened.mode, drafts);
+            match below.and_then(|(file, node)| fs.backing(opened.fh, node, || reply.open_backing(&*file))) {
+                Some(id) => reply.opened_passthrough(fh, passed_through(asked), &id),
+                None => reply.opened(fh, flags),
             }
         });
     }
@@ -295,25 +301,19 @@ impl Filesystem for Adapter {
         reply: ReplyCreate,
     ) {
         metrics::request(Op::Create);
-        let flags = OFlags::from_bits_retain(flags as u32);
+        let asked = OFlags::from_bits_retain(flags as u32);
         let (fs, drafts) = (self.fs.clone(), self.drafts);
-        self.fs.create(caller(req), parent.0, name, mode, umask, flags, move |created| {
+        self.fs.create(caller(req), parent.0, name, mode, umask, asked, move |created| {
             let created = match created {
                 Ok(created) => created,
                 Err(errno) => return reply.error(code(Op::Create, errno)),
             };
             let attr = file_attr(created.entry.node, &created.entry.stat);
             let (ttl, generation, fh) = (Duration::ZERO, Generation(0), FileHandle(created.opened.fh));
-            let (file, node, fallback) = match created.opened.mode {
-                OpenMode::Draft => return reply.created(&ttl, &attr, generation, fh, drafts),
-                OpenMode::Version(file, node) | OpenMode::Bulk(file, node) => {
-                    (file, node, FopenFlags::FOPEN_KEEP_CACHE)
-                }
-                OpenMode::Direct(file, node) => (file, node, FopenFlags::FOPEN_DIRECT_IO),
-            };
-            match fs.backing(created.opened.fh, node, || reply.open_backing(&*file)) {
-                Some(id) => reply.created_passthrough(&ttl, &attr, generation, fh, passed_through(flags), &id),
-                None => reply.created(&ttl, &attr, generation, fh, fallback),
+            let (below, flags) = reached(created.opened.mode, drafts);
+            match below.and_then(|(file, node)| fs.backing(created.opened.fh, node, || reply.open_backing(&*file))) {
+                Some(id) => reply.created_passthrough(&ttl, &attr, generation, fh, passed_through(asked), &id),
+                None => reply.created(&ttl, &attr, generation, fh, flags),
             }
         });
     }

@@ -16,7 +16,9 @@ use crate::sys::{Errno, digest, stat};
 /// A digest in the making: valid as long as every write continued where the last one ended.
 #[derive(Default)]
 pub(super) struct Stream {
-    hasher: Xxh3,
+    /// `None` before the first write, and when the digest is lost: it is larger than the rest of a draft, which the kernel may
+    /// remember for as long as it likes.
+    hasher: Option<Box<Xxh3>>,
     next: u64,
     lost: bool,
 }
@@ -31,16 +33,16 @@ impl Stream {
     /// Takes a write that reached the file.
     pub(super) fn feed(&mut self, offset: u64, data: &[u8]) {
         if self.lost || offset != self.next {
-            self.lost = true;
-            return;
+            return self.lose();
         }
-        self.hasher.update(data);
+        self.hasher.get_or_insert_default().update(data);
         self.next += data.len() as u64;
     }
 
-    /// The content changed in a way that did not stream through.
+    /// The content changed in a way that did not stream through, or the digest is not wanted any more.
     pub(super) fn lose(&mut self) {
         self.lost = true;
+        self.hasher = None;
     }
 
     /// Starts over on an empty file.
@@ -50,7 +52,8 @@ impl Stream {
 
     /// The digest, if the stream covered exactly the file's bytes.
     pub(super) fn digest(&self, file: impl AsFd) -> Option<String> {
-        (!self.lost && stat::fstat(file).ok()?.size == self.next).then(|| digest::word(&self.hasher))
+        let word = || digest::word(self.hasher.as_deref().unwrap_or(&Xxh3::new()));
+        (!self.lost && stat::fstat(file).ok()?.size == self.next).then(word)
     }
 }
 

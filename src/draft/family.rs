@@ -111,6 +111,13 @@ pub(super) struct Writers {
 }
 
 impl Writers {
+    /// Gives memory back that present writers would need.
+    pub(super) fn shrink(&mut self) {
+        self.open.shrink_to_fit();
+        self.openers.shrink_to_fit();
+        self.held.shrink_to_fit();
+    }
+
     /// The exit that forbids publication, by the rules of the path.
     pub(super) fn failed_exit(&self, decision: &Decision) -> Option<Exit> {
         self.exit.filter(|exit| match exit {

@@ -350,14 +350,17 @@ impl Draft {
         self.handles.fetch_sub(1, Ordering::AcqRel);
     }
 
-    /// Lets go of the descriptor of a published or ended draft that nobody has open: the kernel may remember its node for
-    /// as long as it likes, and the space of a file without a name is free when its last descriptor is closed.
+    /// Lets go of the descriptor of a published or ended draft that nobody has open, and of the memory that only writers need: the
+    /// kernel may remember its node for as long as it likes, and the space of a file without a name is free when its last
+    /// descriptor is closed.
     pub fn let_go(&self, nodes: &Arc<NodeTable>) {
         let mut body = self.body.write();
         let (Phase::Published(Kept::Open(file)) | Phase::Ended(Some(Kept::Open(file)))) = &body.phase else { return };
         if self.is_open() {
             return;
         }
+        self.stream.lock().lose();
+        self.writers.lock().shrink();
         let closed = nodes.handle_of(&**file).map(|handle| Kept::Closed(handle, nodes.clone()));
         match (&mut body.phase, closed) {
             (Phase::Published(kept), Some(closed)) => *kept = closed,
