@@ -259,7 +259,7 @@ impl Filesystem for Adapter {
         metrics::request(Op::Rename);
         let flags = at::RenameFlags::from_bits_retain(flags.bits());
         let (caller, of, to) = (caller(req), name.to_owned(), newname.to_owned());
-        self.fs.with_drafts_known(&[(parent.0, name), (newparent.0, newname)], move |fs| {
+        self.fs.with_drafts_known_of((parent.0, name), (newparent.0, newname), flags, move |fs| {
             fs.rename(caller, parent.0, &of, newparent.0, &to, flags, |result| reply_empty(Op::Rename, reply, result));
         });
     }

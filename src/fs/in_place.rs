@@ -168,3 +168,9 @@ pub(super) fn write_in_place(file: &File, data: &[u8], offset: u64, how: Written
         _ => at::write_at(file, data, offset),
     }
 }
+
+/// Notes that what was written in place ends at `end`: the kernel knows that already.
+pub(super) fn note_written(node: &Node, file: &File, end: u64) -> Result<()> {
+    node.note_written(&stat::fstat(file)?, end);
+    Ok(())
+}

@@ -4,11 +4,12 @@ use std::cell::RefCell;
 use std::sync::Arc;
 
 use super::handle::Handle;
-use super::in_place::write_in_place;
+use super::in_place::{note_written, write_in_place};
 use super::{Done, Fs};
 use crate::draft::{Blocked, Caller, Draft, Expected, Keep, UNSEALING};
 use crate::inode::Content;
-use crate::sys::{Errno, Result, at, copy, mount, stat};
+use crate::sys::at::FallocateFlags;
+use crate::sys::{Errno, Result, at, copy, mount};
 
 /// A change of a draft's content that can be tried again once the draft is ready for it.
 type Call<T> = Arc<dyn Fn(&Draft) -> Result<std::result::Result<T, Blocked>> + Send + Sync>;
@@ -146,7 +147,7 @@ impl Fs {
                     if strip {
                         self.strip_set_ids(caller, &**file)?;
                     }
-                    node.note_written(&stat::fstat(&**file)?, offset + u64::from(len));
+                    note_written(node, file, offset + u64::from(len))?;
                     Ok(len)
                 }))
             }
@@ -265,7 +266,10 @@ impl Fs {
             Ok(Handle::Draft { draft, writes: true, .. }) => {
                 self.alter(draft.clone(), Keep::All, "fallocate", call, done);
             }
-            Ok(Handle::Direct { file, writes: true, .. }) => done(call(file)),
+            Ok(Handle::Direct { file, node, writes: true }) => {
+                let end = if mode & FallocateFlags::KEEP_SIZE.bits() == 0 { offset + len } else { 0 };
+                done(call(file).and_then(|()| note_written(node, file, end)));
+            }
             Ok(_) => done(Err(Errno::BADF)),
             Err(errno) => done(Err(*errno)),
         }
@@ -304,7 +308,10 @@ impl Fs {
         };
         self.copies.run(move || match &*target {
             Handle::Draft { draft, writes: true, .. } => fs.alter(draft.clone(), Keep::All, "copy", call, done),
-            Handle::Direct { file, writes: true, .. } => done(call(file)),
+            Handle::Direct { file, node, writes: true } => done(call(file).and_then(|copied| {
+                note_written(node, file, dst + u64::from(copied))?;
+                Ok(copied)
+            })),
             _ => done(Err(Errno::BADF)),
         });
     }

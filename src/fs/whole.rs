@@ -46,6 +46,7 @@ impl Fs {
         if node.kind != Kind::Dir {
             return Err(failed(Errno::NOTDIR));
         }
+        self.gather_below(node);
         let pending: Vec<_> = self.drafts.below(node).into_iter().filter(|draft| draft.is_pending()).collect();
         if !force && !pending.is_empty() {
             let mut message = format!("{shown}: files are being written in it; --force sends them to quarantine");

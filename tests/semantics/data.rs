@@ -225,6 +225,13 @@ fn s47_names_do_not_change_places_while_one_is_open_for_writing() {
     w.close(fd).unwrap();
     assert_eq!((r.cat("a").unwrap(), r.cat("b").unwrap()), (b"wAAA".to_vec(), b"BBBB".to_vec()));
     assert!(w.rename_with("a", "b", "exchange").map_or_else(|errno| errno == "EINVAL", |()| true));
+    // A shell has closed one descriptor, and written by the other.
+    let first = w.open("a", "rw").unwrap();
+    let fd = w.dup(first).unwrap();
+    w.close(first).unwrap();
+    w.write(fd, "s").unwrap();
+    assert_eq!(r.rename_with("b", "a", "exchange").unwrap_err(), "EBUSY");
+    w.close(fd).unwrap();
 }
 
 #[test]

@@ -45,6 +45,40 @@ fn s13_a_draft_that_nothing_was_written_to_leaves_nothing_when_its_version_is_go
     }
 }
 
+/// Whether or not the kernel has passed it on.
+#[test]
+fn s13_what_was_written_commits_though_another_draft_is_renamed_over_its_name() {
+    for (first, moved) in [("over", false), ("over", true), ("below", false), ("below", true)] {
+        let m = Mount::new();
+        let (w, r) = m.pair();
+        r.put("f", "old").unwrap();
+        let mut fd = w.open("f", "w|append").unwrap();
+        if moved {
+            let other = w.dup(fd).unwrap();
+            w.close(fd).unwrap();
+            fd = other;
+        }
+        w.write(fd, " and new").unwrap();
+        let other = r.open("tmp", "w|creat").unwrap();
+        r.write(other, "other").unwrap();
+        r.rename("tmp", "f").unwrap();
+        let last = if first == "over" {
+            r.close(other).unwrap();
+            eventually("the first of them", || m.commits_of("f") == 2);
+            w.close(fd).unwrap();
+            "old and new"
+        } else {
+            w.close(fd).unwrap();
+            eventually("the first of them", || m.commits_of("f") == 2);
+            r.close(other).unwrap();
+            "other"
+        };
+        m.settled();
+        assert_eq!(r.cat("f").unwrap(), last.as_bytes(), "{first}, {moved}");
+        assert_eq!(m.commits_of("f"), 3, "{first}, {moved}");
+    }
+}
+
 #[test]
 fn s14_an_outsider_renames_the_version_and_the_draft_commits() {
     let m = Mount::new();

@@ -70,6 +70,13 @@ fn s59_a_folder_goes_whole_unless_somebody_writes_in_it() {
     assert!(!busy.status.success() && show(&busy).contains("t/new"), "{}", show(&busy));
     assert_eq!(r.cat("t/f").unwrap(), b"x");
     w.close(fd).unwrap();
+    // Over a version, and with the kernel alone so far.
+    let fd = w.open("t/f", "w|append").unwrap();
+    w.write(fd, "y").unwrap();
+    let busy = m.cli(&["rm", "-r", "t"]);
+    assert!(!busy.status.success() && show(&busy).contains("t/f"), "{}", show(&busy));
+    w.close(fd).unwrap();
+    assert_eq!(r.cat("t/f").unwrap(), b"xy");
     m.cli_ok(&["rm", "-r", "t"]);
     r.sees_nothing("t");
     assert!(!m.raw("t").exists());

@@ -290,6 +290,37 @@ fn s45_what_is_mapped_of_a_direct_file_stays_where_it_is() {
     }
 }
 
+/// What the kernel does not write by itself makes the file larger, too.
+#[test]
+fn s45_a_look_at_a_direct_file_leaves_alone_what_is_stored_at_its_end() {
+    let m = Mount::new();
+    let (w, r) = m.pair();
+    w.put("from", [b'a'; 8192]).unwrap();
+    let from = w.open("from", "r").unwrap();
+    for how in ["write", "fallocate", "copy", "truncate"] {
+        let name = format!("{how}.db");
+        let fd = w.open(&name, "rw|creat").unwrap();
+        match how {
+            "write" => assert_eq!(w.write(fd, [b'a'; 8192]).unwrap(), 8192),
+            "copy" => assert_eq!(w.copy_range(from, 0, fd, 0, 8192).unwrap(), 8192),
+            "truncate" => w.ftruncate(fd, 8192).unwrap(),
+            _ => match w.fallocate(fd, "", 0, 8192) {
+                Err(errno) if errno == "EOPNOTSUPP" => continue,
+                allocated => allocated.unwrap(),
+            },
+        }
+        let map = w.mmap(fd, 0, 8192, "shared").unwrap();
+        w.store(map, 8191, "z").unwrap();
+        assert_eq!(r.stat(&name).unwrap().size, 8192);
+        let other = r.open(&name, "r").unwrap();
+        assert_eq!(w.load(map, 8191, 1).unwrap(), b"z", "{how}");
+        w.munmap(map).unwrap();
+        w.close(fd).unwrap();
+        r.close(other).unwrap();
+        assert_eq!(m.raw_content(&name).unwrap()[8191], b'z', "{how}");
+    }
+}
+
 #[test]
 fn s45_a_direct_file_is_appended_to_as_long_as_its_descriptor_says_so() {
     for options in ["writeback=on", "writeback=off"] {

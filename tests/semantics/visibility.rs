@@ -211,42 +211,54 @@ fn s05_a_folder_with_a_draft_is_not_empty() {
 fn s05_what_the_kernel_has_gathered_keeps_its_name_when_the_version_is_gone() {
     let m = Mount::new();
     let (w, r) = m.pair();
-    w.mkdir("d").unwrap();
-    let write_over = |name: &str| {
-        w.put(name, "old").unwrap();
-        let fd = w.open(name, "rw").unwrap();
-        w.write(fd, "new").unwrap();
-        r.unlink(name).unwrap();
-        fd
-    };
-    let fd = write_over("d/f");
-    assert_eq!(r.rmdir("d").unwrap_err(), "ENOTEMPTY");
-    let over = write_over("d/g");
-    r.mkdir("e").unwrap();
-    assert_eq!(r.rename("e", "d").unwrap_err(), "ENOTEMPTY");
-    for fd in [fd, over] {
-        w.close(fd).unwrap();
-    }
-    for name in ["mkdir", "symlink", "link", "folder"] {
-        r.put("other", "other").unwrap();
-        let fd = write_over(name);
-        let made = match name {
-            "mkdir" => r.mkdir(name),
-            "symlink" => r.symlink("e", name),
-            "link" => r.link("other", name),
-            _ => r.rename("e", name),
+    // Also of a descriptor that a shell has put where it wants it.
+    for moved in [false, true] {
+        let at = |name: &str| format!("{name}-{moved}");
+        let write_over = |name: &str| {
+            w.put(name, "old").unwrap();
+            let mut fd = w.open(name, "rw").unwrap();
+            if moved {
+                let other = w.dup(fd).unwrap();
+                w.close(fd).unwrap();
+                fd = other;
+            }
+            w.write(fd, "new").unwrap();
+            r.unlink(name).unwrap();
+            fd
         };
-        assert_eq!(made.unwrap_err(), if name == "folder" { "ENOTDIR" } else { "EEXIST" }, "{name}");
+        let d = at("d");
+        w.mkdir(&d).unwrap();
+        let fd = write_over(&format!("{d}/f"));
+        assert_eq!(r.rmdir(&d).unwrap_err(), "ENOTEMPTY");
+        let over = write_over(&format!("{d}/g"));
+        r.mkdir(&at("e")).unwrap();
+        assert_eq!(r.rename(&at("e"), &d).unwrap_err(), "ENOTEMPTY");
+        for fd in [fd, over] {
+            w.close(fd).unwrap();
+        }
+        r.put("other", "other").unwrap();
+        for what in ["mkdir", "symlink", "link", "folder"] {
+            let name = at(what);
+            let fd = write_over(&name);
+            let made = match what {
+                "mkdir" => r.mkdir(&name),
+                "symlink" => r.symlink("e", &name),
+                "link" => r.link("other", &name),
+                _ => r.rename(&at("e"), &name),
+            };
+            assert_eq!(made.unwrap_err(), if what == "folder" { "ENOTDIR" } else { "EEXIST" }, "{name}");
+            w.close(fd).unwrap();
+            m.settled();
+            assert_eq!(r.cat(&name).unwrap(), b"new", "{name}");
+        }
+        let (from, to) = (at("f"), at("moved"));
+        let fd = write_over(&from);
+        w.rename(&from, &to).unwrap();
         w.close(fd).unwrap();
         m.settled();
-        assert_eq!(r.cat(name).unwrap(), b"new", "{name}");
+        assert_eq!(r.cat(&to).unwrap(), b"new");
+        r.sees_nothing(&from);
     }
-    let fd = write_over("f");
-    w.rename("f", "moved").unwrap();
-    w.close(fd).unwrap();
-    m.settled();
-    assert_eq!(r.cat("moved").unwrap(), b"new");
-    r.sees_nothing("f");
 }
 
 /// The kernel repeats an open that is sent round; what the thread asks for after that has nothing to do with it, be it another
