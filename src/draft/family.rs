@@ -11,7 +11,7 @@ use super::{Draft, Phase};
 use crate::inode::Key;
 use crate::rules::{Decision, OnFailureExit, OnKill};
 use crate::sys::process::{self, End, Held, Identity, Process};
-use crate::sys::procfs::{self, Exit, Holds, MountId, OpenFile};
+use crate::sys::procfs::{self, Exit, Has, MountId, OpenFile};
 use crate::sys::stat;
 
 /// A process that is killed is seen to be within this time, for the most part at once.
@@ -55,10 +55,11 @@ pub struct Writer {
     pub changes: u64,
     /// The process, to know of its end.
     process: Option<Arc<Held>>,
-    /// When the process has closed one by itself; and if so it was the last time that anybody did.
+    /// When the process has closed what it opened, and had no duplicate of it any more.
     closed_at: Option<Instant>,
+    /// The last close of a duplicate was by the process.
     closed_last: bool,
-    /// At its last close the process had no other descriptor of the draft, and no mapping.
+    /// At its last close the process had no descriptor of the draft any more, and no mapping.
     let_go: bool,
 }
 
@@ -80,7 +81,7 @@ impl Writer {
         }
     }
 
-    /// Its process has closed one by itself.
+    /// Its process has closed what it opened.
     pub(super) fn has_closed(&self) -> bool {
         self.closed_at.is_some()
     }
@@ -195,15 +196,22 @@ impl Draft {
     pub fn note_close(&self, fh: u64, tgid: u32) {
         if let Some(writer) = self.writers.lock().open.get_mut(&fh) {
             writer.closed_last = writer.tgid == tgid;
-            if writer.closed_last {
-                writer.closed_at = Some(Instant::now());
-            }
         }
     }
 
-    /// True if a process may have mapped the draft for writing by what it opened itself.
-    pub(super) fn may_be_mapped_by(&self, tgid: u32) -> bool {
-        self.writers.lock().open.values().any(|writer| writer.tgid == tgid && !writer.write_only)
+    /// A process closes this descriptor, and has no duplicate of what it opened.
+    pub(super) fn set_closed(&self, fh: u64, tgid: u32) {
+        let mut writers = self.writers.lock();
+        if let Some(writer) = writers.open.get_mut(&fh).filter(|writer| writer.tgid == tgid) {
+            writer.closed_at = Some(Instant::now());
+        }
+    }
+
+    /// A process has a duplicate of something that it opened, whichever it is: it has closed nothing for good.
+    pub(super) fn unset_closed(&self, tgid: u32) {
+        for writer in self.writers.lock().open.values_mut().filter(|writer| writer.tgid == tgid) {
+            writer.closed_at = None;
+        }
     }
 
     /// Whether a process that closes has the draft neither open nor mapped any more, by whatever it opened.
@@ -338,18 +346,19 @@ impl Draft {
         inos
     }
 
-    /// Whether a process has the draft open for writing, or with `mappings` mapped. `is_shared` tells whether the version below
-    /// has other writers.
-    pub(super) fn is_held_by(
+    /// Whether a process has the draft open for writing, by more descriptors than `but`, or with `mappings` mapped. `is_shared`
+    /// tells whether the version below has other writers.
+    pub(super) fn held_by(
         &self,
         tid: u32,
         mount: Option<MountId>,
         is_shared: impl Fn(Key) -> bool,
+        but: usize,
         mappings: bool,
-    ) -> Holds {
+    ) -> Has {
         let began_over = self.began_over.lock().clone();
         let is_shared = |ino| self.base_key().is_some_and(|base| is_shared(Key { ino, ..base }));
-        procfs::holds(tid, mount, self.own_inos(), &began_over, is_shared, mappings)
+        procfs::holds(tid, mount, self.own_inos(), &began_over, is_shared, but, mappings)
     }
 
     /// Those of the node and of the content.

@@ -29,6 +29,7 @@ use std::time::Instant;
 use parking_lot::{Mutex, RwLock};
 
 use crate::commit::{Failed, Reason, Sealed, Target};
+use crate::failpoint;
 use crate::inode::{Content, Key, NodeTable};
 use crate::journal::{CommitKind, DraftId, Owner};
 use crate::rules::Decision;
@@ -42,7 +43,7 @@ pub use change::{Blocked, UNSEALING};
 pub use digest::Digester;
 pub use ending::{Ending, Kept, Stopped};
 pub use family::{Caller, RELEASE_LIMIT, Writer};
-pub use proof::{Proof, last_close, note_let_go};
+pub use proof::{Closer, Proof, last_close, note_own};
 pub use stage::{Keep, NewDraft};
 pub use switch::{Expected, Wants};
 pub use table::Drafts;
@@ -256,6 +257,7 @@ impl Draft {
     /// As [`Draft::seal`], for the close or the release of `closed`, which was found to be the last. `None` also if
     /// somebody has joined since: their content is not complete.
     pub fn seal_after(&self, closed: u64) -> Option<Ending> {
+        failpoint!("seal_begins");
         self.seal_if(|_| {
             let is_last = !self.is_written(Some(closed));
             if is_last {

@@ -41,7 +41,18 @@ const FORKS_PER_SECOND: u32 = 16_384;
 /// Pids given out since the open, up to which each is looked at directly instead of by listing all processes.
 const FEW: u32 = 512;
 
-/// Judges the close of descriptor `fh` by the thread `tid` of `closer`, whose own table no longer has the closed number.
+/// Who closes a descriptor. The table of its process does not have the closed number any more.
+#[derive(Clone, Copy, Debug)]
+pub struct Closer {
+    /// The process.
+    pub process: Process,
+    /// Which of its threads.
+    pub tid: u32,
+    /// It executes a new program: the table that it had before may have been shared by somebody.
+    pub executes: bool,
+}
+
+/// Judges the close of descriptor `fh` by `closer`; `None` if that cannot be seen.
 ///
 /// Only the closing process, the opener, and processes forked after the open can have a duplicate, except for
 /// descriptors in flight over a socket, registered with io_uring, or taken out of a process by another one: a write through
@@ -50,10 +61,11 @@ pub fn last_close(
     draft: &Draft,
     mount: Option<MountId>,
     fh: u64,
-    tid: u32,
-    closer: Option<&Process>,
+    closer: Option<&Closer>,
     is_shared: impl Fn(Key) -> bool,
 ) -> Proof {
+    // First, so that of several at once the last to look finds that the others have closed.
+    let own = closer.map(|closer| note_own(draft, mount, fh, closer, &is_shared));
     let Some((writer, others)) = draft.writer(fh) else {
         tracing::debug!(node = draft.node, "the descriptor is gone");
         return Proof::Unknown;
@@ -72,27 +84,33 @@ pub fn last_close(
     if others.iter().any(|other| other.leaves_until().is_none()) {
         return unknown("a descriptor that was closed lives on");
     }
-    let Some(closer) = closer else { return unknown("whoever closes cannot be seen, or executes a new program") };
+    let (Some(by), Some(mut own)) = (closer.filter(|closer| !closer.executes), own) else {
+        return unknown("whoever closes cannot be seen, or executes a new program");
+    };
+    if own.others > 0 {
+        // They have been closed since.
+        own = note_own(draft, mount, fh, by, &is_shared);
+    }
+    let closer = &by.process;
+    match own.holds {
+        Holds::Yes => return Proof::StillOpen,
+        Holds::Perhaps | Holds::Unknown => return unknown("the closing process may hold it"),
+        Holds::No if own.others > 0 => return Proof::StillOpen,
+        Holds::No => {}
+    }
     let closed = &writer;
     let writers: Vec<&Writer> = std::iter::once(closed).chain(&others).collect();
     let mappable = writers.iter().any(|writer| !writer.write_only);
     // Of the others the kernel has said that they are closed, and will say that nothing refers to them.
-    let mut proven = if others.is_empty() { Proof::LastClose } else { Proof::LastNumber };
+    let mut proven = if others.is_empty() && !own.shared { Proof::LastClose } else { Proof::LastNumber };
     // By one of its threads, because of a process whose first thread has ended that one tells nothing.
     let mut holds = |tgid, tid| match process::tables(tgid, tid) {
         Tables::Apart => Holds::Unknown,
-        tables => {
-            if tables == Tables::Shared || tgid != closer.tgid {
-                proven = Proof::LastNumber;
-            }
-            draft.is_held_by(tid, mount, &is_shared, mappable)
+        _ => {
+            proven = Proof::LastNumber;
+            draft.held_by(tid, mount, &is_shared, 0, mappable).any()
         }
     };
-    match holds(closer.tgid, tid) {
-        Holds::Yes => return Proof::StillOpen,
-        Holds::Perhaps | Holds::Unknown => return unknown("the closing process may hold it"),
-        Holds::No => {}
-    }
     for writer in writers {
         if closer.tgid != writer.tgid {
             if writer.tgid == 0 {
@@ -101,6 +119,10 @@ pub fn last_close(
             match holds(writer.tgid, writer.tgid) {
                 Holds::Yes => return Proof::StillOpen,
                 Holds::Perhaps | Holds::Unknown => return unknown("its opener may hold it"),
+                // It has not been heard of: its own close is on its way, or it is being killed.
+                Holds::No if !writer.has_closed() && process::share_table(writer.tgid, closer.tgid) != Ok(true) => {
+                    return Proof::StillOpen;
+                }
                 Holds::No => {}
             }
             // What others have opened under the same name is none of what this process closes.
@@ -128,14 +150,43 @@ pub fn last_close(
     proven
 }
 
-/// Looks, at a close by the thread `tid` of `closer`, whether that process has another descriptor of the draft, or a mapping: if not,
-/// what it wrote is closed, however it ends before the release comes.
-pub fn note_let_go(draft: &Draft, mount: Option<MountId>, tid: u32, closer: &Process, is_shared: impl Fn(Key) -> bool) {
-    if draft.may_be_mapped_by(closer.tgid) {
-        let holds = || draft.is_held_by(tid, mount, is_shared, true);
-        let let_go = process::tables(closer.tgid, tid) != Tables::Apart && holds() == Holds::No;
-        draft.set_let_go(closer.tgid, let_go);
+/// What the process of a close has of the draft itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Own {
+    /// Whether it has anything, beside `others`.
+    holds: Holds,
+    /// Descriptors that it has opened besides and not closed.
+    others: usize,
+    /// Several threads have one table.
+    shared: bool,
+}
+
+/// Looks, at the close of `fh` by `closer`, what that process still has, and notes it: what has been closed for
+/// good is published, however the process ends before the release comes. Who has moved the descriptor to another number, as
+/// a shell does, has not closed it.
+pub fn note_own(
+    draft: &Draft,
+    mount: Option<MountId>,
+    fh: u64,
+    closer: &Closer,
+    is_shared: impl Fn(Key) -> bool,
+) -> Own {
+    let &Closer { process: Process { tgid, .. }, tid, .. } = closer;
+    let tables = process::tables(tgid, tid);
+    let Some((writer, open)) = draft.writer(fh).filter(|_| tables != Tables::Apart) else {
+        draft.set_let_go(tgid, false);
+        return Own { holds: Holds::Unknown, others: 0, shared: false };
+    };
+    let others = open.iter().filter(|other| other.tgid == tgid && !other.has_closed()).count();
+    let mappable = std::iter::once(&writer).chain(&open).any(|writer| !writer.write_only);
+    let has = draft.held_by(tid, mount, is_shared, others, mappable);
+    match has.numbers {
+        Holds::No => draft.set_closed(fh, tgid),
+        Holds::Yes if others == 0 => draft.unset_closed(tgid),
+        _ => {}
     }
+    draft.set_let_go(tgid, has.any() == Holds::No && others == 0);
+    Own { holds: has.any(), others, shared: tables == Tables::Shared }
 }
 
 /// Who of the processes forked since the open can have inherited the descriptor: who descends from the opener or the

@@ -7,10 +7,9 @@ use std::sync::atomic::Ordering;
 use super::handle::Handle;
 use super::{Done, Fs};
 use crate::commit::{Failed, Reason, Target};
-use crate::draft::{self, Caller, Draft, Ending, Kept, Phase, Proof};
+use crate::draft::{self, Caller, Closer, Draft, Ending, Kept, Phase, Proof};
 use crate::rules::CommitAt;
 use crate::sys::Result;
-use crate::sys::process::Process;
 use crate::sys::procfs::{self, Space};
 use crate::sys::{at, mount, process};
 use crate::{failpoint, metrics};
@@ -57,31 +56,20 @@ impl Fs {
     /// The rules have the draft committed at release: nothing is proven, made durable or promised. Who looks at the name
     /// after this close is held back until the release behind it.
     fn close_without_waiting(&self, caller: Caller, fh: u64, draft: &Draft) -> Result<()> {
-        let closer = process::of(caller.tid);
-        note_close(draft, fh, caller, closer.as_ref(), procfs::space(caller.tid));
-        self.note_let_go(draft, caller, closer.as_ref());
+        if let Some(closer) = note_close(draft, fh, caller) {
+            let is_shared = |version| self.is_shared(draft, version);
+            draft::note_own(draft, self.mount.get().copied(), fh, &closer, is_shared);
+        }
         draft.await_commit();
         draft.hold(fh);
         metrics::close_proof("not_asked");
         draft.check_held()
     }
 
-    /// To be asked at a close that neither commits nor promises: after it the process may be killed before the release comes.
-    fn note_let_go(&self, draft: &Draft, caller: Caller, closer: Option<&Process>) {
-        if let Some(closer) = closer {
-            let is_shared = |version| self.is_shared(draft, version);
-            draft::note_let_go(draft, self.mount.get().copied(), caller.tid, closer, is_shared);
-        }
-    }
-
     fn close_writer(self: &Arc<Self>, caller: Caller, fh: u64, draft: &Arc<Draft>, done: impl Done<()>) {
-        let closer = process::of(caller.tid);
-        let space = procfs::space(caller.tid);
-        note_close(draft, fh, caller, closer.as_ref(), space);
-        // Whoever closes while it executes a new program may have shared the table that it had before.
-        let closer = closer.filter(|_| space != Some(Space::Fresh));
+        let closer = note_close(draft, fh, caller);
         let is_shared = |version| self.is_shared(draft, version);
-        let proof = draft::last_close(draft, self.mount.get().copied(), fh, caller.tid, closer.as_ref(), is_shared);
+        let proof = draft::last_close(draft, self.mount.get().copied(), fh, closer.as_ref(), is_shared);
         metrics::close_proof(proof.word());
         match proof {
             Proof::LastClose => self.end_last(fh, draft, done),
@@ -97,10 +85,7 @@ impl Fs {
                 self.gather(draft.node);
                 self.end_last(fh, draft, done);
             }
-            Proof::StillOpen => {
-                self.note_let_go(draft, caller, closer.as_ref());
-                done(draft.check());
-            }
+            Proof::StillOpen => done(draft.check()),
             Proof::Unknown => {
                 draft.await_commit();
                 draft.hold(fh);
@@ -340,15 +325,17 @@ pub(super) enum Answer {
     AtOnce,
 }
 
-/// Remembers that a process has closed, and how it ends, if this is its last act.
-fn note_close(draft: &Draft, fh: u64, caller: Caller, closer: Option<&Process>, space: Option<Space>) {
-    let Some(process) = closer else { return };
+/// Remembers who has closed, and how it ends, if this is its last act: before anybody can see that it has closed.
+fn note_close(draft: &Draft, fh: u64, caller: Caller) -> Option<Closer> {
+    let process = process::of(caller.tid)?;
+    let space = procfs::space(caller.tid);
     draft.note_close(fh, process.tgid);
     if space == Some(Space::Gone)
         && let Some(exit) = procfs::exit_of(caller.tid)
     {
         draft.note_exit(process.tgid, exit);
     }
+    Some(Closer { process, tid: caller.tid, executes: space == Some(Space::Fresh) })
 }
 
 fn path_of(target: Option<&Target>) -> Vec<u8> {

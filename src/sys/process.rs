@@ -172,7 +172,7 @@ fn has_no_table(tid: u32) -> bool {
 }
 
 /// Whether two tasks have one table of descriptors.
-fn share_table(one: u32, other: u32) -> Result<bool> {
+pub fn share_table(one: u32, other: u32) -> Result<bool> {
     const KCMP_FILES: libc::c_long = 2;
     let [one, other] = [one, other].map(libc::c_long::from);
     // SAFETY: numbers only; the kernel writes nothing.

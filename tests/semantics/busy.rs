@@ -236,6 +236,48 @@ fn commits_before_another_release() -> bool {
     at_once
 }
 
+/// Who joins just then, and moves the descriptor to another number, as a shell does, writes on.
+#[test]
+fn s12_a_close_is_not_the_last_if_somebody_joins_and_moves_its_descriptor() {
+    assert!((0..5).any(|_| commits_with_who_joined_in_the_middle()), "five closes have not been proven");
+}
+
+/// Not always: to a close that is in doubt nobody joins.
+fn commits_with_who_joined_in_the_middle() -> bool {
+    let mut m = Setup::default().unmounted();
+    m.hold_at("seal_begins", 1);
+    m.remount();
+    std::fs::write(m.raw("f"), "old").unwrap();
+    let (w, r) = m.pair();
+    let v = m.agent("V");
+    let fd = w.open("f", "w|append").unwrap();
+    w.write(fd, " one").unwrap();
+    let (v, joined) = thread::scope(|scope| {
+        let closing = scope.spawn(move || w.close(fd).unwrap());
+        let held = m.held();
+        let joining = scope.spawn(move || {
+            let opened = v.open("f", "w|append").unwrap();
+            let moved = v.dup(opened).unwrap();
+            v.close(opened).unwrap();
+            v.write(moved, " two").unwrap();
+            (v, moved)
+        });
+        let joined = poll(Duration::from_secs(5), || joining.is_finished().then_some(())).is_some();
+        drop(held);
+        closing.join().unwrap();
+        let (v, moved) = joining.join().unwrap();
+        if joined {
+            assert_eq!(r.cat("f").unwrap(), b"old", "not before the last of them has closed");
+        }
+        v.write(moved, " three").unwrap();
+        v.close(moved).unwrap();
+        (v, joined)
+    });
+    m.settled();
+    assert_eq!(v.cat("f").unwrap(), b"old one two three");
+    joined
+}
+
 /// For who closes it unwritten it was the last close, and the name is given back; who writes at that moment has it by then.
 #[test]
 fn s31_who_writes_a_passed_descriptor_while_its_sender_closes_it_writes_together_with_others() {

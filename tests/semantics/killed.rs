@@ -163,11 +163,37 @@ fn s35_a_writer_killed_in_the_middle_of_a_copy_publishes_nothing() {
     w.fill(src, 0, LEN, 1).unwrap();
     w.close(src).unwrap();
     w.put("f", "old").unwrap();
-    for round in 0..10 {
+    for round in 0..20 {
         let v = m.agent("V");
-        let (src, to) = (v.open("src", "r").unwrap(), v.open("f", "w|trunc").unwrap());
+        let (src, mut to) = (v.open("src", "r").unwrap(), v.open("f", "w|trunc").unwrap());
+        if round % 2 == 1 {
+            // As a shell does for whoever it runs.
+            let moved = v.dup(to).unwrap();
+            v.close(to).unwrap();
+            to = moved;
+        }
         v.send(&["copyrange", &src.to_string(), "0", &to.to_string(), "0", &LEN.to_string()]);
         v.kill(Signal::KILL);
+        m.settled();
+        assert_eq!(r.stat("f").unwrap().size, 3, "round {round}");
+        assert_eq!(r.cat("f").unwrap(), b"old", "round {round}");
+    }
+}
+
+/// Its own end need not be known yet when who has the descriptor from it closes.
+#[test]
+fn s35_nothing_is_published_by_who_closes_while_the_opener_is_being_killed() {
+    let m = Mount::new();
+    let (w, r) = m.pair();
+    w.put("f", "old").unwrap();
+    for round in 0..60 {
+        let v = m.agent("V");
+        let fd = v.open("f", "w|trunc").unwrap();
+        v.write(fd, "part").unwrap();
+        let helper = v.fork("H");
+        helper.send(&["close", &fd.to_string()]);
+        v.kill(Signal::KILL);
+        helper.exit(0);
         m.settled();
         assert_eq!(r.cat("f").unwrap(), b"old", "round {round}");
     }

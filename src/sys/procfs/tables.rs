@@ -14,7 +14,7 @@ use crate::sys::{Errno, Result, errno_of};
 /// Whether a process has a file open or mapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Holds {
-    /// It has a descriptor, or a shared mapping where asked for.
+    /// It has.
     Yes,
     /// It has some file with such a number: through another mount, where it is the same file in another mount name space or a
     /// stranger, or one that has the number too.
@@ -23,6 +23,22 @@ pub enum Holds {
     No,
     /// Its tables cannot be read.
     Unknown,
+}
+
+/// What a process has of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Has {
+    /// Descriptors for writing.
+    pub numbers: Holds,
+    /// Shared mappings, if they were asked for and there is no descriptor.
+    pub mappings: Holds,
+}
+
+impl Has {
+    /// Either of them.
+    pub fn any(self) -> Holds {
+        if self.numbers == Holds::No { self.mappings } else { self.numbers }
+    }
 }
 
 /// A mount as the tables of processes name it.
@@ -73,43 +89,46 @@ fn unescape(field: &[u8]) -> Vec<u8> {
 /// Looks for a file of a mount among the process's descriptors for writing, and with `mappings` among its shared mappings: by
 /// the file's own inode numbers, or by those of `versions`, by which the kernel may know it too. A version that is only
 /// read has that number itself, and so has what somebody else makes of it, of which `is_shared` tells: by such a number
-/// alone it is [`Holds::Perhaps`].
+/// alone it is [`Holds::Perhaps`]. So many descriptors as `but` are expected, and not counted.
 pub fn holds(
     pid: u32,
     mount: Option<MountId>,
     own: [u64; 2],
     versions: &[u64],
     is_shared: impl Fn(u64) -> bool,
+    but: usize,
     mappings: bool,
-) -> Holds {
+) -> Has {
     let is_sure = |ino: u64| own.contains(&ino) || !is_shared(ino);
     let here = |id| mount.is_none_or(|mount| mount.id == id);
     let is_it = |ino: u64, writes: bool| writes && (own.contains(&ino) || versions.contains(&ino));
-    match find_descriptor(pid, here, is_it) {
+    let numbers = match find_descriptor(pid, here, is_it, but) {
         Ok((Holds::Yes, Some(found))) if !is_sure(found.ino) => Holds::Perhaps,
-        // In the middle of `execve` a process has a new address space and nothing of the old one.
-        Ok((Holds::No, _)) if mappings && !is_executing(pid) => {
-            let versions = versions.to_vec();
-            let look = move || {
-                let read = Cell::new(false);
-                let is_it = |ino: u64, writes: bool| {
-                    let version = versions.contains(&ino);
-                    read.set(read.get() || version && !writes);
-                    own.contains(&ino) || version && writes
-                };
-                find_mapping(pid, mount, is_it).map(|found| (found, read.get()))
-            };
-            match in_time(look) {
-                Some(Ok((Some(ino), _))) if is_sure(ino) => Holds::Yes,
-                Some(Ok((None, false))) => Holds::No,
-                Some(Ok(_)) => Holds::Perhaps,
-                Some(Err(errno)) => unreadable(errno),
-                None => Holds::Unknown,
-            }
-        }
         Ok((held, _)) => held,
         Err(errno) => unreadable(errno),
+    };
+    // In the middle of `execve` a process has a new address space and nothing of the old one.
+    if !mappings || numbers != Holds::No || is_executing(pid) {
+        return Has { numbers, mappings: Holds::No };
     }
+    let versions = versions.to_vec();
+    let look = move || {
+        let read = Cell::new(false);
+        let is_it = |ino: u64, writes: bool| {
+            let version = versions.contains(&ino);
+            read.set(read.get() || version && !writes);
+            own.contains(&ino) || version && writes
+        };
+        find_mapping(pid, mount, is_it).map(|found| (found, read.get()))
+    };
+    let mappings = match in_time(look) {
+        Some(Ok((Some(ino), _))) if is_sure(ino) => Holds::Yes,
+        Some(Ok((None, false))) => Holds::No,
+        Some(Ok(_)) => Holds::Perhaps,
+        Some(Err(errno)) => unreadable(errno),
+        None => Holds::Unknown,
+    };
+    Has { numbers, mappings }
 }
 
 /// The number by which a process has a file of a mount open, or with `mappings` mapped: one of `inos`, or one of `written`
@@ -117,7 +136,7 @@ pub fn holds(
 pub fn has_open(pid: u32, mount: Option<MountId>, inos: &[u64], written: &[u64], mappings: bool) -> Option<u64> {
     let mine = |ino: u64, writes: bool| inos.contains(&ino) || (writes && written.contains(&ino));
     let here = |id| mount.is_none_or(|mount| mount.id == id || device_of(pid, id) == Some(mount.dev));
-    match find_descriptor(pid, here, mine).ok()? {
+    match find_descriptor(pid, here, mine, 0).ok()? {
         (Holds::Yes, found) => found.map(|found| found.ino),
         (Holds::No | Holds::Perhaps, _) if mappings && !is_executing(pid) => {
             let (inos, written) = (inos.to_vec(), written.to_vec());
@@ -162,7 +181,7 @@ fn cached_size(mount: MountId, file: &OpenFile) -> Option<u64> {
         return None;
     }
     let mine = |ino: u64, writes: bool| writes && file.inos.contains(&ino);
-    let number = find_descriptor(file.pid, |id| mount.id == id, mine).ok()?.1?.number;
+    let number = find_descriptor(file.pid, |id| mount.id == id, mine, 0).ok()?.1?.number;
     let path = format!("/proc/{}/fd/{number}", file.pid);
     let stat = rustix::fs::statx(rustix::fs::CWD, path, AtFlags::STATX_DONT_SYNC, StatxFlags::SIZE).ok()?;
     ((stat.stx_dev_major, stat.stx_dev_minor) == mount.dev).then_some(stat.stx_size)
@@ -179,11 +198,12 @@ struct Found {
 }
 
 /// Whether a process has such a descriptor, by the id of its mount, by inode number and whether it is open for writing, and
-/// which one if it surely has.
+/// which one if it surely has. The first `but` do not count.
 fn find_descriptor(
     pid: u32,
     is_here: impl Fn(u64) -> bool,
     is_it: impl Fn(u64, bool) -> bool,
+    mut but: usize,
 ) -> Result<(Holds, Option<Found>)> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let table = rustix::fs::open(format!("/proc/{pid}/fdinfo"), flags | OFlags::DIRECTORY, Mode::empty())?;
@@ -213,6 +233,7 @@ fn find_descriptor(
         match (field(b"ino:"), field(b"mnt_id:")) {
             // Flags are octal: their last digit is the access mode.
             (Some(ino), _) if !is_it(ino, field(b"flags:").is_some_and(|flags| (flags % 10) & 3 != 0)) => {}
+            (Some(_), Some(id)) if but > 0 && is_here(id) => but -= 1,
             (Some(ino), Some(id)) if is_here(id) => {
                 let number = entry.file_name().to_str().ok().and_then(|name| name.parse().ok());
                 return Ok((Holds::Yes, number.map(|number| Found { number, ino })));
@@ -272,7 +293,8 @@ mod tests {
         let ino = file.metadata().unwrap().ino();
         let me = std::process::id();
         let nobody = 0x3fff_ffff_ffff_ffff;
-        let look = |mount, own, versions: &[u64], shared| holds(me, mount, [own, nobody], versions, |_| shared, true);
+        let look =
+            |mount, own, versions: &[u64], shared| holds(me, mount, [own, nobody], versions, |_| shared, 0, true).any();
         assert_eq!(look(None, ino, &[], true), Holds::Yes);
         assert_eq!(look(None, nobody, &[ino], false), Holds::Yes);
         assert_eq!(look(None, nobody, &[ino], true), Holds::Perhaps);
@@ -283,7 +305,7 @@ mod tests {
 
     #[test]
     fn a_pid_that_is_nobody_holds_nothing() {
-        assert_eq!(holds(u32::MAX >> 1, None, [1, 1], &[], |_| false, true), Holds::No);
+        assert_eq!(holds(u32::MAX >> 1, None, [1, 1], &[], |_| false, 0, true).any(), Holds::No);
     }
 
     #[test]
