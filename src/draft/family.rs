@@ -55,8 +55,10 @@ pub struct Writer {
     pub changes: u64,
     /// The process, to know of its end.
     process: Option<Arc<Held>>,
-    /// When the process has closed what it opened, and had no duplicate of it any more.
+    /// When the process has closed what it opened, and had no duplicate of it any more, as far as could be seen.
     closed_at: Option<Instant>,
+    /// It could not be seen.
+    doubtful: bool,
     /// The last close of a duplicate was by the process.
     closed_last: bool,
     /// At its last close the process had no descriptor of the draft any more, and no mapping.
@@ -76,6 +78,7 @@ impl Writer {
             changes: 0,
             process: process.and_then(Held::of),
             closed_at: None,
+            doubtful: false,
             closed_last: false,
             let_go: false,
         }
@@ -84,6 +87,11 @@ impl Writer {
     /// Its process has closed what it opened.
     pub(super) fn has_closed(&self) -> bool {
         self.closed_at.is_some()
+    }
+
+    /// It may have a duplicate of what it closed.
+    pub(super) fn is_in_doubt(&self) -> bool {
+        self.doubtful
     }
 
     /// It did so just now: until this moment the release may be on its way.
@@ -199,11 +207,13 @@ impl Draft {
         }
     }
 
-    /// A process closes this descriptor, and has no duplicate of what it opened.
-    pub(super) fn set_closed(&self, fh: u64, tgid: u32) {
+    /// A process closes this descriptor, and has no duplicate of what it opened, or that is `doubtful`: its close has returned,
+    /// all the same.
+    pub(super) fn set_closed(&self, fh: u64, tgid: u32, doubtful: bool) {
         let mut writers = self.writers.lock();
         if let Some(writer) = writers.open.get_mut(&fh).filter(|writer| writer.tgid == tgid) {
             writer.closed_at = Some(Instant::now());
+            writer.doubtful = doubtful;
         }
     }
 

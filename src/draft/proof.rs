@@ -84,6 +84,9 @@ pub fn last_close(
     if others.iter().any(|other| other.leaves_until().is_none()) {
         return unknown("a descriptor that was closed lives on");
     }
+    if others.iter().any(|other| other.is_in_doubt()) {
+        return unknown("another process that has closed it may hold it");
+    }
     let (Some(by), Some(mut own)) = (closer.filter(|closer| !closer.executes), own) else {
         return unknown("whoever closes cannot be seen, or executes a new program");
     };
@@ -174,6 +177,7 @@ pub fn note_own(
     let &Closer { process: Process { tgid, .. }, tid, .. } = closer;
     let tables = process::tables(tgid, tid);
     let Some((writer, open)) = draft.writer(fh).filter(|_| tables != Tables::Apart) else {
+        draft.set_closed(fh, tgid, true);
         draft.set_let_go(tgid, false);
         return Own { holds: Holds::Unknown, others: 0, shared: false };
     };
@@ -181,9 +185,10 @@ pub fn note_own(
     let mappable = std::iter::once(&writer).chain(&open).any(|writer| !writer.write_only);
     let has = draft.held_by(tid, mount, is_shared, others, mappable);
     match has.numbers {
-        Holds::No => draft.set_closed(fh, tgid),
+        Holds::No => draft.set_closed(fh, tgid, false),
+        Holds::Perhaps | Holds::Unknown => draft.set_closed(fh, tgid, true),
         Holds::Yes if others == 0 => draft.unset_closed(tgid),
-        _ => {}
+        Holds::Yes => {}
     }
     draft.set_let_go(tgid, has.any() == Holds::No && others == 0);
     Own { holds: has.any(), others, shared: tables == Tables::Shared }
