@@ -123,7 +123,7 @@ pub fn last_close(
                 Holds::Yes => return Proof::StillOpen,
                 Holds::Perhaps | Holds::Unknown => return unknown("its opener may hold it"),
                 // It has not been heard of: its own close is on its way, or it is being killed.
-                Holds::No if !writer.has_closed() && process::share_table(writer.tgid, closer.tgid) != Ok(true) => {
+                Holds::No if !writer.has_closed() && !process::share_table(writer.tgid, closer.tgid) => {
                     return Proof::StillOpen;
                 }
                 Holds::No => {}

@@ -154,7 +154,7 @@ pub fn tables(tgid: u32, tid: u32) -> Tables {
     let Ok(threads) = std::fs::read_dir(path) else { return Tables::Apart };
     let other = |name: std::ffi::OsString| name.to_str()?.parse().ok().filter(|&other| other != tid);
     let mut others = threads.flatten().filter_map(|thread| other(thread.file_name()));
-    let together = others.by_ref().take(THREADS).all(|other| match share_table(tid, other) {
+    let together = others.by_ref().take(THREADS).all(|other| match same_table(tid, other) {
         Ok(shared) => shared || has_no_table(other),
         // It has ended since.
         Err(errno) => errno == Errno::SRCH,
@@ -171,8 +171,13 @@ fn has_no_table(tid: u32) -> bool {
     }
 }
 
-/// Whether two tasks have one table of descriptors.
-pub fn share_table(one: u32, other: u32) -> Result<bool> {
+/// True if two tasks have one table of descriptors, and not because neither has one any more.
+pub fn share_table(one: u32, other: u32) -> bool {
+    same_table(one, other) == Ok(true) && !has_no_table(one)
+}
+
+/// Whether two tasks have the same table of descriptors, or none.
+fn same_table(one: u32, other: u32) -> Result<bool> {
     const KCMP_FILES: libc::c_long = 2;
     let [one, other] = [one, other].map(libc::c_long::from);
     // SAFETY: numbers only; the kernel writes nothing.
@@ -274,7 +279,7 @@ mod tests {
         let me = std::process::id();
         // Tests have a thread each.
         assert_eq!(tables(me, me), Tables::Shared);
-        assert!(share_table(me, std::os::unix::process::parent_id()).is_ok_and(|shared| !shared));
+        assert!(share_table(me, me) && !share_table(me, std::os::unix::process::parent_id()));
 
         let (tell, told) = std::sync::mpsc::channel();
         let (go, going) = std::sync::mpsc::channel::<()>();

@@ -262,8 +262,14 @@ impl Agent {
     /// Kills it from outside and waits until the kernel has let go of it.
     #[track_caller]
     pub fn kill(&self, signal: Signal) {
-        kill_process(Pid::from_raw(self.pid as i32).unwrap(), signal).unwrap();
+        self.signal(signal);
         self.gone();
+    }
+
+    /// Sends it a signal, and waits for nothing.
+    #[track_caller]
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_raw(self.pid as i32).unwrap(), signal).unwrap();
     }
 
     /// Lets it end by itself, descriptors still open.

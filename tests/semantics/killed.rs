@@ -190,10 +190,24 @@ fn s35_nothing_is_published_by_who_closes_while_the_opener_is_being_killed() {
         let v = m.agent("V");
         let fd = v.open("f", "w|trunc").unwrap();
         v.write(fd, "part").unwrap();
-        let helper = v.fork("H");
-        helper.send(&["close", &fd.to_string()]);
-        v.kill(Signal::KILL);
-        helper.exit(0);
+        let helpers = ["H", "I", "J"].map(|name| v.fork(name));
+        if round % 2 == 0 {
+            for helper in &helpers {
+                helper.send(&["close", &fd.to_string()]);
+            }
+            v.kill(Signal::KILL);
+            for helper in &helpers {
+                helper.exit(0);
+            }
+        } else {
+            // All at once, as by ^C.
+            for agent in helpers.iter().chain([&v]) {
+                agent.signal(Signal::TERM);
+            }
+            for agent in helpers.iter().chain([&v]) {
+                agent.gone();
+            }
+        }
         m.settled();
         assert_eq!(r.cat("f").unwrap(), b"old", "round {round}");
     }
