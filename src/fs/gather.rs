@@ -85,7 +85,7 @@ impl Fs {
     /// Makes the kernel send what it has gathered for the drafts below a folder. Only from a thread that no write waits for.
     pub(super) fn gather_below(&self, folder: &Node) {
         if self.options.gathers {
-            for draft in self.drafts.below(folder).into_iter().filter(|draft| is_unknown(draft)) {
+            for draft in self.drafts.below(folder).into_iter().filter(is_unknown) {
                 self.gather(draft.node);
             }
         }
