@@ -173,7 +173,8 @@ fn has_no_table(tid: u32) -> bool {
 
 /// True if two tasks have one table of descriptors, and not because neither has one any more.
 pub fn share_table(one: u32, other: u32) -> bool {
-    same_table(one, other) == Ok(true) && !has_no_table(one)
+    // Who executes a new program holds what the kernel locks for this, and may wait for a close that is not answered yet.
+    !has_no_table(one) && procfs::in_time(move || same_table(one, other)) == Some(Ok(true))
 }
 
 /// Whether two tasks have the same table of descriptors, or none.

@@ -262,7 +262,7 @@ const TABLE_LIMIT: Duration = Duration::from_secs(1);
 
 /// Runs `look` on a thread of its own; `None` if it does not come back in time. The thread ends when the process lets go
 /// of its tables, which it does at the latest when its request is answered.
-fn in_time<T: Send + 'static>(look: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+pub(super) fn in_time<T: Send + 'static>(look: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     let (send, receive) = std::sync::mpsc::sync_channel(1);
     let looking = std::thread::Builder::new().name("tables".to_owned()).spawn(move || {
         // Nobody waits any more after the limit.
