@@ -23,27 +23,6 @@ fn s12_a_second_writer_joins_the_draft_and_the_last_close_commits() {
     m.settled();
 }
 
-/// A shell opens a file, moves the descriptor to where a command writes, and closes the first.
-#[test]
-fn s12_who_has_moved_its_descriptor_to_another_number_is_a_writer_still() {
-    let m = Mount::new();
-    let (w, r) = m.pair();
-    let v = m.agent("V");
-    w.put("f", "old").unwrap();
-    let opened = w.open("f", "w|append").unwrap();
-    let moved = w.dup(opened).unwrap();
-    w.close(opened).unwrap();
-    w.write(moved, " one").unwrap();
-    let other = v.open("f", "w|append").unwrap();
-    v.write(other, " two").unwrap();
-    v.close(other).unwrap();
-    assert_eq!(r.cat("f").unwrap(), b"old");
-    w.write(moved, " three").unwrap();
-    w.close(moved).unwrap();
-    assert_eq!(r.cat("f").unwrap(), b"old one two three");
-    assert_eq!(m.commits_of("f"), 2);
-}
-
 #[test]
 fn s12_writers_of_an_existing_name_share_one_draft() {
     let m = Mount::new();
