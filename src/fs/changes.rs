@@ -1,4 +1,4 @@
-//! What a caller wants changed of a file's attributes.
+//! What a caller wants changed of a file.
 
 use std::time::SystemTime;
 
@@ -7,6 +7,20 @@ use rustix::fs::Timespec;
 use crate::sys::Result;
 use crate::sys::at::{self, Timestamps};
 use crate::sys::stat::Time;
+
+/// How data to be written comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Written {
+    /// From the page cache: the kernel has gathered it.
+    Earlier,
+    /// As it is written.
+    Now {
+        /// Set-id bits are to be taken off.
+        strip: bool,
+        /// At the end, by a descriptor that appends. Where that is, the kernel has guessed.
+        append: bool,
+    },
+}
 
 /// A time to set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

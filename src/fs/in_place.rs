@@ -8,8 +8,8 @@ use fuser::INodeNo;
 use rustix::fs::OFlags;
 
 use super::Fs;
+use super::changes::Written;
 use super::handle::Handle;
-use super::io::Written;
 use super::open::{OpenMode, Opened};
 use crate::draft::{Caller, Wants};
 use crate::inode::{Content, Key, Node};

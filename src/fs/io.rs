@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
+use super::changes::Written;
 use super::handle::Handle;
 use super::in_place::{note_written, write_in_place};
 use super::{Done, Fs};
@@ -35,20 +36,6 @@ struct Change<T> {
     seen: u64,
     /// Room was made for it once.
     last: bool,
-}
-
-/// How data to be written comes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Written {
-    /// From the page cache: the kernel has gathered it.
-    Earlier,
-    /// As it is written.
-    Now {
-        /// Set-id bits are to be taken off.
-        strip: bool,
-        /// At the end, by a descriptor that appends. Where that is, the kernel has guessed.
-        append: bool,
-    },
 }
 
 impl Fs {

@@ -55,10 +55,9 @@ use crate::rules::Rules;
 use crate::sys::procfs::MountId;
 use crate::sys::{Errno, Kind, Result, Stat};
 
-pub use changes::{Changes, SetTime};
+pub use changes::{Changes, SetTime, Written};
 pub use create::Created;
 pub use dir::{Listed, Listings};
-pub use io::Written;
 pub use lock::{Found, LockRequest};
 pub use lookup::Entry;
 pub use open::{OpenMode, Opened};
