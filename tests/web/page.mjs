@@ -282,13 +282,16 @@ import sqlite3
 db = sqlite3.connect("${STATE}/journal.sqlite")
 first = db.execute("SELECT max(id) FROM drafts").fetchone()[0] + 1000
 event = db.execute("SELECT max(id) FROM events").fetchone()[0]
+def begin(n, state, path, at, reason):
+    db.execute("INSERT INTO drafts (id, state, path, stage, ino, kind, uid, gid, pid, command, bytes, begun_at, changed_at, event, reason, kept)"
+               " VALUES (?, ?, ?, 's', 1, 'new', 0, 0, 1, 'cp', 7, 0, 0, ?, ?, 0)", (n, state, path, at, reason))
 for n in range(${ROWS}):
-    db.execute("INSERT INTO drafts VALUES (?, 'quarantined', ?, ?, 1, 'new', 0, 0, 1, 'cp', 7, 0, 0, ?, 'many', 0, NULL)", (first + n, b"many/%d" % n, "s%d" % n, event))
+    begin(first + n, "quarantined", b"many/%d" % n, event, "many")
 # More commits than one page of a search looks at, all newer than those of the tests before.
 first += ${ROWS}
 for n in range(${3 * ROWS}):
-    db.execute("INSERT INTO drafts VALUES (?, 'open', ?, ?, 1, 'new', 0, 0, 1, 'cp', 7, 0, 0, ?, NULL, 0, NULL)", (first + n, b"newer/%d" % n, "c%d" % n, event + 1 + n))
-    db.execute("INSERT INTO commits VALUES (?, ?, 1, 7, NULL, 0, 0, 0, 0, 'new')", (first + n, b"newer/%d" % n))
+    begin(first + n, "open", b"newer/%d" % n, event + 1 + n, None)
+    db.execute("INSERT INTO commits (id, path, ino, size, mtime, uid, at, duration_us, kind) VALUES (?, ?, 1, 7, 0, 0, 0, 0, 'new')", (first + n, b"newer/%d" % n))
 db.execute("UPDATE drafts SET state = 'committed' WHERE id >= ?", (first,))
 db.execute("INSERT INTO events (id, at, kind, commits) SELECT ?, at, 'begun', commits FROM events WHERE id = ?", (event + ${3 * ROWS}, event))
 db.commit()
