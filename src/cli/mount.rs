@@ -16,8 +16,8 @@ use crate::daemon::{self, ServeError};
 use crate::journal;
 use crate::journal::read::Reader;
 use crate::log;
-use crate::sys::mount as kernel;
 use crate::sys::procfs::MountId;
+use crate::sys::{mount as kernel, process};
 
 /// How long an unmounted daemon may take to end.
 const END: Duration = Duration::from_secs(60);
@@ -162,7 +162,7 @@ pub(super) fn umount(place: Place<'_>, force: bool) -> Result<(), CliError> {
         return take_away(&mountpoint, force);
     };
     let status = client.status()?;
-    let pid = status["pid"].as_u64();
+    let pid = status["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok());
     let mountpoint = status["mountpoint"].as_str().map(PathBuf::from);
     // The one on top, or the daemon refuses. What lies below it stays, and is no sign that it has not gone.
     let on_top = || mountpoint.as_deref().and_then(MountId::of);
@@ -170,7 +170,7 @@ pub(super) fn umount(place: Place<'_>, force: bool) -> Result<(), CliError> {
     client.unmount(force)?;
     drop(client);
     let deadline = Instant::now() + END;
-    while pid.is_some_and(is_running)
+    while pid.is_some_and(process::is_there)
         || Client::connect(&state_dir).is_ok()
         || (mounted.is_some() && on_top() == mounted)
     {
@@ -201,13 +201,6 @@ fn mountpoint_of(place: Place<'_>, state_dir: &Path) -> Result<PathBuf, CliError
 
 fn is_mount(path: &Path) -> Result<bool, CliError> {
     Ok(target::mounts()?.iter().any(|mount| mount.point == path))
-}
-
-/// Zombies have ended; whoever started them has not looked yet.
-fn is_running(pid: u64) -> bool {
-    let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
-    let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
-    !matches!(state, Some('Z' | 'X'))
 }
 
 /// Unmounts without a daemon: by the system call for root, by fusermount3 otherwise.

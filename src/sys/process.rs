@@ -199,6 +199,17 @@ fn by_descriptor(tid: u32) -> Result<Process> {
     Ok(Process { tgid, ppid, identity, thread: Some(own) })
 }
 
+/// True while a thread of the process is left: its first one may end before others, which have all that is open until they do.
+pub fn is_there(pid: u32) -> bool {
+    match open(pid, PidfdFlags::empty()) {
+        Ok(process) => {
+            let mut ended = [PollFd::new(&process, PollFlags::IN)];
+            !matches!(poll(&mut ended, Some(&Timespec::default())), Ok(1..))
+        }
+        Err(errno) => errno != Errno::SRCH,
+    }
+}
+
 fn open(pid: u32, flags: PidfdFlags) -> Result<OwnedFd> {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(Errno::SRCH)?;
     rustix::process::pidfd_open(pid, flags)

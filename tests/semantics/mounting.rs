@@ -82,6 +82,32 @@ fn s52_an_ordinary_user_mounts_for_himself() {
     assert!(said.ends_with("one\ntwo\n") && !said.contains("src:\nf"), "{said}");
 }
 
+/// A file system is mounted, served, and let go of again and again.
+const IN_TURN: &str = r#"
+set -eu
+cd "$1"
+for round in $(seq 20); do
+  mount -t tmpfs export src
+  "$2" mount --state-dir "$1/state/$round" src mnt
+  echo "round $round" >mnt/f
+  "$2" umount mnt
+  cat src/f
+  umount src
+done
+"#;
+
+#[test]
+fn s52_after_umount_nothing_holds_the_export() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["src", "mnt", "state"] {
+        std::fs::create_dir(folder.path().join(name)).unwrap();
+    }
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", IN_TURN, "sh"]).arg(folder.path()).arg(env!("CARGO_BIN_EXE_commitfs"));
+    let out = command.output().unwrap();
+    assert!(out.status.success() && out.stdout.ends_with(b"round 20\n"), "{}", show(&out));
+}
+
 /// As mount(8) calls it, by its name in /sbin.
 #[test]
 fn s52_the_mount_helper_takes_the_flags_of_mount() {
