@@ -19,6 +19,8 @@ mod closing;
 mod crashes;
 #[path = "semantics/data.rs"]
 mod data;
+#[path = "semantics/duplicates.rs"]
+mod duplicates;
 #[path = "semantics/elsewhere.rs"]
 mod elsewhere;
 #[path = "semantics/failures.rs"]

@@ -11,7 +11,7 @@ use super::{Draft, Phase};
 use crate::inode::Key;
 use crate::rules::{Decision, OnFailureExit, OnKill};
 use crate::sys::process::{self, End, Held, Identity, Process};
-use crate::sys::procfs::{self, Exit, Has, MountId, OpenFile};
+use crate::sys::procfs::{self, Exit, Has, Holds, MountId, OpenFile};
 use crate::sys::stat;
 
 /// A process that is killed is seen to be within this time, for the most part at once.
@@ -57,6 +57,8 @@ pub struct Writer {
     process: Option<Arc<Held>>,
     /// When the process has closed what it opened, and had no duplicate of it any more, as far as could be seen.
     closed_at: Option<Instant>,
+    /// The process has closed a number of it, and had numbers of the draft left that may have been duplicates of it.
+    closes: bool,
     /// It could not be seen.
     doubtful: bool,
     /// The last close of a duplicate was by the process.
@@ -78,6 +80,7 @@ impl Writer {
             changes: 0,
             process: process.and_then(Held::of),
             closed_at: None,
+            closes: false,
             doubtful: false,
             closed_last: false,
             let_go: false,
@@ -87,6 +90,11 @@ impl Writer {
     /// Its process has closed what it opened.
     pub(super) fn has_closed(&self) -> bool {
         self.closed_at.is_some()
+    }
+
+    /// Its process has not closed any number of it, and so must have one.
+    pub(super) fn has_number(&self) -> bool {
+        self.closed_at.is_none() && !self.closes
     }
 
     /// It may have a duplicate of what it closed.
@@ -200,6 +208,16 @@ impl Draft {
         self.writers.lock().open.iter().any(|(&open, writer)| Some(open) != but && !writer.has_closed())
     }
 
+    /// A close has come, of whichever descriptor.
+    pub fn count_close(&self) {
+        self.closes.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Closes that have come so far.
+    pub(super) fn closes(&self) -> u64 {
+        self.closes.load(Ordering::Acquire)
+    }
+
     /// A process closes a duplicate of this descriptor.
     pub fn note_close(&self, fh: u64, tgid: u32) {
         if let Some(writer) = self.writers.lock().open.get_mut(&fh) {
@@ -207,20 +225,28 @@ impl Draft {
         }
     }
 
-    /// A process closes this descriptor, and has no duplicate of what it opened, or that is `doubtful`: its close has returned,
-    /// all the same.
+    /// A process closes this descriptor, and has no duplicate of it, nor of what it has closed before, or that is `doubtful`:
+    /// its close has returned, all the same.
     pub(super) fn set_closed(&self, fh: u64, tgid: u32, doubtful: bool) {
         let mut writers = self.writers.lock();
-        if let Some(writer) = writers.open.get_mut(&fh).filter(|writer| writer.tgid == tgid) {
-            writer.closed_at = Some(Instant::now());
-            writer.doubtful = doubtful;
+        for (&other, writer) in writers.open.iter_mut().filter(|(_, writer)| writer.tgid == tgid) {
+            if other == fh || writer.closes {
+                writer.closed_at = Some(Instant::now());
+                writer.closes = false;
+                writer.doubtful = doubtful;
+            }
         }
     }
 
-    /// A process has a duplicate of something that it opened, whichever it is: it has closed nothing for good.
-    pub(super) fn unset_closed(&self, tgid: u32) {
-        for writer in self.writers.lock().open.values_mut().filter(|writer| writer.tgid == tgid) {
-            writer.closed_at = None;
+    /// A process closes a number of this descriptor, and has numbers left by which it may be open. `all`: each of what it has
+    /// closed may, so that it has closed nothing for good.
+    pub(super) fn unset_closed(&self, fh: u64, tgid: u32, all: bool) {
+        let mut writers = self.writers.lock();
+        for (&other, writer) in writers.open.iter_mut().filter(|(_, writer)| writer.tgid == tgid) {
+            if other == fh || all && writer.has_closed() {
+                writer.closed_at = None;
+                writer.closes = true;
+            }
         }
     }
 
@@ -235,28 +261,39 @@ impl Draft {
     /// is killed the kernel may send none, and none comes with the end of a mapping. False if the process goes on, and a
     /// signal may be on its way to it: to be asked again.
     pub fn note_release(&self, fh: u64, again: bool) -> bool {
-        let Some((writer, _)) = self.writer(fh) else { return true };
+        let Some(mut writer) = self.released_unclosed(fh) else { return true };
+        if again {
+            if let Some(process) = &writer.process {
+                process.wait(DYING);
+            }
+            // It may have closed for good meanwhile.
+            match self.released_unclosed(fh) {
+                Some(latest) => writer = latest,
+                None => return true,
+            }
+        }
+        match writer.process.as_ref().map(|process| process.end()) {
+            Some(End::Ended(exit)) => self.note_exit(writer.tgid, exit),
+            // Nobody who ends well leaves a descriptor unclosed.
+            Some(End::Unknown) if !writer.has_closed() => {
+                self.note_exit(writer.tgid, Exit::Signal(libc::SIGKILL as u8));
+            }
+            Some(End::Runs) => return writer.has_closed() || again,
+            Some(End::Unknown) | None => {}
+        }
+        true
+    }
+
+    /// Whoever opened this descriptor, if its release may come of that one's end.
+    fn released_unclosed(&self, fh: u64) -> Option<Writer> {
         // What was promised to a close is published whatever comes after.
         let open = match &self.body.read_recursive().phase {
             Phase::Open(work) => !work.promised.load(Ordering::Acquire),
             phase => matches!(phase, Phase::Filling(_)),
         };
+        let (writer, _) = self.writer(fh).filter(|_| open)?;
         let may_be_mapped = writer.closed_last && !writer.write_only && !writer.let_go;
-        if !open || writer.has_closed() && !may_be_mapped {
-            return true;
-        }
-        let Some(process) = &writer.process else { return true };
-        if again {
-            process.wait(DYING);
-        }
-        match process.end() {
-            End::Ended(exit) => self.note_exit(writer.tgid, exit),
-            // Nobody who ends well leaves a descriptor unclosed.
-            End::Unknown if !writer.has_closed() => self.note_exit(writer.tgid, Exit::Signal(libc::SIGKILL as u8)),
-            End::Unknown => {}
-            End::Runs => return writer.has_closed() || again,
-        }
-        true
+        (!writer.has_closed() || may_be_mapped).then_some(writer)
     }
 
     /// A process on its way out closes the draft. Only openers are judged, not helpers that inherited a descriptor, and
@@ -357,7 +394,8 @@ impl Draft {
     }
 
     /// Whether a process has the draft open for writing, by more descriptors than `but`, or with `mappings` mapped. `is_shared`
-    /// tells whether the version below has other writers.
+    /// tells whether the version below has other writers. `again`: what is not found is looked for once more, because a
+    /// thread may move a descriptor to a number that was looked at before.
     pub(super) fn held_by(
         &self,
         tid: u32,
@@ -365,10 +403,14 @@ impl Draft {
         is_shared: impl Fn(Key) -> bool,
         but: usize,
         mappings: bool,
+        again: bool,
     ) -> Has {
         let began_over = self.began_over.lock().clone();
         let is_shared = |ino| self.base_key().is_some_and(|base| is_shared(Key { ino, ..base }));
-        procfs::holds(tid, mount, self.own_inos(), &began_over, is_shared, but, mappings)
+        let own = self.own_inos();
+        let look = || procfs::holds(tid, mount, own, &began_over, is_shared, but, mappings);
+        let has = look();
+        if again && has.any() == Holds::No { look() } else { has }
     }
 
     /// Those of the node and of the content.

@@ -81,6 +81,8 @@ pub struct Draft {
     only_resizes: AtomicBool,
     /// Calls that changed the content.
     changes: AtomicU64,
+    /// Closes of its descriptors, duplicates included.
+    closes: AtomicU64,
     /// A version came to lie under the draft's name after the draft began.
     shadows: AtomicBool,
     /// The kernel may write to the staged file by itself, so the daemon does not see what changes.

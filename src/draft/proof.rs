@@ -1,10 +1,11 @@
 //! Was this close the last one? FLUSH comes with every close of every duplicate; only a proof lets a commit happen in
 //! `close` itself.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use super::{Draft, Writer};
+use crate::failpoint;
 use crate::inode::Key;
 use crate::sys::process::{self, Process, Tables};
 use crate::sys::procfs::{self, Holds, MountId};
@@ -24,6 +25,10 @@ pub enum Proof {
 }
 
 impl Proof {
+    fn is_last(self) -> bool {
+        matches!(self, Proof::LastClose | Proof::LastNumber)
+    }
+
     /// The word in metrics.
     pub fn word(self) -> &'static str {
         match self {
@@ -40,6 +45,9 @@ const FORKS_PER_SECOND: u32 = 16_384;
 
 /// Pids given out since the open, up to which each is looked at directly instead of by listing all processes.
 const FEW: u32 = 512;
+
+/// How often those are looked at that were forked while others were.
+const ROUNDS: usize = 16;
 
 /// Who closes a descriptor. The table of its process does not have the closed number any more.
 #[derive(Clone, Copy, Debug)]
@@ -58,6 +66,25 @@ pub struct Closer {
 /// descriptors in flight over a socket, registered with io_uring, or taken out of a process by another one: a write through
 /// one of those meets a published draft and is copied elsewhere.
 pub fn last_close(
+    draft: &Draft,
+    mount: Option<MountId>,
+    fh: u64,
+    closer: Option<&Closer>,
+    is_shared: impl Fn(Key) -> bool,
+) -> Proof {
+    for _ in 0..ROUNDS {
+        let closes = draft.closes();
+        let proof = judge(draft, mount, fh, closer, &is_shared);
+        // A close that has come meanwhile may be that of a number which was moved to one looked at before. One that comes
+        // later is of a number that the second look would have found.
+        if !proof.is_last() || draft.closes() == closes {
+            return proof;
+        }
+    }
+    Proof::Unknown
+}
+
+fn judge(
     draft: &Draft,
     mount: Option<MountId>,
     fh: u64,
@@ -111,7 +138,7 @@ pub fn last_close(
         Tables::Apart => Holds::Unknown,
         _ => {
             proven = Proof::LastNumber;
-            draft.held_by(tid, mount, &is_shared, 0, mappable).any()
+            draft.held_by(tid, mount, &is_shared, 0, mappable, true).any()
         }
     };
     for writer in writers {
@@ -134,20 +161,11 @@ pub fn last_close(
                 return unknown("it was passed to the closing process");
             }
         }
-        let Some(forked) = forked_since(writer) else { return unknown("processes cannot be listed") };
-        let looked_at = [writer.tgid, closer.tgid];
-        let mut heirs = Heirs::of(writer, closer, &forked);
-        let mut doubtful = false;
-        for &pid in &forked {
-            let Some(heir) = heirs.among(pid).filter(|heir| !looked_at.contains(heir)) else { continue };
-            match holds(heir, heir) {
-                Holds::Yes => return Proof::StillOpen,
-                Holds::Perhaps | Holds::Unknown => doubtful = true,
-                Holds::No => {}
-            }
-        }
-        if doubtful {
-            return unknown("a process that was forked since may hold it");
+        match heirs_hold(writer, closer, &mut holds) {
+            Some(Holds::No) => {}
+            Some(Holds::Yes) => return Proof::StillOpen,
+            Some(Holds::Perhaps | Holds::Unknown) => return unknown("a process that was forked since may hold it"),
+            None => return unknown("processes cannot be listed"),
         }
     }
     proven
@@ -181,17 +199,46 @@ pub fn note_own(
         draft.set_let_go(tgid, false);
         return Own { holds: Holds::Unknown, others: 0, shared: false };
     };
-    let others = open.iter().filter(|other| other.tgid == tgid && !other.has_closed()).count();
+    let others = open.iter().filter(|other| other.tgid == tgid && other.has_number()).count();
     let mappable = std::iter::once(&writer).chain(&open).any(|writer| !writer.write_only);
-    let has = draft.held_by(tid, mount, is_shared, others, mappable);
+    // By whoever closes for the first time, another thread has hardly had the time to move a duplicate.
+    let again = tables == Tables::Shared && draft.closes() > 1;
+    let has = draft.held_by(tid, mount, is_shared, others, mappable, again);
     match has.numbers {
         Holds::No => draft.set_closed(fh, tgid, false),
         Holds::Perhaps | Holds::Unknown => draft.set_closed(fh, tgid, true),
-        Holds::Yes if others == 0 => draft.unset_closed(tgid),
-        Holds::Yes => {}
+        Holds::Yes => draft.unset_closed(fh, tgid, others == 0),
     }
     draft.set_let_go(tgid, has.any() == Holds::No && others == 0);
     Own { holds: has.any(), others, shared: tables == Tables::Shared }
+}
+
+/// Whether a process forked since the open holds what `writer` opened; `None` if they cannot be listed. One of them may fork
+/// another one and end before it is looked at: so until none has come while they were looked at.
+fn heirs_hold(writer: &Writer, closer: &Process, mut holds: impl FnMut(u32, u32) -> Holds) -> Option<Holds> {
+    let (mut forked, mut last) = forked_since(writer)?;
+    if forked.is_empty() {
+        return Some(Holds::No);
+    }
+    failpoint!("heirs_listed");
+    let looked_at = [writer.tgid, closer.tgid];
+    let mut heirs = Heirs::of(writer, closer);
+    let mut held = Holds::No;
+    for _ in 0..ROUNDS {
+        for pid in heirs.add(forked) {
+            let Some(heir) = heirs.among(pid).filter(|heir| !looked_at.contains(heir)) else { continue };
+            match holds(heir, heir) {
+                Holds::Yes => return Some(Holds::Yes),
+                doubt @ (Holds::Perhaps | Holds::Unknown) => held = doubt,
+                Holds::No => {}
+            }
+        }
+        if procfs::last_pid() == Some(last) {
+            return Some(held);
+        }
+        (forked, last) = forked_since(writer)?;
+    }
+    Some(Holds::Unknown)
 }
 
 /// Who of the processes forked since the open can have inherited the descriptor: who descends from the opener or the
@@ -200,17 +247,17 @@ pub fn note_own(
 /// fork all the time.
 struct Heirs {
     own: u32,
-    forked: Vec<u32>,
+    forked: HashSet<u32>,
     /// The opener, the closer and all above them; `None` where that cannot be told: then everybody is in doubt.
     line: Option<Vec<u32>>,
     known: HashMap<u32, bool>,
 }
 
 impl Heirs {
-    fn of(writer: &Writer, closer: &Process, forked: &[u32]) -> Self {
-        let mut heirs = Heirs { own: std::process::id(), forked: forked.to_vec(), line: None, known: HashMap::new() };
+    fn of(writer: &Writer, closer: &Process) -> Self {
+        let mut heirs = Heirs { own: std::process::id(), forked: HashSet::new(), line: None, known: HashMap::new() };
         // Another one may have the opener's pid by now.
-        if !forked.is_empty() && process::identity(writer.tgid) == writer.identity {
+        if process::identity(writer.tgid) == writer.identity {
             let mut line: Vec<u32> = process::ancestry(writer.tgid).map(|process| process.tgid).collect();
             if closer.tgid != writer.tgid {
                 line.extend(process::ancestry(closer.tgid).map(|process| process.tgid));
@@ -218,6 +265,11 @@ impl Heirs {
             heirs.line = Some(line).filter(|line| line.len() < process::GENERATIONS);
         }
         heirs
+    }
+
+    /// Those of `forked` that are new.
+    fn add(&mut self, forked: Vec<u32>) -> Vec<u32> {
+        forked.into_iter().filter(|&pid| self.forked.insert(pid)).collect()
     }
 
     /// The process of this thread, if it may be an heir.
@@ -246,17 +298,19 @@ impl Heirs {
     }
 }
 
-/// Processes that may have been forked after the open. A pid of a thread is fine: it has its process's tables.
-fn forked_since(writer: &Writer) -> Option<Vec<u32>> {
+/// Processes that may have been forked after the open, and the pid given out last before that was found out. A pid of a thread
+/// is fine: it has its process's tables.
+fn forked_since(writer: &Writer) -> Option<(Vec<u32>, u32)> {
     let (then, now) = (writer.last_pid?, procfs::last_pid()?);
     if writer.at.elapsed() < Duration::from_secs((procfs::pid_max() / FORKS_PER_SECOND).into()) {
         if now == then {
-            return Some(Vec::new());
+            return Some((Vec::new(), now));
         }
         if now > then && now - then <= FEW {
-            return Some((then + 1..=now).collect());
+            return Some(((then + 1..=now).collect(), now));
         }
     }
     // Ticks are coarse: one that started in the same tick as the open counts as later.
-    procfs::started_since(procfs::processes()?, writer.opened.saturating_sub(1))
+    let forked = procfs::started_since(procfs::processes()?, writer.opened.saturating_sub(1))?;
+    Some((forked, now))
 }

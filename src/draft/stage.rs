@@ -75,6 +75,7 @@ impl Draft {
             expected: AtomicUsize::new(0),
             given_back: AtomicBool::new(false),
             changes: AtomicU64::new(0),
+            closes: AtomicU64::new(0),
             only_appends: AtomicBool::new(true),
             only_resizes: AtomicBool::new(true),
             shadows: AtomicBool::new(false),

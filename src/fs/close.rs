@@ -37,6 +37,8 @@ impl Fs {
                 return done(Ok(()));
             }
         };
+        // Before anybody else can look: each close is judged by what it finds, and by those that come meanwhile.
+        draft.count_close();
         if draft.decision.commit == CommitAt::Release {
             let closed = self.close_without_waiting(caller, fh, draft);
             self.unlock_process(fh, lock_owner);
