@@ -90,6 +90,7 @@ table! {
         a_listing_is_stable_while_names_come_and_go;
     objects:
         pipes_sockets_and_devices
+        a_socket_that_replaces_one_still_bound_is_found
         extended_attributes
         space_and_limits
         many_files_open_for_writing_at_once

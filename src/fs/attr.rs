@@ -15,7 +15,7 @@ use crate::draft::{Caller, Draft, Keep, Wants};
 use crate::inode::{Content, Key, Node, NodeFd};
 use crate::sys::at;
 use crate::sys::stat;
-use crate::sys::{Errno, Kind, Result};
+use crate::sys::{Errno, Kind, Result, Stat};
 
 /// The kernel may keep a draft's attributes for long: every change of them goes through it.
 const DRAFT_TTL: Duration = Duration::from_secs(3600);
@@ -70,9 +70,9 @@ impl Fs {
         }
     }
 
-    fn version_attr(&self, node: &Node, stat: stat::Stat) -> Result<Attr> {
+    fn version_attr(&self, node: &Node, stat: Stat) -> Result<Attr> {
         let ttl = if self.has_news(node, &stat) { Duration::ZERO } else { self.options.ttl };
-        Ok(Attr { stat, ttl })
+        Ok(Attr { stat: with_lasting_number(node, stat), ttl })
     }
 
     fn node_attr(&self, node: &Node) -> Result<Attr> {
@@ -368,7 +368,12 @@ impl Fs {
 
 /// Attributes of what has lost its last name, and cannot be reached any more.
 fn remains(node: &Node) -> Attr {
-    Attr { stat: node.remains(), ttl: Duration::ZERO }
+    Attr { stat: with_lasting_number(node, node.remains()), ttl: Duration::ZERO }
+}
+
+/// The kernel looks for who is bound to a socket by the inode number that it knew then, which is the node's.
+fn with_lasting_number(node: &Node, stat: Stat) -> Stat {
+    if node.kind == Kind::Socket { Stat { ino: node.id, ..stat } } else { stat }
 }
 
 /// For a writer by its descriptor, or for anybody by the draft's name.

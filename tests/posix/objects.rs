@@ -20,6 +20,26 @@ peer = server.accept()[0]; client.send(b"hello"); assert peer.recv(9) == b"hello
     assert_eq!(a.fstat(fd).unwrap().size, 0);
 }
 
+/// As a server is restarted while the one before still has connections; its inode number is given out again at once.
+pub fn a_socket_that_replaces_one_still_bound_is_found(p: &Place) {
+    let a = p.agent("a");
+    let script = r#"
+import os, socket
+def server():
+    server = socket.socket(socket.AF_UNIX); server.bind("sock"); server.listen()
+    return server
+before = []
+for round in range(10):
+    before.append(server())
+    os.stat("sock")
+    client = socket.socket(socket.AF_UNIX); client.connect("sock")
+    before[-1].accept()
+    os.unlink("sock")
+"#;
+    let (status, _, complaint) = a.run("python3", script).unwrap();
+    assert_eq!(status, "0", "{complaint}");
+}
+
 pub fn extended_attributes(p: &Place) {
     let a = p.agent("a");
     a.put("f", "x").unwrap();

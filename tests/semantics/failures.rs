@@ -1,6 +1,8 @@
 //! Full disks, of the export and of the journal.
 
-use crate::common::{Setup, SmallFs, eventually};
+use std::path::Path;
+
+use crate::common::{Mount, Setup, SmallFs, checker, eventually};
 
 #[test]
 fn s39_a_full_disk_is_an_error_of_fsync_or_close_and_the_old_version_stays() {
@@ -145,4 +147,27 @@ fn s43_a_full_journal_disk_refuses_writes_and_readers_go_on() {
     eventually("writes are taken again", || w.put("after", "after").is_ok());
     assert_eq!(r.cat("after").unwrap(), b"after");
     m.expect_mess();
+}
+
+/// By somebody who tidies up on the export.
+#[test]
+fn s39_a_close_whose_staged_file_was_removed_fails_and_the_old_version_stays() {
+    let m = Mount::new();
+    let (w, r) = m.pair();
+    w.put("old", "old").unwrap();
+    m.settled();
+    for name in ["old", "new"] {
+        let fd = w.open(name, "w|creat|trunc").unwrap();
+        w.write(fd, "lost").unwrap();
+        w.fsync(fd).unwrap();
+        let mut staged = Vec::new();
+        checker::walk(&m.raw(".commitfs/stage"), Path::new(""), &mut |path, _| staged.push(path.to_owned()));
+        staged.retain(|path| path.is_file());
+        assert_eq!(staged.len(), 1, "{staged:?}");
+        std::fs::remove_file(&staged[0]).unwrap();
+        assert_eq!(w.close(fd).unwrap_err(), "EIO");
+    }
+    assert_eq!(r.cat("old").unwrap(), b"old");
+    r.sees_nothing("new");
+    m.quarantined("new");
 }
