@@ -97,6 +97,11 @@ impl Writer {
         self.closed_at.is_none() && !self.closes
     }
 
+    /// It may have had the draft mapped at its last close.
+    fn may_map(&self) -> bool {
+        !self.write_only && !self.let_go
+    }
+
     /// It may have a duplicate of what it closed.
     pub(super) fn is_in_doubt(&self) -> bool {
         self.doubtful
@@ -292,8 +297,18 @@ impl Draft {
             phase => matches!(phase, Phase::Filling(_)),
         };
         let (writer, _) = self.writer(fh).filter(|_| open)?;
-        let may_be_mapped = writer.closed_last && !writer.write_only && !writer.let_go;
-        (!writer.has_closed() || may_be_mapped).then_some(writer)
+        (!writer.has_closed() || writer.closed_last && writer.may_map()).then_some(writer)
+    }
+
+    /// Who had closed and may have had the draft mapped has come to its end, before the release that would ask for that: somebody
+    /// else has the descriptor.
+    pub(super) fn note_end_of_mapping(&self, writer: &Writer) {
+        if writer.has_closed()
+            && writer.may_map()
+            && let Some(End::Ended(exit)) = writer.process.as_ref().map(|process| process.end())
+        {
+            self.note_exit(writer.tgid, exit);
+        }
     }
 
     /// A process on its way out closes the draft. Only openers are judged, not helpers that inherited a descriptor, and

@@ -153,7 +153,7 @@ fn judge(
                 Holds::No if !writer.has_closed() && !process::share_table(writer.tgid, closer.tgid) => {
                     return Proof::StillOpen;
                 }
-                Holds::No => {}
+                Holds::No => draft.note_end_of_mapping(writer),
             }
             // What others have opened under the same name is none of what this process closes.
             let is_passed = || procfs::start_ticks(closer.tgid).is_none_or(|start| start + 1 < writer.opened);

@@ -119,6 +119,24 @@ fn s35_a_killed_writers_mapping_is_not_published() {
     assert_eq!(r.shown("f").data, b"0123456789");
 }
 
+/// The descriptor lives on in a child, whose close is the last.
+#[test]
+fn s35_what_a_killed_writer_had_mapped_is_not_published_by_the_close_of_a_child() {
+    let m = Mount::new();
+    let (w, r) = m.pair();
+    w.put("f", "0123456789").unwrap();
+    m.settled();
+    let fd = w.open("f", "rw").unwrap();
+    let child = w.fork("child");
+    let map = w.mmap(fd, 0, 10, "shared").unwrap();
+    w.store(map, 0, "half").unwrap();
+    w.close(fd).unwrap();
+    w.kill(Signal::KILL);
+    child.close(fd).ok();
+    m.quarantined("f");
+    assert_eq!(r.shown("f").data, b"0123456789");
+}
+
 #[test]
 fn s35_a_name_is_writable_again_after_its_writer_was_killed() {
     let m = Mount::new();
