@@ -8,8 +8,8 @@ use super::{Finding, Verdict};
 use crate::cli::rows::size;
 use crate::fuse::{self, Offer};
 use crate::journal;
-use crate::sys::mount;
 use crate::sys::procfs::{self, Shows};
+use crate::sys::{Errno, mount, process};
 
 /// Oldest kernel that can serve a mount, and the oldest that reads versions at its own speed.
 const NEEDED: (u32, u32) = (4, 20);
@@ -28,6 +28,7 @@ pub(super) fn examine() -> Vec<Finding> {
     }
     findings.push(user(root));
     findings.push(processes());
+    findings.push(threads(process::tells_tables()));
     findings.push(descriptors());
     findings
 }
@@ -76,6 +77,21 @@ fn processes() -> Finding {
             "/proc shows those of another pid name space, or none",
             "Who writes, and whether a close was the last, is looked up there.",
             REMEDY,
+        ),
+    }
+}
+
+/// What `kcmp` says of two tasks.
+fn threads(told: Result<(), Errno>) -> Finding {
+    const WHAT: &str = "threads";
+    match told {
+        Ok(()) => Finding::good(WHAT, "it is told which of them share their descriptors"),
+        Err(errno) => Finding::of(
+            WHAT,
+            Verdict::Warning,
+            format!("it is not told which of them share their descriptors (kcmp: {errno})"),
+            "No close by a program with several threads is proven to be the last: its commit comes soon after it, not within (S29).",
+            "A kernel with CONFIG_KCMP; in a container, one that may call kcmp (--cap-add SYS_PTRACE).",
         ),
     }
 }
@@ -236,6 +252,13 @@ fn make_something(inside: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_kernel_that_does_not_compare_tasks_is_warned_of() {
+        assert_eq!(threads(Ok(())).verdict, Verdict::Good);
+        let without = threads(Err(Errno::NOSYS));
+        assert!(without.verdict == Verdict::Warning && without.found.contains("kcmp"), "{}", without.found);
+    }
 
     #[test]
     fn what_the_kernel_offers_is_judged() {
