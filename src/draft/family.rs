@@ -301,10 +301,11 @@ impl Draft {
     }
 
     /// Who had closed and may have had the draft mapped has come to its end, before the release that would ask for that: somebody
-    /// else has the descriptor.
+    /// else has the descriptor. What was promised to a close is published whatever comes after.
     pub(super) fn note_end_of_mapping(&self, writer: &Writer) {
         if writer.has_closed()
             && writer.may_map()
+            && !self.is_promised()
             && let Some(End::Ended(exit)) = writer.process.as_ref().map(|process| process.end())
         {
             self.note_exit(writer.tgid, exit);

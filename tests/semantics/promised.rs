@@ -5,6 +5,8 @@ use std::thread;
 #[cfg(feature = "failpoints")]
 use std::time::Duration;
 
+use rustix::process::Signal;
+
 use crate::common::agent::socket_name;
 #[cfg(feature = "failpoints")]
 use crate::common::wait::poll;
@@ -13,11 +15,15 @@ use crate::common::{Agent, Mount, Setup, checker, eventually};
 /// An agent of whose closes nothing proves that they are the last: nobody looks through so many descriptors.
 pub(super) fn unproven(m: &Mount, name: &str) -> Agent {
     let w = m.agent(name);
+    open_many(&w);
+    w
+}
+
+fn open_many(w: &Agent) {
     w.put("many", "").unwrap();
     for _ in 0..600 {
         w.open("many", "r").unwrap();
     }
-    w
 }
 
 /// Writes a file whose close returns on a promise: it is not published, because the writer has it open once more.
@@ -46,6 +52,22 @@ fn is_kept_as_overtaken(m: &Mount, path: &str, data: &str) {
     m.cli_ok(&["quarantine", "save", &row.id.to_string(), saved.to_str().unwrap()]);
     assert_eq!(std::fs::read(&saved).unwrap(), data.as_bytes());
     std::fs::remove_file(&saved).unwrap();
+}
+
+/// Although its mappings, had it any, would be gone by then.
+#[test]
+fn s35_what_was_promised_to_a_killed_writer_is_published_by_the_close_of_a_child() {
+    let m = Mount::new();
+    let (w, r) = m.pair();
+    let fd = w.open("f", "rw|creat").unwrap();
+    w.write(fd, "whole").unwrap();
+    let child = w.fork("child");
+    open_many(&w);
+    w.close(fd).unwrap();
+    assert!(m.pending().iter().any(|row| row.path == "f" && row.state == "sealed"), "nothing was promised");
+    w.kill(Signal::KILL);
+    child.close(fd).unwrap();
+    assert_eq!(r.cat("f").unwrap(), b"whole");
 }
 
 #[test]
