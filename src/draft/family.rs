@@ -58,7 +58,9 @@ pub struct Writer {
     /// When the process has closed what it opened, and had no duplicate of it any more, as far as could be seen.
     closed_at: Option<Instant>,
     /// The process has closed a number of it, and had numbers of the draft left that may have been duplicates of it.
-    closes: bool,
+    partly_closed: bool,
+    /// When a number of it was closed last, by whomever.
+    last_close: Instant,
     /// It could not be seen.
     doubtful: bool,
     /// The last close of a duplicate was by the process.
@@ -80,7 +82,8 @@ impl Writer {
             changes: 0,
             process: process.and_then(Held::of),
             closed_at: None,
-            closes: false,
+            partly_closed: false,
+            last_close: Instant::now(),
             doubtful: false,
             closed_last: false,
             let_go: false,
@@ -92,9 +95,9 @@ impl Writer {
         self.closed_at.is_some()
     }
 
-    /// Its process has not closed any number of it, and so must have one.
+    /// Its process is taken to have a number of it: none was seen to be closed.
     pub(super) fn has_number(&self) -> bool {
-        self.closed_at.is_none() && !self.closes
+        self.closed_at.is_none() && !self.partly_closed
     }
 
     /// It may have had the draft mapped at its last close.
@@ -107,9 +110,9 @@ impl Writer {
         self.doubtful
     }
 
-    /// It did so just now: until this moment the release may be on its way.
+    /// It did so, and a number of it was closed just now: until this moment the release may be on its way.
     pub(super) fn leaves_until(&self) -> Option<Instant> {
-        self.closed_at.map(|at| at + release_limit()).filter(|until| *until > Instant::now())
+        self.closed_at.map(|_| self.last_close + release_limit()).filter(|until| *until > Instant::now())
     }
 }
 
@@ -227,30 +230,31 @@ impl Draft {
     pub fn note_close(&self, fh: u64, tgid: u32) {
         if let Some(writer) = self.writers.lock().open.get_mut(&fh) {
             writer.closed_last = writer.tgid == tgid;
+            writer.last_close = Instant::now();
         }
     }
 
-    /// A process closes this descriptor, and has no duplicate of it, nor of what it has closed before, or that is `doubtful`:
-    /// its close has returned, all the same.
+    /// A process closes this descriptor, and has no duplicate of it, or that is `doubtful`: its close has returned, all the same.
+    /// Then it has none of what it has closed in part, either.
     pub(super) fn set_closed(&self, fh: u64, tgid: u32, doubtful: bool) {
         let mut writers = self.writers.lock();
         for (&other, writer) in writers.open.iter_mut().filter(|(_, writer)| writer.tgid == tgid) {
-            if other == fh || writer.closes {
+            if other == fh || writer.partly_closed {
                 writer.closed_at = Some(Instant::now());
-                writer.closes = false;
+                writer.partly_closed = false;
                 writer.doubtful = doubtful;
             }
         }
     }
 
-    /// A process closes a number of this descriptor, and has numbers left by which it may be open. `all`: each of what it has
-    /// closed may, so that it has closed nothing for good.
+    /// A process closes a number of this descriptor, and has numbers left by which it may be open. `all`: so may each of what it
+    /// has closed, unless that is released.
     pub(super) fn unset_closed(&self, fh: u64, tgid: u32, all: bool) {
         let mut writers = self.writers.lock();
         for (&other, writer) in writers.open.iter_mut().filter(|(_, writer)| writer.tgid == tgid) {
             if other == fh || all && writer.has_closed() {
                 writer.closed_at = None;
-                writer.closes = true;
+                writer.partly_closed = true;
             }
         }
     }
@@ -266,18 +270,14 @@ impl Draft {
     /// is killed the kernel may send none, and none comes with the end of a mapping. False if the process goes on, and a
     /// signal may be on its way to it: to be asked again.
     pub fn note_release(&self, fh: u64, again: bool) -> bool {
-        let Some(mut writer) = self.released_unclosed(fh) else { return true };
-        if again {
-            if let Some(process) = &writer.process {
-                process.wait(DYING);
-            }
-            // It may have closed for good meanwhile.
-            match self.released_unclosed(fh) {
-                Some(latest) => writer = latest,
-                None => return true,
-            }
+        let Some(process) = self.released_unexplained(fh).map(|writer| writer.process) else { return true };
+        if again && let Some(process) = &process {
+            process.wait(DYING);
         }
-        match writer.process.as_ref().map(|process| process.end()) {
+        let end = process.map(|process| process.end());
+        // It may have closed for good meanwhile.
+        let Some(writer) = self.released_unexplained(fh) else { return true };
+        match end {
             Some(End::Ended(exit)) => self.note_exit(writer.tgid, exit),
             // Nobody who ends well leaves a descriptor unclosed.
             Some(End::Unknown) if !writer.has_closed() => {
@@ -289,8 +289,8 @@ impl Draft {
         true
     }
 
-    /// Whoever opened this descriptor, if its release may come of that one's end.
-    fn released_unclosed(&self, fh: u64) -> Option<Writer> {
+    /// Whoever opened this descriptor, if no close explains its release: it may come of that one's end.
+    fn released_unexplained(&self, fh: u64) -> Option<Writer> {
         // What was promised to a close is published whatever comes after.
         let open = match &self.body.read_recursive().phase {
             Phase::Open(work) => !work.promised.load(Ordering::Acquire),
@@ -300,15 +300,15 @@ impl Draft {
         (!writer.has_closed() || writer.closed_last && writer.may_map()).then_some(writer)
     }
 
-    /// Who had closed and may have had the draft mapped has come to its end, before the release that would ask for that: somebody
-    /// else has the descriptor. What was promised to a close is published whatever comes after.
-    pub(super) fn note_end_of_mapping(&self, writer: &Writer) {
-        if writer.has_closed()
-            && writer.may_map()
-            && !self.is_promised()
-            && let Some(End::Ended(exit)) = writer.process.as_ref().map(|process| process.end())
-        {
-            self.note_exit(writer.tgid, exit);
+    /// Writers who have closed and had the draft mapped then, for all that is known, may have come to their end before the release
+    /// that would ask for that, while somebody else has the descriptor. What was promised to a close is published whatever comes after.
+    pub fn note_ends_of_mappings(&self) {
+        let may_have_mapped = |writer: &&Writer| writer.has_closed() && writer.may_map();
+        let found: Vec<Writer> = self.writers.lock().open.values().filter(may_have_mapped).cloned().collect();
+        for writer in found.into_iter().filter(|_| !self.is_promised()) {
+            if let Some(End::Ended(exit)) = writer.process.as_ref().map(|process| process.end()) {
+                self.note_exit(writer.tgid, exit);
+            }
         }
     }
 

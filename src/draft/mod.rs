@@ -95,6 +95,8 @@ pub struct Draft {
     told_size: AtomicU64,
     /// The kernel may make the node anew of an answer that is older than what was written since.
     lags: AtomicBool,
+    /// Held while it is looked up and noted what a process that closes has left.
+    noting: Mutex<()>,
     /// Held while a draft that nobody writes is opened.
     reopening: Mutex<()>,
     /// What the last commit came to.

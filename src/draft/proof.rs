@@ -153,7 +153,7 @@ fn judge(
                 Holds::No if !writer.has_closed() && !process::share_table(writer.tgid, closer.tgid) => {
                     return Proof::StillOpen;
                 }
-                Holds::No => draft.note_end_of_mapping(writer),
+                Holds::No => {}
             }
             // What others have opened under the same name is none of what this process closes.
             let is_passed = || procfs::start_ticks(closer.tgid).is_none_or(|start| start + 1 < writer.opened);
@@ -193,6 +193,8 @@ pub fn note_own(
     is_shared: impl Fn(Key) -> bool,
 ) -> Own {
     let &Closer { process: Process { tgid, .. }, tid, .. } = closer;
+    // What is noted is what was seen last.
+    let _noting = draft.noting.lock();
     let tables = process::tables(tgid, tid);
     let Some((writer, open)) = draft.writer(fh).filter(|_| tables != Tables::Apart) else {
         draft.set_closed(fh, tgid, true);
@@ -201,9 +203,7 @@ pub fn note_own(
     };
     let others = open.iter().filter(|other| other.tgid == tgid && other.has_number()).count();
     let mappable = std::iter::once(&writer).chain(&open).any(|writer| !writer.write_only);
-    // By whoever closes for the first time, another thread has hardly had the time to move a duplicate.
-    let again = tables == Tables::Shared && draft.closes() > 1;
-    let has = draft.held_by(tid, mount, is_shared, others, mappable, again);
+    let has = draft.held_by(tid, mount, is_shared, others, mappable, tables == Tables::Shared);
     match has.numbers {
         Holds::No => draft.set_closed(fh, tgid, false),
         Holds::Perhaps | Holds::Unknown => draft.set_closed(fh, tgid, true),
@@ -236,7 +236,9 @@ fn heirs_hold(writer: &Writer, closer: &Process, mut holds: impl FnMut(u32, u32)
         if procfs::last_pid() == Some(last) {
             return Some(held);
         }
-        (forked, last) = forked_since(writer)?;
+        let now = procfs::last_pid()?;
+        (forked, last) =
+            if now > last && now - last <= FEW { ((last + 1..=now).collect(), now) } else { forked_since(writer)? };
     }
     Some(Holds::Unknown)
 }

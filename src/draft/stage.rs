@@ -85,6 +85,7 @@ impl Draft {
             awaited: AtomicBool::new(false),
             told_size: AtomicU64::new(0),
             lags: AtomicBool::new(false),
+            noting: Mutex::default(),
             reopening: Mutex::default(),
             committed: Mutex::new(Ok(())),
         })

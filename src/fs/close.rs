@@ -159,6 +159,7 @@ impl Fs {
                 let (fs, draft, writes) = (self.clone(), draft.clone(), *writes);
                 if writes {
                     failpoint!("release_begins");
+                    draft.note_ends_of_mappings();
                 }
                 if writes && was_given && !draft.note_release(fh, false) {
                     // No close of it has returned, so nobody can expect a version yet.
@@ -329,6 +330,7 @@ pub(super) enum Answer {
 
 /// Remembers who has closed, and how it ends, if this is its last act: before anybody can see that it has closed.
 fn note_close(draft: &Draft, fh: u64, caller: Caller) -> Option<Closer> {
+    draft.note_ends_of_mappings();
     let process = process::of(caller.tid)?;
     let space = procfs::space(caller.tid);
     draft.note_close(fh, process.tgid);

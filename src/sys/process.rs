@@ -10,6 +10,7 @@ use dashmap::DashMap;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::ioctl::{Updater, ioctl, opcode};
 use rustix::process::{Pid, PidfdFlags};
+use rustix::thread::CapabilitySet;
 use rustix::time::Timespec;
 
 use super::procfs::Exit;
@@ -177,8 +178,13 @@ pub fn share_table(one: u32, other: u32) -> bool {
     !has_no_table(one) && procfs::in_time(move || same_table(one, other)) == Some(Ok(true))
 }
 
-/// Whether the kernel tells who shares a table: some are built without that, and a container may forbid to ask.
+/// Whether the kernel tells which threads share a table: some are built without that, a container may forbid to ask, and of the
+/// processes of others only who has a capability is told.
 pub fn tells_tables() -> Result<()> {
+    let may = rustix::thread::capabilities(None)?.effective.contains(CapabilitySet::SYS_PTRACE);
+    if rustix::process::geteuid().is_root() && !may {
+        return Err(Errno::PERM);
+    }
     let own = std::process::id();
     same_table(own, own).map(drop)
 }
@@ -212,7 +218,7 @@ pub fn is_there(pid: u32) -> bool {
             let mut ended = [PollFd::new(&process, PollFlags::IN)];
             !matches!(poll(&mut ended, Some(&Timespec::default())), Ok(1..))
         }
-        Err(errno) => errno != Errno::SRCH,
+        Err(errno) => errno != Errno::SRCH && std::fs::exists(format!("/proc/{pid}")).unwrap_or(true),
     }
 }
 

@@ -132,7 +132,7 @@ fn s35_what_a_killed_writer_had_mapped_is_not_published_by_the_close_of_a_child(
     w.store(map, 0, "half").unwrap();
     w.close(fd).unwrap();
     w.kill(Signal::KILL);
-    child.close(fd).ok();
+    assert_eq!(child.close(fd).unwrap_err(), "EIO");
     m.quarantined("f");
     assert_eq!(r.shown("f").data, b"0123456789");
 }

@@ -91,7 +91,7 @@ fn threads(told: Result<(), Errno>) -> Finding {
             Verdict::Warning,
             format!("it is not told which of them share their descriptors (kcmp: {errno})"),
             "No close by a program with several threads is proven to be the last: its commit comes soon after it, not within (S29).",
-            "A kernel with CONFIG_KCMP; in a container, one that may call kcmp (--cap-add SYS_PTRACE).",
+            "A kernel with CONFIG_KCMP, and the capability SYS_PTRACE (--cap-add of a container).",
         ),
     }
 }
