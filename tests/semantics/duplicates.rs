@@ -128,3 +128,27 @@ fn s30_who_is_forked_while_others_are_looked_at_is_not_overlooked() {
     m.settled();
     assert_eq!(r.cat("f").unwrap(), b"part and the rest");
 }
+
+/// Of two descriptors that a parent had closed long before, a child closes one after the other, and the release of the first
+/// comes late.
+#[cfg(feature = "failpoints")]
+#[test]
+fn s33_the_last_close_of_two_inherited_descriptors_is_seen_at_once() {
+    let limit = std::time::Duration::from_secs(2);
+    let mut m = crate::common::Setup::default().env("COMMITFS_RELEASED_MS", &limit.as_millis().to_string()).unmounted();
+    m.hold_at("release_begins", 1);
+    m.remount();
+    let (w, r) = m.pair();
+    let (first, second) = (w.open("f", "w|creat").unwrap(), w.open("f", "w").unwrap());
+    let child = w.fork("child");
+    w.close(first).unwrap();
+    w.close(second).unwrap();
+    let closed = std::time::Instant::now();
+    eventually("the closes are long ago", || closed.elapsed() > limit);
+    child.write(first, "whole").unwrap();
+    child.close(first).unwrap();
+    let held = m.held();
+    child.close(second).unwrap();
+    assert_eq!(r.cat("f").unwrap(), b"whole");
+    drop(held);
+}

@@ -122,19 +122,21 @@ fn s35_a_killed_writers_mapping_is_not_published() {
 /// The descriptor lives on in a child, whose close is the last.
 #[test]
 fn s35_what_a_killed_writer_had_mapped_is_not_published_by_the_close_of_a_child() {
-    let m = Mount::new();
-    let (w, r) = m.pair();
-    w.put("f", "0123456789").unwrap();
-    m.settled();
-    let fd = w.open("f", "rw").unwrap();
-    let child = w.fork("child");
-    let map = w.mmap(fd, 0, 10, "shared").unwrap();
-    w.store(map, 0, "half").unwrap();
-    w.close(fd).unwrap();
-    w.kill(Signal::KILL);
-    assert_eq!(child.close(fd).unwrap_err(), "EIO");
-    m.quarantined("f");
-    assert_eq!(r.shown("f").data, b"0123456789");
+    for setup in [Setup::default(), Setup::default().config("[[rule]]\nglob = \"**\"\ncommit = \"release\"\n")] {
+        let m = setup.mount();
+        let (w, r) = m.pair();
+        w.put("f", "0123456789").unwrap();
+        m.settled();
+        let fd = w.open("f", "rw").unwrap();
+        let child = w.fork("child");
+        let map = w.mmap(fd, 0, 10, "shared").unwrap();
+        w.store(map, 0, "half").unwrap();
+        w.close(fd).unwrap();
+        w.kill(Signal::KILL);
+        assert_eq!(child.close(fd).unwrap_err(), "EIO");
+        m.quarantined("f");
+        assert_eq!(r.shown("f").data, b"0123456789");
+    }
 }
 
 #[test]
