@@ -100,9 +100,8 @@ impl Committer {
             return false;
         }
         // A staged name goes by the rename, by a removal, which nobody asked for, or with an instance that is taken for
-        // dead. So another host may have put its own version over this one already, and have kept this one aside.
-        stat::fstat_fresh(&sealed.staged.file).is_ok_and(|staged| staged.nlink > 0)
-            && fresh(self.staging.dir(), OsStr::new(&sealed.staged.name)) == Err(Errno::NOENT)
+        // dead. So another host may have put its own version over this one already.
+        fresh(self.staging.dir(), OsStr::new(&sealed.staged.name)) == Err(Errno::NOENT)
             && stat::revalidate(dir.as_fd()).is_ok()
             && self.staging.was_adopted() == Ok(false)
     }
