@@ -233,10 +233,10 @@ fn heirs_hold(writer: &Writer, closer: &Process, mut holds: impl FnMut(u32, u32)
                 Holds::No => {}
             }
         }
-        if procfs::last_pid() == Some(last) {
+        let now = procfs::last_pid()?;
+        if now == last {
             return Some(held);
         }
-        let now = procfs::last_pid()?;
         (forked, last) =
             if now > last && now - last <= FEW { ((last + 1..=now).collect(), now) } else { forked_since(writer)? };
     }
