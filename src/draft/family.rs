@@ -1,29 +1,19 @@
 //! Who writes a draft, who therefore sees it, and how its writers ended.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use rustix::fs::OFlags;
-
+use super::writer::{Numbers, Writer, release_limit};
 use super::{Draft, Phase};
 use crate::inode::Key;
 use crate::rules::{Decision, OnFailureExit, OnKill};
-use crate::sys::process::{self, End, Held, Identity, Process};
+use crate::sys::process::{self, End, Identity, Process};
 use crate::sys::procfs::{self, Exit, Has, Holds, MountId, OpenFile};
 use crate::sys::stat;
 
 /// A process that is killed is seen to be within this time, for the most part at once.
 const DYING: Duration = Duration::from_millis(20);
-
-/// How long the release behind a close is expected.
-pub const RELEASE_LIMIT: Duration = Duration::from_millis(500);
-
-/// The same. (A test wants to be sure of it.)
-fn release_limit() -> Duration {
-    crate::failpoint::pause("COMMITFS_RELEASED_MS", RELEASE_LIMIT)
-}
 
 /// The process behind a request.
 #[derive(Clone, Copy, Debug)]
@@ -34,86 +24,6 @@ pub struct Caller {
     pub uid: u32,
     /// Group id.
     pub gid: u32,
-}
-
-/// One descriptor (and its duplicates) through which a draft is written.
-#[derive(Clone, Debug)]
-pub struct Writer {
-    /// Process that opened it; 0 when unknown.
-    pub tgid: u32,
-    /// What tells it from a later process with its pid.
-    pub identity: Option<Identity>,
-    /// Opened for writing only: it cannot be behind a writable mapping.
-    pub write_only: bool,
-    /// Ticks since boot at the open.
-    pub opened: u64,
-    /// When it was opened.
-    pub at: Instant,
-    /// The pid given out last before the open.
-    pub last_pid: Option<u32>,
-    /// Changes that the draft had seen when it joined.
-    pub changes: u64,
-    /// The process, to know of its end.
-    process: Option<Arc<Held>>,
-    /// When the process has closed what it opened, and had no duplicate of it any more, as far as could be seen.
-    closed_at: Option<Instant>,
-    /// The process has closed a number of it, and had numbers of the draft left that may have been duplicates of it.
-    partly_closed: bool,
-    /// When a number of it was closed last, by whomever.
-    last_close: Instant,
-    /// It could not be seen.
-    doubtful: bool,
-    /// The last close of a duplicate was by the process.
-    closed_last: bool,
-    /// At its last close the process had no descriptor of the draft any more, and no mapping.
-    let_go: bool,
-}
-
-impl Writer {
-    /// A writer that opens now.
-    pub fn opening(process: Option<&Process>, flags: OFlags) -> Self {
-        Writer {
-            tgid: process.map_or(0, |process| process.tgid),
-            identity: process.and_then(|process| process.identity),
-            write_only: flags & OFlags::ACCMODE == OFlags::WRONLY,
-            opened: procfs::now_ticks(),
-            at: Instant::now(),
-            last_pid: procfs::last_pid(),
-            changes: 0,
-            process: process.and_then(Held::of),
-            closed_at: None,
-            partly_closed: false,
-            last_close: Instant::now(),
-            doubtful: false,
-            closed_last: false,
-            let_go: false,
-        }
-    }
-
-    /// Its process has closed what it opened.
-    pub(super) fn has_closed(&self) -> bool {
-        self.closed_at.is_some()
-    }
-
-    /// Its process is taken to have a number of it: none was seen to be closed.
-    pub(super) fn has_number(&self) -> bool {
-        self.closed_at.is_none() && !self.partly_closed
-    }
-
-    /// It may have had the draft mapped at its last close.
-    fn may_map(&self) -> bool {
-        !self.write_only && !self.let_go
-    }
-
-    /// It may have a duplicate of what it closed.
-    pub(super) fn is_in_doubt(&self) -> bool {
-        self.doubtful
-    }
-
-    /// It did so, and a number of it was closed just now: until this moment the release may be on its way.
-    pub(super) fn leaves_until(&self) -> Option<Instant> {
-        self.closed_at.map(|_| self.last_close + release_limit()).filter(|until| *until > Instant::now())
-    }
 }
 
 /// All writers of a draft, past and present.
@@ -239,10 +149,8 @@ impl Draft {
     pub(super) fn set_closed(&self, fh: u64, tgid: u32, doubtful: bool) {
         let mut writers = self.writers.lock();
         for (&other, writer) in writers.open.iter_mut().filter(|(_, writer)| writer.tgid == tgid) {
-            if other == fh || writer.partly_closed {
-                writer.closed_at = Some(Instant::now());
-                writer.partly_closed = false;
-                writer.doubtful = doubtful;
+            if other == fh || writer.numbers == Numbers::Some {
+                writer.numbers = Numbers::None { doubtful };
             }
         }
     }
@@ -253,8 +161,7 @@ impl Draft {
         let mut writers = self.writers.lock();
         for (&other, writer) in writers.open.iter_mut().filter(|(_, writer)| writer.tgid == tgid) {
             if other == fh || all && writer.has_closed() {
-                writer.closed_at = None;
-                writer.partly_closed = true;
+                writer.numbers = Numbers::Some;
             }
         }
     }

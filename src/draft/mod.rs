@@ -21,6 +21,7 @@ mod reopen;
 mod stage;
 mod switch;
 mod table;
+mod writer;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -42,11 +43,12 @@ pub use body::{Body, Phase, Work};
 pub use change::{Blocked, UNSEALING};
 pub use digest::Digester;
 pub use ending::{Ending, Kept, Stopped};
-pub use family::{Caller, RELEASE_LIMIT, Writer};
+pub use family::Caller;
 pub use proof::{Closer, Proof, last_close, note_own};
 pub use stage::{Keep, NewDraft};
 pub use switch::{Expected, Wants};
 pub use table::Drafts;
+pub use writer::{RELEASE_LIMIT, Writer};
 
 /// A pending write on one name.
 #[derive(Debug)]
