@@ -260,8 +260,8 @@ impl Draft {
     }
 
     /// True if the caller is a writer's process, one of its descendants, or holds the draft open on `mount` although one of
-    /// its ancestors is gone. `started` tells when a process did; `is_shared` whether a version is written by others too: in
-    /// place, or as the one below another draft.
+    /// its ancestors is gone. `started` tells when a process did; `is_shared` whether an inode's number is that of something that others
+    /// write: in place, or as a draft that began over it.
     pub fn is_family(
         &self,
         caller: Caller,
@@ -287,13 +287,11 @@ impl Draft {
         }
         // An outsider may read the version below, whose number is the draft's too: only who writes by that number writes
         // the draft. Unless the version is written otherwise, under another name.
-        let [node, content] = self.own_inos();
+        let content = self.content_key();
         let began_over = self.began_over.lock().clone();
-        let content = if began_over.contains(&content) { node } else { content };
-        match procfs::has_open(own.tgid, mount, &[node, content], &began_over, mappable) {
-            Some(ino) if began_over.contains(&ino) => {
-                self.base_key().is_none_or(|base| !is_shared(Key { ino, ..base }))
-            }
+        let own_ino = content.map(|key| key.ino).filter(|ino| !began_over.contains(ino)).unwrap_or(self.node);
+        match procfs::has_open(own.tgid, mount, &[self.node, own_ino], &began_over, mappable) {
+            Some(ino) if ino != self.node => content.is_none_or(|key| !is_shared(Key { ino, ..key })),
             found => found.is_some(),
         }
     }
@@ -311,13 +309,14 @@ impl Draft {
 
     /// The inode numbers under which the kernel may show the draft in `/proc`: it keeps the one it was told last.
     fn inos(&self) -> Vec<u64> {
-        let mut inos = self.own_inos().to_vec();
+        let mut inos = vec![self.node];
+        inos.extend(self.content_key().map(|key| key.ino));
         inos.extend_from_slice(&self.began_over.lock());
         inos
     }
 
     /// Whether a process has the draft open for writing, by more descriptors than `but`, or with `mappings` mapped. `is_shared`
-    /// tells whether the version below has other writers. `again`: what is not found is looked for once more, because a
+    /// tells whether a number is that of something else, too. `again`: what is not found is looked for once more, because a
     /// thread may move a descriptor to a number that was looked at before.
     pub(super) fn held_by(
         &self,
@@ -329,16 +328,16 @@ impl Draft {
         again: bool,
     ) -> Has {
         let began_over = self.began_over.lock().clone();
-        let is_shared = |ino| self.base_key().is_some_and(|base| is_shared(Key { ino, ..base }));
-        let own = self.own_inos();
+        let content = self.content_key();
+        let is_shared = |ino| content.is_some_and(|key| is_shared(Key { ino, ..key }));
+        let own = [self.node, content.map_or(self.node, |key| key.ino)];
         let look = || procfs::holds(tid, mount, own, &began_over, is_shared, but, mappings);
         let has = look();
         if again && has.any() == Holds::No { look() } else { has }
     }
 
-    /// Those of the node and of the content.
-    fn own_inos(&self) -> [u64; 2] {
-        let content = self.content().and_then(|content| stat::fstat(&*content));
-        [self.node, content.map_or(self.node, |stat| stat.ino)]
+    /// The inode that holds its content, the version below as long as nothing is written.
+    fn content_key(&self) -> Option<Key> {
+        self.content().and_then(|content| stat::fstat(&*content)).ok().as_ref().map(Key::of)
     }
 }

@@ -103,10 +103,11 @@ impl Fs {
         draft.is_family(caller, self.mount.get().copied(), |process| self.starts.of(process), is_shared)
     }
 
-    /// True if a version below a draft is written otherwise too: in place, or as the one below another draft.
-    pub(super) fn is_shared(&self, draft: &Draft, version: Key) -> bool {
-        let is_other = |other: &Arc<Draft>| other.node != draft.node && other.is_open_as(version.ino);
-        self.nodes().counted(version).is_some() || self.drafts.in_use().iter().any(is_other)
+    /// True if a number of a draft, of the version below or its own, is that of something else that is open for writing: in place,
+    /// or another draft that began over it. (That one's may be gone since, and the number given out again.)
+    pub(super) fn is_shared(&self, draft: &Draft, inode: Key) -> bool {
+        let is_other = |other: &Arc<Draft>| other.node != draft.node && other.is_open_as(inode.ino);
+        self.nodes().counted(inode).is_some() || self.drafts.in_use().iter().any(is_other)
     }
 
     /// Credentials to act under; `None` for the daemon's own.

@@ -87,9 +87,9 @@ fn unescape(field: &[u8]) -> Vec<u8> {
 }
 
 /// Looks for a file of a mount among the process's descriptors for writing, and with `mappings` among its shared mappings: by
-/// the file's own inode numbers, or by those of `versions`, by which the kernel may know it too. A version that is only
-/// read has that number itself, and so has what somebody else makes of it, of which `is_shared` tells: by such a number
-/// alone it is [`Holds::Perhaps`]. So many descriptors as `but` are expected, and not counted.
+/// the numbers of its node and of its content, or by those of `versions`, by which the kernel may know it too. A version that is
+/// only read has that number itself, and so has what somebody else makes of it, or of one whose number was given out again, of
+/// which `is_shared` tells: by such a number alone it is [`Holds::Perhaps`]. So many descriptors as `but` are expected, and not counted.
 pub fn holds(
     pid: u32,
     mount: Option<MountId>,
@@ -99,7 +99,7 @@ pub fn holds(
     but: usize,
     mappings: bool,
 ) -> Has {
-    let is_sure = |ino: u64| own.contains(&ino) || !is_shared(ino);
+    let is_sure = |ino: u64| ino == own[0] || !is_shared(ino);
     let here = |id| mount.is_none_or(|mount| mount.id == id);
     let is_it = |ino: u64, writes: bool| writes && (own.contains(&ino) || versions.contains(&ino));
     let numbers = match find_descriptor(pid, here, is_it, but) {
