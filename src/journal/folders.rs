@@ -11,6 +11,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use super::error::JournalError;
 use super::fold::{ROOT, Tree};
 use super::read::Reader;
+use super::rows::unsigned;
 use super::schema;
 
 /// Bytes and files by which a folder has changed through one name.
@@ -214,7 +215,7 @@ impl Reader {
         self.read(|conn| {
             let Some(id) = Tree::new(conn).find(path)? else { return Ok(0) };
             conn.prepare_cached(&format!("{BELOW} SELECT count(*) FROM folders WHERE id IN below AND counted_at < ?2"))?
-                .query_row(params![id, schema::micros(before).max(1)], |row| super::read::unsigned(row, 0))
+                .query_row(params![id, schema::micros(before).max(1)], |row| unsigned(row, 0))
         })
     }
 
@@ -228,21 +229,21 @@ impl Reader {
                  WHERE parent >= 0",
                 [],
                 |row| {
-                    fresh.folders = super::read::unsigned(row, 0)?;
-                    fresh.drift_bytes = super::read::unsigned(row, 1)?;
-                    fresh.drift_files = super::read::unsigned(row, 2)?;
+                    fresh.folders = unsigned(row, 0)?;
+                    fresh.drift_bytes = unsigned(row, 1)?;
+                    fresh.drift_files = unsigned(row, 2)?;
                     Ok(())
                 },
             )?;
             fresh.uncounted = conn.query_row(
                 "SELECT count(*) FROM folders WHERE counted_at < ?1 AND parent >= 0",
                 [schema::micros(before).max(1)],
-                |row| super::read::unsigned(row, 0),
+                |row| unsigned(row, 0),
             )?;
             let unfolded =
                 "SELECT count(*) FROM deltas UNION ALL SELECT count(*) FROM events WHERE id > ?1 AND bytes IS NOT NULL";
             let mut counts = conn.prepare_cached(unfolded)?;
-            for count in counts.query_map([folded(conn)?], |row| super::read::unsigned(row, 0))? {
+            for count in counts.query_map([folded(conn)?], |row| unsigned(row, 0))? {
                 fresh.unfolded += count?;
             }
             fresh.oldest = oldest(conn)?;
@@ -275,7 +276,7 @@ impl Reader {
             conn.prepare_cached(&format!(
                 "{BELOW} SELECT coalesce(sum(drift_bytes), 0), coalesce(sum(drift_files), 0) FROM folders WHERE id IN below"
             ))?
-            .query_row([id], |row| Ok((super::read::unsigned(row, 0)?, super::read::unsigned(row, 1)?)))
+            .query_row([id], |row| Ok((unsigned(row, 0)?, unsigned(row, 1)?)))
         })
     }
 }
@@ -309,7 +310,7 @@ pub(super) const FOLDER: &str =
 pub(super) fn folder(row: &Row<'_>) -> rusqlite::Result<FolderRow> {
     let time = |micros: i64| (micros != 0).then(|| schema::time(micros.abs()));
     // A change made from outside may have been taken away twice until the next count.
-    let number = |column| super::read::unsigned(row, column);
+    let number = |column| unsigned(row, column);
     Ok(FolderRow {
         id: row.get(0)?,
         path: row.get(1)?,

@@ -6,7 +6,8 @@
 use rusqlite::Connection;
 
 use super::error::JournalError;
-use super::read::{self, Reader};
+use super::read::Reader;
+use super::rows;
 use super::{DraftId, folders, outbox};
 
 /// Deletes at most `limit` events beyond the newest `keep`, and at most as many drafts that these were the last to tell
@@ -15,7 +16,7 @@ pub(super) fn prune(conn: &Connection, keep: i64, limit: i64, totals: bool) -> r
     let oldest: Option<i64> = conn.prepare_cached("SELECT min(id) FROM events")?.query_row([], |row| row.get(0))?;
     let Some(oldest) = oldest else { return Ok(()) };
     // The newest row stays whatever is asked: the next id is taken from it.
-    let mut last = (oldest - 1).saturating_add(limit).min(read::newest_event(conn)?.saturating_sub(keep.max(1)));
+    let mut last = (oldest - 1).saturating_add(limit).min(rows::newest_event(conn)?.saturating_sub(keep.max(1)));
     if totals {
         let unfolded: Option<i64> = conn
             .prepare_cached("SELECT min(id) FROM events WHERE id > ?1 AND id <= ?2 AND bytes IS NOT NULL")?
@@ -46,7 +47,7 @@ impl Reader {
     pub(super) fn commits_ever(&self) -> Result<u64, JournalError> {
         self.read(|conn| {
             conn.prepare_cached("SELECT coalesce((SELECT commits FROM events ORDER BY id DESC LIMIT 1), 0)")?
-                .query_row([], |row| read::unsigned(row, 0))
+                .query_row([], |row| rows::unsigned(row, 0))
         })
     }
 }

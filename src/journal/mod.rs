@@ -22,7 +22,9 @@ pub mod pages;
 pub mod read;
 pub mod record;
 mod redo;
+mod rows;
 mod schema;
+mod state_dir;
 mod target;
 #[cfg(test)]
 mod tests;
@@ -30,8 +32,8 @@ mod writer;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs::{DirBuilder, File, OpenOptions};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::fs::{DirBuilder, File};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -39,25 +41,24 @@ use std::thread::JoinHandle;
 
 use parking_lot::Mutex;
 use rusqlite::Connection;
-use rustix::fs::FlockOperation;
 
 pub use error::JournalError;
 pub use folders::{Change, Counted, Delta};
 pub use held::Held;
 pub use outbox::{Attempt, OutboxId, OutboxKind, OutboxRow, OutboxState, SetAside};
 pub use record::{Along, Begun, Commit, CommitKind, DraftId, DraftRow, DraftState, Entry, Owner};
+pub use state_dir::{check_local, is_in_use};
 
 use crate::sys::clock;
 use feed::Feed;
 use intake::Intake;
 use read::Reader;
 use redo::Redo;
+use state_dir::{lock, private};
 use writer::{Place, Progress, Writer};
 
 /// Name of the database in the state folder.
 pub const FILE: &str = "journal.sqlite";
-/// Name of the file whose lock says that a daemon uses the state folder.
-const LOCK: &str = "lock";
 
 /// Draft ids are reserved this many at a time. Ids given out and lost in a crash are not given out again: a staged file
 /// may carry one that no row tells of.
@@ -115,7 +116,7 @@ impl Journal {
         let redo = Arc::new(Mutex::new(redo));
         let intake = Arc::new(Intake::default());
         let progress = Arc::new(Progress::default());
-        let feed = Feed::new(read::newest_event(&conn).map_err(|error| JournalError::sqlite("opening", &error))?);
+        let feed = Feed::new(rows::newest_event(&conn).map_err(|error| JournalError::sqlite("opening", &error))?);
         let place = Place::of(state_dir)?;
         let (redoing, progressing) = (Arc::clone(&redo), Arc::clone(&progress));
         let writer = Writer::new(conn, Arc::clone(&intake), redoing, progressing, Arc::clone(&feed), place, lock);
@@ -351,65 +352,6 @@ impl Drop for Shared {
     fn drop(&mut self) {
         self.close();
     }
-}
-
-/// Refuses a folder on a network or user space file system. A folder that does not exist yet is judged by its parent.
-pub fn check_local(dir: &Path) -> Result<(), JournalError> {
-    #[cfg(feature = "failpoints")]
-    if crate::failpoint::anywhere() {
-        return Ok(());
-    }
-    let mut existing = dir;
-    let statfs = loop {
-        match rustix::fs::statfs(existing) {
-            Ok(statfs) => break statfs,
-            Err(rustix::io::Errno::NOENT) => match existing.parent() {
-                Some(parent) if !parent.as_os_str().is_empty() => existing = parent,
-                _ => existing = Path::new("."),
-            },
-            Err(errno) => {
-                return Err(JournalError::io("looking at state folder", existing, &errno.into()));
-            }
-        }
-    };
-    // The magic numbers of statfs(2); the field is signed on some architectures.
-    let file_system = match statfs.f_type as u32 {
-        0x6969 => "NFS",
-        0x6573_5546 => "FUSE",
-        0x517b | 0xfe53_4d42 => "SMB",
-        0xff53_4d42 => "CIFS",
-        0x00c3_6400 => "Ceph",
-        0x5346_414f => "AFS",
-        _ => return Ok(()),
-    };
-    Err(JournalError::NotLocal { dir: dir.to_owned(), file_system })
-}
-
-/// True while another instance has the state folder.
-pub fn is_in_use(state_dir: &Path) -> bool {
-    let free = |file: File| rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared).is_ok();
-    File::open(state_dir.join(LOCK)).is_ok_and(|file| !free(file))
-}
-
-fn lock(state_dir: &Path) -> Result<File, JournalError> {
-    let path = state_dir.join(LOCK);
-    let file = private(&path)?;
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(JournalError::InUse { dir: state_dir.to_owned() }),
-        Err(errno) => Err(JournalError::io("locking", &path, &errno.into())),
-    }
-}
-
-/// Opens or creates a file for its owner only: the journal tells of other people's files.
-fn private(path: &Path) -> Result<File, JournalError> {
-    OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o600)
-        .open(path)
-        .map_err(|error| JournalError::io("opening", path, &error))
 }
 
 /// The writing connection, brought up to date, and the first free numbers of drafts ([`RESERVE`] from there are reserved)

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use super::apply::{changed, event, next_event};
 use super::error::JournalError;
 use super::folders::Change;
-use super::read::{Reader, unknown_word, unsigned};
+use super::read::Reader;
+use super::rows::{unknown_word, unsigned};
 use super::schema;
 
 /// Number of an outbox row; never given out twice.

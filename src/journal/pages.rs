@@ -6,8 +6,9 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use super::JournalError;
 use super::folders::{self, FolderRow};
 use super::outbox::{self, OutboxId, OutboxRow, OutboxState};
-use super::read::{self, CommitRow, DRAFT, EventRow, LogRow, Reader, as_path};
+use super::read::{CommitRow, EventRow, LogRow, Reader, as_path};
 use super::record::{DraftId, DraftRow};
+use super::rows::{self, DRAFT};
 
 /// Rows looked at for one page. A search that finds little returns a short page, and where to go on.
 const LOOKED_AT: usize = 20_000;
@@ -108,7 +109,7 @@ impl Reader {
     ) -> Result<Page<DraftRow>, JournalError> {
         let sql = format!("{DRAFT} WHERE {which} AND id > ?1 ORDER BY id");
         let select =
-            Select { sql: &sql, row: read::draft, path: |draft| &draft.path, position: |_, draft| Ok(draft.id) };
+            Select { sql: &sql, row: rows::draft, path: |draft| &draft.path, position: |_, draft| Ok(draft.id) };
         self.read(|conn| select.page(conn, after, limit, wanted))
     }
 
@@ -121,13 +122,13 @@ impl Reader {
         );
         let select = Select {
             sql: &sql,
-            row: read::draft,
+            row: rows::draft,
             path: |draft| &draft.path,
             position: |conn, draft| Ok(event_of(conn, draft.id)?.unwrap_or(0)),
         };
         self.read(|conn| {
             let page = select.page(conn, before, limit, wanted)?;
-            let with_commit = |draft: DraftRow| Ok(LogRow { commit: read::commit_of(conn, draft.id)?, draft });
+            let with_commit = |draft: DraftRow| Ok(LogRow { commit: rows::commit_of(conn, draft.id)?, draft });
             let rows = page.rows.into_iter().map(with_commit).collect::<rusqlite::Result<_>>()?;
             Ok(Page { rows, next: page.next })
         })
@@ -196,7 +197,7 @@ impl Reader {
             let together = conn.unchecked_transaction()?;
             let (oldest, newest) = event_range(&together)?;
             let known = (oldest - 1..=newest).contains(&position);
-            let rows = read::events_after(&together, if known { position } else { oldest - 1 }, limit)?;
+            let rows = rows::events_after(&together, if known { position } else { oldest - 1 }, limit)?;
             Ok(Events { known, oldest, rows })
         })
     }
@@ -217,7 +218,7 @@ impl Reader {
                 .query_row([path], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, DraftId>(1)?)))
                 .optional()?;
             let Some((event, id)) = newest else { return Ok(None) };
-            Ok(read::commit_of(conn, id)?.map(|commit| (event, commit)))
+            Ok(rows::commit_of(conn, id)?.map(|commit| (event, commit)))
         })
     }
 

@@ -19,7 +19,7 @@ use super::intake::{Intake, Message, Queued};
 use super::named::{draft_of, name};
 use super::record::{DraftId, Entry};
 use super::redo::{self, Redo};
-use super::{JournalError, read, schema};
+use super::{JournalError, rows, schema};
 use crate::metrics;
 use crate::sys::clock;
 
@@ -366,9 +366,9 @@ impl Writer {
     fn spread_the_news(&self) {
         let known = self.feed.newest();
         let spread = if self.feed.is_followed() {
-            read::events_after(&self.conn, known, usize::MAX).map(|events| self.feed.publish(events))
+            rows::events_after(&self.conn, known, usize::MAX).map(|events| self.feed.publish(events))
         } else {
-            read::newest_event(&self.conn).map(|newest| {
+            rows::newest_event(&self.conn).map(|newest| {
                 if newest > known {
                     self.feed.skip_to(newest);
                 }
