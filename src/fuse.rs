@@ -161,9 +161,9 @@ impl Filesystem for Adapter {
         self.fs.forget(ino.0, nlookup);
     }
 
-    fn getattr(&self, _req: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
+    fn getattr(&self, req: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
         metrics::request(Op::Getattr);
-        self.fs.getattr(ino.0, fh.map(|fh| fh.0), |attr| reply_attr(Op::Getattr, reply, attr));
+        self.fs.getattr(caller(req), ino.0, fh.map(|fh| fh.0), |attr| reply_attr(Op::Getattr, reply, attr));
     }
 
     fn setattr(

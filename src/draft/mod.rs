@@ -113,6 +113,12 @@ impl Draft {
         self.body.read_recursive().content()
     }
 
+    /// The same, if it is whole: `EBUSY` as long as something may be written to it.
+    pub fn settled_content(&self) -> Result<Arc<Content>> {
+        let body = self.body.read_recursive();
+        if body.phase.is_pending() { Err(Errno::BUSY) } else { body.content() }
+    }
+
     /// The file whose inode stands for the draft where locks are concerned: the version's below it, which others have
     /// open, or its own.
     pub fn lockable(&self) -> Result<Arc<Content>> {

@@ -14,6 +14,7 @@ use super::{Attr, Done, Fs};
 use crate::draft::{Caller, Draft, Keep, Wants};
 use crate::inode::{Content, Key, Node, NodeFd};
 use crate::sys::at;
+use crate::sys::procfs;
 use crate::sys::stat;
 use crate::sys::{Errno, Kind, Result, Stat};
 
@@ -22,7 +23,10 @@ const DRAFT_TTL: Duration = Duration::from_secs(3600);
 
 impl Fs {
     /// Attributes of a node, through an open descriptor if there is one.
-    pub fn getattr(self: &Arc<Self>, node: u64, fh: Option<u64>, done: impl Done<Attr>) {
+    pub fn getattr(self: &Arc<Self>, caller: Caller, node: u64, fh: Option<u64>, done: impl Done<Attr>) {
+        if let Some(errno) = self.refused_write(caller, node) {
+            return done(Err(errno));
+        }
         let attr = self.attributes(node, fh);
         let news = |Attr { stat, .. }: &Attr| {
             let node = self.nodes().get(node).ok()?;
@@ -48,6 +52,13 @@ impl Fs {
             }
             done(attr);
         });
+    }
+
+    /// Why a write is refused in the middle of which the kernel asks for attributes: it gathers what is written, as much as that may
+    /// be, also for a draft whose content is lost already.
+    fn refused_write(&self, caller: Caller, node: u64) -> Option<Errno> {
+        let (_, errno) = self.drafts.get(node).filter(|_| self.options.gathers)?.tainted()?;
+        procfs::is_writing(caller.tid).then_some(errno)
     }
 
     /// The attributes, as the export has them.
@@ -386,7 +397,7 @@ fn draft_attr(draft: &Draft, writes: bool) -> Result<Attr> {
             draft.taint("attributes", errno);
         }
     })?;
-    // Nor does it tell the daemon what it writes by itself.
-    let ttl = if draft.is_passed_through() { Duration::ZERO } else { DRAFT_TTL };
+    // Nor does it tell the daemon what it writes by itself. And before each write to what is lost already it shall ask.
+    let ttl = if draft.is_passed_through() || draft.tainted().is_some() { Duration::ZERO } else { DRAFT_TTL };
     Ok(Attr { stat, ttl })
 }

@@ -4,7 +4,6 @@
 use std::ffi::OsStr;
 use std::sync::Arc;
 
-use super::xattr::CAPABILITY;
 use super::{Changes, Done, Fs};
 use crate::commit::Target;
 use crate::draft::{Caller, Draft};
@@ -102,7 +101,7 @@ impl Fs {
         let creds = self.creds(caller);
         self.committer.staging.acting(creds.as_ref(), || match value {
             // As with set-id bits.
-            Some(_) if name == CAPABILITY => Ok(()),
+            Some(_) if name == xattr::CAPABILITY => Ok(()),
             Some(value) => xattr::set(content, name, value, 0),
             None => match xattr::remove(content, name) {
                 Err(Errno::NODATA) => Ok(()),

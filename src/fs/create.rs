@@ -15,7 +15,7 @@ use crate::commit::Target;
 use crate::draft::{Caller, Draft, Ending, NewDraft, Phase, Wants, Writer};
 use crate::failpoint;
 use crate::inode::{Content, Node};
-use crate::sys::{Errno, Kind, Result, acl, at, process, stat};
+use crate::sys::{Errno, Kind, Result, acl, at, mount, process, stat};
 
 /// A created and opened file.
 #[derive(Clone, Debug)]
@@ -80,7 +80,7 @@ impl Fs {
             return self.join(new, &folder, draft, done);
         }
         self.drafts.switches.end(new.caller.tid);
-        match self.create_now(&new, &folder) {
+        match self.with_room(|| self.create_now(&new, &folder)) {
             Err(Errno::STALE) if new.again => self.open_existing(new, &folder, done),
             created => done(created),
         }
@@ -302,13 +302,24 @@ impl Fs {
         at::readlink(self.nodes().fd(&node)?)
     }
 
+    /// Without room for a new name, or for its inode, what is kept for later makes way.
+    fn with_room<T>(&self, call: impl Fn() -> Result<T>) -> Result<T> {
+        loop {
+            let seen = self.reaper.purges();
+            match call() {
+                Err(errno) if mount::is_no_space(errno) && self.reaper.make_room(seen) => {}
+                other => return other,
+            }
+        }
+    }
+
     /// Makes a name by `call`, as the caller, and looks it up.
     pub(super) fn make(
         &self,
         caller: Caller,
         parent: u64,
         name: &OsStr,
-        call: impl FnOnce(std::os::fd::BorrowedFd<'_>) -> Result<()>,
+        call: impl Fn(std::os::fd::BorrowedFd<'_>) -> Result<()>,
     ) -> Result<Entry> {
         self.refuse_hidden(parent, name)?;
         let folder = self.folder(parent)?;
@@ -316,7 +327,8 @@ impl Fs {
             return Err(Errno::EXIST);
         }
         let creds = self.creds(caller);
-        self.committer.make(&folder, name, |dir| self.committer.staging.acting(creds.as_ref(), || call(dir)))?;
+        let make = |dir: std::os::fd::BorrowedFd<'_>| self.committer.staging.acting(creds.as_ref(), || call(dir));
+        self.with_room(|| self.committer.make(&folder, name, make))?;
         let (node, stat) = self.nodes().lookup(&folder, name)?;
         Ok(self.version_entry(&node, stat, self.options.ttl))
     }

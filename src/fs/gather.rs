@@ -45,6 +45,21 @@ impl Fs {
         self.after_gathering(drafts, then);
     }
 
+    /// Calls `then` when the daemon knows whether anything was written to a draft that has this node: at once, for the most part.
+    pub(super) fn with_content_known(self: &Arc<Self>, node: u64, then: impl FnOnce(&Arc<Fs>) + Send + 'static) {
+        let unknown = self.drafts.get(node).filter(|draft| self.options.gathers && is_unknown(draft));
+        self.after_gathering(unknown.into_iter().collect(), then);
+    }
+
+    /// The kernel asks again for attributes before it goes by them, as it does before it takes what is written.
+    pub(super) fn forget_attributes(&self, node: u64) {
+        if let Some(kernel) = self.kernel.get()
+            && let Err(error) = kernel.inval_inode(INodeNo(node), -1, 0)
+        {
+            tracing::debug!(%error, "the kernel keeps attributes that are none any more");
+        }
+    }
+
     fn after_gathering(self: &Arc<Self>, drafts: Vec<Arc<Draft>>, then: impl FnOnce(&Arc<Fs>) + Send + 'static) {
         if drafts.is_empty() {
             return then(self);

@@ -27,15 +27,16 @@ const ONE_REQUEST: u64 = 1 << 20;
 /// What a write is called when it fails.
 const WRITE: &str = "write";
 
+/// What a request for room ahead of the writes is called. Refused, it has changed nothing that was written.
+const ALLOCATE: &str = "allocate";
+
 struct Change<T> {
     call: Call<T>,
     keep: Keep,
     /// What to call it when it fails.
     step: &'static str,
-    /// How often room was made before it was tried.
-    seen: u64,
-    /// Room was made for it once.
-    last: bool,
+    /// How often room was made before it was tried; `None` if none is to be made for it any more.
+    seen: Option<u64>,
 }
 
 impl Fs {
@@ -79,9 +80,14 @@ impl Fs {
             return done(Ok(len));
         }
         let least = if self.options.nfs { ONE_REQUEST } else { 0 };
+        let fs = self.clone();
         self.write(caller, fh, offset, data, Written::Earlier, move |written| {
             match written {
-                Err(_) if draft.tainted().is_some() => done(Ok(len)),
+                Err(_) if draft.tainted().is_some() => {
+                    // Who goes on writing is told by the answer to that.
+                    fs.forget_attributes(draft.node);
+                    done(Ok(len));
+                }
                 other => done(other),
             }
             // The kernel sends what it has gathered when the file is closed, for the most part: the disk begins while
@@ -207,7 +213,8 @@ impl Fs {
         }
     }
 
-    /// Without room, what is kept for later makes way, and the change is tried once more.
+    /// Without room, what is kept for later makes way, and the change is tried again as long as something does: others write, too.
+    /// Who asks for room ahead of time may ask for more than there ever was, and is refused after one attempt.
     fn change_failed<T: Send + 'static>(
         self: &Arc<Self>,
         draft: Arc<Draft>,
@@ -220,12 +227,15 @@ impl Fs {
         }
         let fs = self.clone();
         self.copies.run(move || {
-            if !change.last && fs.reaper.make_room(change.seen) {
-                fs.change_now(draft, Change { last: true, ..change }, done);
-            } else {
-                draft.taint(change.step, errno);
-                done(Err(errno));
+            let is_ahead = change.step == ALLOCATE;
+            if change.seen.is_some_and(|seen| fs.reaper.make_room(seen)) {
+                let seen = (!is_ahead).then(|| fs.reaper.purges());
+                return fs.change_now(draft, Change { seen, ..change }, done);
             }
+            if !is_ahead {
+                draft.taint(change.step, errno);
+            }
+            done(Err(errno));
         });
     }
 
@@ -239,7 +249,7 @@ impl Fs {
         done: impl Done<T>,
     ) {
         let call: Call<T> = Arc::new(move |draft| draft.alter(step, &call));
-        self.change_now(draft, Change { call, keep, step, seen: self.reaper.purges(), last: false }, done);
+        self.change_now(draft, Change { call, keep, step, seen: Some(self.reaper.purges()) }, done);
     }
 
     /// Allocates, punches or zeroes a range.
@@ -251,7 +261,9 @@ impl Fs {
         };
         match self.handles.get(fh).as_deref() {
             Ok(Handle::Draft { draft, writes: true, .. }) => {
-                self.alter(draft.clone(), Keep::All, "fallocate", call, done);
+                let frees = FallocateFlags::PUNCH_HOLE | FallocateFlags::ZERO_RANGE | FallocateFlags::COLLAPSE_RANGE;
+                let is_ahead = !FallocateFlags::from_bits_retain(mode).intersects(frees);
+                self.alter(draft.clone(), Keep::All, if is_ahead { ALLOCATE } else { "fallocate" }, call, done);
             }
             Ok(Handle::Direct { file, node, writes: true }) => {
                 let end = if mode & FallocateFlags::KEEP_SIZE.bits() == 0 { offset + len } else { 0 };
@@ -354,7 +366,7 @@ impl Fs {
 /// A write that is to be tried again: its data is kept.
 fn rewrite(data: &[u8], offset: u64, seen: u64) -> Change<()> {
     let data: Arc<[u8]> = data.into();
-    Change { call: Arc::new(move |draft| draft.write(&data, offset)), keep: Keep::All, step: WRITE, seen, last: false }
+    Change { call: Arc::new(move |draft| draft.write(&data, offset)), keep: Keep::All, step: WRITE, seen: Some(seen) }
 }
 
 fn read_at(file: &Content, buffer: &mut [u8], offset: u64) -> Result<usize> {

@@ -6,25 +6,25 @@ use std::sync::Arc;
 use super::wait::Until;
 use super::{Done, Entry, Fs};
 use crate::draft::Caller;
-use crate::sys::{Errno, Result, at};
+use crate::sys::{Result, at};
 
 impl Fs {
     /// Gives the node's inode a further name. A draft that is still written has no whole content to show under one.
     pub fn link(self: &Arc<Self>, caller: Caller, node: u64, parent: u64, name: &OsStr, done: impl Done<Entry>) {
-        match self.drafts.get(node) {
+        let name = name.to_owned();
+        self.with_content_known(node, move |fs| match fs.drafts.get(node) {
             Some(draft) if draft.is_about_to_end() => {
-                let (fs, name) = (self.clone(), name.to_owned());
-                self.park(Until::Released(draft), move |_| done(fs.link_now(caller, node, parent, &name)));
+                let by = fs.clone();
+                fs.park(Until::Released(draft), move |_| done(by.link_now(caller, node, parent, &name)));
             }
-            _ => done(self.link_now(caller, node, parent, name)),
-        }
+            _ => done(fs.link_now(caller, node, parent, &name)),
+        });
     }
 
     fn link_now(&self, caller: Caller, node: u64, parent: u64, name: &OsStr) -> Result<Entry> {
         match self.drafts.get(node) {
-            Some(draft) if draft.is_pending() => Err(Errno::BUSY),
             Some(draft) => {
-                let file = draft.content()?;
+                let file = draft.settled_content()?;
                 self.make(caller, parent, name, |dir| at::link(&*file, dir, name))
             }
             None => {

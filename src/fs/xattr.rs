@@ -10,16 +10,14 @@ use super::{Done, Fs};
 use crate::draft::{Caller, Keep};
 use crate::inode::{Content, ROOT_ID};
 use crate::sys::stat::Time;
-use crate::sys::{Errno, Kind, Result, acl, at, xattr};
+use crate::sys::xattr::{self, CAPABILITY};
+use crate::sys::{Errno, Kind, Result, acl, at};
 
 /// Prefix of the attributes that the mount itself provides: read-only, never listed, never stored.
 const VIRTUAL: &[u8] = b"user.commitfs.";
 
 /// On the root: the state folder.
 pub const STATE_DIR: &str = "user.commitfs.state_dir";
-
-/// What a program may do by its file.
-pub(super) const CAPABILITY: &str = "security.capability";
 
 /// Prefix of what only root is told of.
 const TRUSTED: &[u8] = b"trusted.";
@@ -107,15 +105,18 @@ impl Fs {
         if let Err(errno) = self.refuse_virtual(name) {
             return done(Err(errno));
         }
-        let creds = self.creds(caller);
-        self.touch(node);
-        let done = self.carried_xattr(caller, node, name, Some(value), done);
-        let (fs, name, value) = (self.clone(), name.to_owned(), value.to_owned());
-        self.when_filled(self.drafts.get(node), move || {
-            let set = |fd: BorrowedFd<'_>| {
-                fs.committer.staging.acting(creds.as_ref(), || xattr::set(fd, &name, &value, flags))
-            };
-            done(fs.with_inode(node, set));
+        let (name, value) = (name.to_owned(), value.to_owned());
+        self.with_content_known(node, move |fs| {
+            let creds = fs.creds(caller);
+            fs.touch(node);
+            let done = fs.carried_xattr(caller, node, &name, Some(&value), done);
+            let by = fs.clone();
+            fs.when_filled(fs.drafts.get(node), move || {
+                let set = |fd: BorrowedFd<'_>| {
+                    by.committer.staging.acting(creds.as_ref(), || xattr::set(fd, &name, &value, flags))
+                };
+                done(by.with_inode(node, set));
+            });
         });
     }
 
@@ -153,13 +154,17 @@ impl Fs {
                 };
                 self.alter(draft, Keep::All, "attributes", call, done);
             }
-            draft => {
-                let done = self.carried_xattr(caller, node, name, None, done);
-                let (fs, name) = (self.clone(), name.to_owned());
-                self.when_filled(draft, move || {
-                    let remove =
-                        |fd: BorrowedFd<'_>| fs.committer.staging.acting(creds.as_ref(), || xattr::remove(fd, &name));
-                    done(fs.with_inode(node, remove));
+            _ => {
+                let name = name.to_owned();
+                self.with_content_known(node, move |fs| {
+                    let done = fs.carried_xattr(caller, node, &name, None, done);
+                    let by = fs.clone();
+                    fs.when_filled(fs.drafts.get(node), move || {
+                        let remove = |fd: BorrowedFd<'_>| {
+                            by.committer.staging.acting(creds.as_ref(), || xattr::remove(fd, &name))
+                        };
+                        done(by.with_inode(node, remove));
+                    });
                 });
             }
         }

@@ -88,7 +88,10 @@ impl Reaper {
 
     pub(super) fn is_roomy(&self) -> bool {
         match at::statvfs(self.by.staging.trash()) {
-            Ok(fs) => u128::from(fs.f_bavail) * 100 >= u128::from(fs.f_blocks) * u128::from(self.options.watermark),
+            // Of inodes, too; a file system that makes them as it goes tells of none.
+            Ok(fs) => [(fs.f_bavail, fs.f_blocks), (fs.f_favail, fs.f_files)]
+                .into_iter()
+                .all(|(free, all)| u128::from(free) * 100 >= u128::from(all) * u128::from(self.options.watermark)),
             Err(errno) => {
                 tracing::debug!(%errno, "the export does not tell its free space");
                 true

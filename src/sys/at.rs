@@ -214,6 +214,15 @@ pub fn only_appends(fd: impl AsFd) -> Result<bool> {
     Ok(rustix::fs::fcntl_getfl(fd)?.contains(OFlags::APPEND))
 }
 
+/// Reads by this descriptor, and its duplicates, leave the file's access time alone from now on, where its owner is who asks.
+pub fn leave_atime(fd: impl AsFd) {
+    let set =
+        rustix::fs::fcntl_getfl(fd.as_fd()).and_then(|flags| rustix::fs::fcntl_setfl(fd, flags | OFlags::NOATIME));
+    if let Err(errno) = set {
+        tracing::debug!(%errno, "a file is read and its access time set");
+    }
+}
+
 /// Sets a file's length.
 pub fn truncate(fd: impl AsFd, size: u64) -> Result<()> {
     retry_on_intr(|| rustix::fs::ftruncate(fd.as_fd(), size))

@@ -17,7 +17,7 @@ use std::time::Duration;
 use rustix::fs::{Mode, OFlags};
 use rustix::time::ClockId;
 
-pub use calls::{Interruption, LockCall, call, interruption, lock_call};
+pub use calls::{Interruption, LockCall, call, interruption, is_writing, lock_call};
 pub use tables::{Has, Holds, MountId, OpenFile, cached_sizes, has_open, holds};
 
 /// Clock ticks per second in `/proc` (USER_HZ, the same on every Linux architecture that has FUSE).

@@ -9,6 +9,9 @@ use rustix::fs::XattrFlags;
 use super::at::{either, proc_path};
 use super::{Errno, Result};
 
+/// What a program may do by its file.
+pub const CAPABILITY: &str = "security.capability";
+
 /// The value of one attribute.
 pub fn get(fd: impl AsFd, name: &OsStr) -> Result<Vec<u8>> {
     either(

@@ -182,6 +182,50 @@ fn s22_attributes_of_the_draft_stay_hidden_from_outsiders() {
 }
 
 #[test]
+fn s22_attributes_that_a_writer_sets_after_its_first_write_stay_hidden_too() {
+    let m = Mount::new();
+    if !takes_xattrs(&m) {
+        return eprintln!("SKIPPED: the export has no attributes");
+    }
+    let (w, r) = m.pair();
+    w.put("f", "old").unwrap();
+    w.set_xattr("f", "user.sum", "of old").unwrap();
+    let fd = w.open("f", "rw").unwrap();
+    w.pwrite(fd, 0, "NEW").unwrap();
+    w.set_xattr("f", "user.sum", "of new").unwrap();
+    assert_eq!((r.cat("f").unwrap(), r.xattr("f", "user.sum").unwrap()), (b"old".to_vec(), b"of old".to_vec()));
+    assert_eq!(w.xattr("f", "user.sum").unwrap(), b"of new");
+    w.close(fd).unwrap();
+    assert_eq!((r.cat("f").unwrap(), r.xattr("f", "user.sum").unwrap()), (b"NEW".to_vec(), b"of new".to_vec()));
+}
+
+#[test]
+fn s22_an_access_time_that_was_set_stays() {
+    let m = Mount::new();
+    let w = m.agent("W");
+    for round in 0..5 {
+        let name = format!("f{round}");
+        w.put(&name, "0123456789").unwrap();
+        let fd = w.open(&name, "rw").unwrap();
+        // Not in order: its digest is taken from the version.
+        w.pwrite(fd, 5, "B").unwrap();
+        w.pwrite(fd, 1, "A").unwrap();
+        w.futimens(fd, 1_000_000_000, 2_000_000_000).unwrap();
+        w.close(fd).unwrap();
+        let digested = || {
+            m.json(&["log"])
+                .as_array()
+                .unwrap()
+                .iter()
+                .any(|row| row["path"] == *name && row["digest"].is_string() && row["kind"] != "new")
+        };
+        eventually("the digest is taken", digested);
+        let atime = std::os::unix::fs::MetadataExt::atime(&m.raw(&name).metadata().unwrap());
+        assert_eq!(atime, 1, "{name}");
+    }
+}
+
+#[test]
 fn s22_the_times_of_a_version_are_those_of_its_last_write() {
     let m = Mount::new();
     let (w, r) = m.pair();

@@ -254,3 +254,19 @@ fn s47_renames_with_flags_do_as_the_backing_can() {
         Err(error) => assert_eq!(error, "EINVAL"),
     }
 }
+
+#[test]
+fn s47_what_is_being_written_gets_no_further_name_also_if_only_the_kernel_knows() {
+    let m = Mount::new();
+    let (w, r) = m.pair();
+    for how in ["rw", "rw|append"] {
+        w.put("f", "old").unwrap();
+        let fd = w.open("f", how).unwrap();
+        w.write(fd, "NEW").unwrap();
+        assert_eq!(w.link("f", "g").unwrap_err(), "EBUSY", "{how}");
+        w.close(fd).unwrap();
+        w.link("f", "g").unwrap();
+        assert_eq!(r.cat("g").unwrap(), r.cat("f").unwrap());
+        w.unlink("g").unwrap();
+    }
+}

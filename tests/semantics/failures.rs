@@ -176,3 +176,56 @@ fn s39_a_close_whose_staged_file_was_removed_fails_and_the_old_version_stays() {
     r.sees_nothing("new");
     m.quarantined("new");
 }
+
+#[test]
+fn s39_room_that_is_refused_ahead_of_the_writes_costs_nothing_that_was_written() {
+    let small = SmallFs::new(24);
+    let m = Setup::default().backing(small.path()).mount();
+    let (w, r) = m.pair();
+    w.put("f", "old").unwrap();
+    for (name, content) in [("f", "hello"), ("new", "hello")] {
+        let fd = w.open(name, "rw|creat").unwrap();
+        assert_eq!(w.fallocate(fd, "", 0, 1 << 36).unwrap_err(), "ENOSPC");
+        w.ftruncate(fd, 0).unwrap();
+        w.pwrite(fd, 0, content).unwrap();
+        w.fsync(fd).unwrap();
+        w.close(fd).unwrap();
+        assert_eq!(r.cat(name).unwrap(), content.as_bytes());
+    }
+    let fd = w.open("f", "rw").unwrap();
+    assert_eq!(w.fallocate(fd, "", 0, 1 << 36).unwrap_err(), "ENOSPC");
+    w.close(fd).unwrap();
+    assert_eq!(&r.cat("f").unwrap()[..5], b"hello");
+    m.nothing_quarantined();
+}
+
+/// Or a program that writes until the disk is full would never end, and fill the kernel's memory.
+#[test]
+fn s39_who_goes_on_writing_is_told_that_the_disk_is_full() {
+    let small = SmallFs::new(24);
+    let m = Setup::default().backing(small.path()).mount();
+    let w = m.agent("W");
+    let fd = w.open("f", "w|creat").unwrap();
+    let refused = (0..4096).find_map(|nth| w.fill(fd, nth << 20, 1 << 20, nth).err());
+    assert_eq!(refused.expect("4 GiB were taken"), "ENOSPC");
+    assert_eq!(w.fstat(fd).map(drop), Ok(()), "attributes are told as before");
+    assert_eq!(w.close(fd).unwrap_err(), "ENOSPC");
+}
+
+#[test]
+fn s58_files_that_are_kept_do_not_use_the_inodes_up() {
+    let small = SmallFs::made_by(&["mkfs.ext4", "-q", "-F", "-m", "0", "-N", "200", "-O", "^has_journal"], 64);
+    let m = Setup::default().backing(small.path()).options("retain=1h,watermark=0").mount();
+    let w = m.agent("W");
+    for round in 0..8 {
+        let names: Vec<_> = (0..40).map(|nth| format!("f{nth}")).collect();
+        for name in &names {
+            w.put(name, "content").unwrap_or_else(|errno| panic!("{name} in round {round}: {errno:?}"));
+        }
+        for name in &names {
+            w.unlink(name).unwrap();
+        }
+        w.mkdir("d").unwrap();
+        w.rmdir("d").unwrap();
+    }
+}

@@ -56,6 +56,20 @@ pub fn lock_call(tid: u32) -> Option<LockCall> {
     })
 }
 
+/// True if a thread is in a call that writes to a file.
+pub fn is_writing(tid: u32) -> bool {
+    let calls = [
+        libc::SYS_write,
+        libc::SYS_pwrite64,
+        libc::SYS_writev,
+        libc::SYS_pwritev,
+        libc::SYS_pwritev2,
+        libc::SYS_sendfile,
+        libc::SYS_splice,
+    ];
+    syscall_of(tid).is_some_and(|(number, _)| calls.contains(&number))
+}
+
 /// Whether a signal waits for a thread that would end its system call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Interruption {
