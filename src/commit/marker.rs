@@ -6,6 +6,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 
 use rustix::fs::OFlags;
 
@@ -16,7 +17,7 @@ use crate::journal::DraftId;
 use crate::rules::Mode;
 use crate::sys::at;
 use crate::sys::cred::Creds;
-use crate::sys::{Errno, Kind, Result, digest, stat};
+use crate::sys::{Errno, Kind, Result, Stat, digest, stat};
 
 /// What a marker's name ends in.
 pub const MARKER: &str = ".done";
@@ -44,8 +45,9 @@ impl Committer {
         decision.done_marker && decision.mode == Mode::Atomic && !path.ends_with(MARKER.as_bytes())
     }
 
-    /// Takes a version's marker away, durably. One that is not there is fine.
-    pub fn remove_marker(&self, folder: &Node, name: &OsStr, writer: Option<&Creds>) -> Result<()> {
+    /// Takes a version's marker away, durably, before something happens to its name: where that fails, [`Self::put_marker_back`].
+    /// False if there was none.
+    pub fn remove_marker(&self, folder: &Node, name: &OsStr, writer: Option<&Creds>) -> Result<bool> {
         failpoint!("marker_before_remove");
         let marker = marker_of(name);
         let remove = |dir: BorrowedFd<'_>| match self.nodes.is_gone(folder) {
@@ -57,11 +59,17 @@ impl Committer {
             Ok(()) => {
                 self.sync_folder(folder)?;
                 failpoint!("marker_after_remove");
-                Ok(())
+                Ok(true)
             }
-            Err(Errno::NOENT | Errno::NAMETOOLONG) => Ok(()),
+            Err(Errno::NOENT | Errno::NAMETOOLONG) => Ok(false),
             Err(other) => Err(other),
         }
+    }
+
+    /// Writes the marker again that was removed for something which has failed: of what has the name, if that is a version.
+    pub fn put_marker_back(&self, folder: &Arc<Node>, name: &OsStr) {
+        let target = Target { parent: folder.clone(), name: name.to_owned() };
+        self.complete_marker(self.journal.next_draft_id(), &target.path(), |_| true);
     }
 
     /// Writes the marker of the version under `target`, whose open file is `version`. `digest` saves a read.
@@ -98,18 +106,18 @@ impl Committer {
         self.sync_folder(&target.parent)
     }
 
-    /// Writes the marker of whatever version is under a path, if it has none: for recovery.
-    pub(super) fn complete_marker(&self, id: DraftId, path: &[u8]) {
+    /// Writes the marker of the version under a path, if it has none and `is_marked` says so of it.
+    pub fn complete_marker(&self, id: DraftId, path: &[u8], is_marked: impl FnOnce(&Stat) -> bool) {
         let complete = || {
             let (found, name) = self.find_folder(path)?;
             let dir = self.nodes.fd(&found.folder)?;
             match stat::stat_at(&dir, marker_of(name)) {
                 Err(Errno::NOENT) => {}
-                Ok(_) => return Ok(()),
+                Ok(_) | Err(Errno::NAMETOOLONG) => return Ok(()),
                 Err(other) => return Err(other),
             }
             match stat::stat_at(&dir, name) {
-                Ok(there) if there.kind == Kind::File => {}
+                Ok(there) if there.kind == Kind::File && is_marked(&there) => {}
                 Ok(_) | Err(Errno::NOENT) => return Ok(()),
                 Err(other) => return Err(other),
             }
@@ -120,5 +128,13 @@ impl Committer {
         if let Err(errno) = complete() {
             tracing::error!(draft = id, path = display_path(path), %errno, "cannot write the marker of a complete file");
         }
+    }
+
+    /// True if what a name holds came there by a commit, for all that the journal remembers: other files have no marker.
+    pub(super) fn was_committed(&self, path: &[u8], there: &Stat) -> bool {
+        self.journal.read(|reader| reader.was_committed(path, there.ino)).unwrap_or_else(|error| {
+            tracing::error!(path = display_path(path), %error, "cannot tell whether it was committed");
+            false
+        })
     }
 }

@@ -179,15 +179,20 @@ impl Durable {
             return Err(Failed { step: "journal", errno: Errno::from_raw_os_error(error.errno()) });
         }
         metrics::phase(Phase::Journal, began.elapsed());
-        if sealed.marked {
-            let Target { parent, name } = &sealed.target;
-            let removed = by.remove_marker(parent, name, sealed.writer.as_ref());
-            removed.map_err(|errno| Failed { step: "marker", errno })?;
-        }
+        let Target { parent, name } = &sealed.target;
+        let unmarked = sealed.marked
+            && by
+                .remove_marker(parent, name, sealed.writer.as_ref())
+                .map_err(|errno| Failed { step: "marker", errno })?;
         by.staging.trim(&sealed.staged, &stat);
         failpoint!("commit_before_rename");
         let began = Instant::now();
-        let placed = by.place(&sealed).map_err(|errno| by.not_placed(&sealed, errno))?;
+        let placed = by.place(&sealed).map_err(|errno| {
+            if unmarked {
+                by.put_marker_back(parent, name);
+            }
+            by.not_placed(&sealed, errno)
+        })?;
         failpoint!("commit_after_rename");
         let renamed = Instant::now();
         metrics::phase(Phase::Rename, renamed - began);

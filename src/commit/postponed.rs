@@ -179,7 +179,7 @@ impl Committer {
         };
         let row = DraftRow { path: target.path(), ..row.clone() };
         if marked && ours.is_some() {
-            self.complete_marker(row.id, &row.path);
+            self.complete_marker(row.id, &row.path, |there| there.ino == row.ino);
         }
         self.record_published(&row, ours);
         self.leave(claim, &[(parent, name)]);

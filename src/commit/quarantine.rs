@@ -7,6 +7,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::time::Instant;
 
+use rustix::fs::OFlags;
+
 use super::{Committer, Sealed, Staged, Target};
 use crate::inode::{Content, Node, display_path};
 use crate::journal::{DraftId, DraftRow, DraftState, Entry, Owner};
@@ -191,16 +193,27 @@ impl Committer {
         let failed = |errno: Errno, step: &str| VerbError::new(errno, format!("{step} {path}: {errno}"));
         let (found, name) = self.find_folder(&row.path).map_err(|errno| failed(errno, "folder of"))?;
         let target = Target { parent: found.folder.clone(), name: name.to_owned() };
-        if let Ok(there) = self.nodes.fd(&target.parent).and_then(|dir| stat::stat_at(dir, name))
-            && there.kind != Kind::File
-        {
+        let dir = self.nodes.fd(&target.parent).map_err(|errno| failed(errno, "folder of"))?;
+        let there = match stat::stat_at(&dir, name) {
+            Ok(there) => Some(there),
+            Err(Errno::NOENT) => None,
+            Err(errno) => return Err(failed(errno, "looking at")),
+        };
+        if let Some(there) = there.as_ref().filter(|there| there.kind != Kind::File) {
             let message = format!("{path}: is {}: a file does not take its place; move it away first", there.kind);
             return Err(VerbError::new(if there.kind == Kind::Dir { Errno::ISDIR } else { Errno::EXIST }, message));
         }
         let file = Content::new(self.staging.read(&row.stage).map_err(|errno| failed(errno, "content for"))?);
+        let staged = Staged { file, name: row.stage, ino: row.ino };
+        if there.is_some() {
+            let version = at::open_file(&dir, name, OFlags::RDONLY, 0).map_err(|errno| failed(errno, "opening"))?;
+            let resembled = self.staging.resemble_version(&staged, &version);
+            resembled.map_err(|errno| failed(errno, "owner and attributes of"))?;
+        }
+        drop(dir);
         let sealed = Sealed {
             id,
-            staged: Staged { file, name: row.stage, ino: row.ino },
+            staged,
             target,
             kind: row.kind,
             writer: None,

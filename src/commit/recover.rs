@@ -60,7 +60,7 @@ impl Committer {
         let mut resolve = |mut row: DraftRow| {
             failpoint!("recover_before_resolve");
             let found = self.find_path(&mut row);
-            let (id, path, promised) = (row.id, row.path.clone(), row.state == DraftState::Sealed);
+            let (id, ino, path, promised) = (row.id, row.ino, row.path.clone(), row.state == DraftState::Sealed);
             let marked = self.wants_marker(&path);
             let (stage, quarantined) = (row.stage.clone(), done.quarantined);
             match self.resolve(row, found, marked, before, &mut done) {
@@ -77,7 +77,8 @@ impl Committer {
                 kept.push(stage);
             }
             if marked {
-                self.complete_marker(id, &path);
+                // Of a commit that was cut off: its version, or the one before, which was without its marker for a while.
+                self.complete_marker(id, &path, |there| there.ino == ino || self.was_committed(&path, there));
             }
         };
         // What was published, and not written down, came after every promise that was: it must be known first.

@@ -22,9 +22,9 @@ impl Committer {
         let stat = stat::stat_at(trash, staged)?;
         let replace = replace && !tree;
         let dir = self.revalidated(parent)?;
-        if replace && self.wants_marker(&target.path()) {
-            self.remove_marker(parent, name, None)?;
-        }
+        let is_file = stat::stat_at(&dir, name).is_ok_and(|there| there.kind == Kind::File);
+        let unmarked =
+            replace && is_file && self.wants_marker(&target.path()) && self.remove_marker(parent, name, None)?;
         let claim = self.claim(&[(parent, name)])?;
         let there = stat::stat_at(&dir, name).ok();
         let moved = match &there {
@@ -57,6 +57,9 @@ impl Committer {
             }
             if done && tree { vec![path] } else { Vec::new() }
         });
+        if moved.is_err() && unmarked {
+            self.put_marker_back(parent, name);
+        }
         if moved?.is_some()
             && let Some(there) = there
         {

@@ -70,16 +70,20 @@ impl Fs {
     }
 
     fn unlink_version(&self, caller: Caller, folder: &Arc<Node>, name: &OsStr) -> Result<()> {
-        self.drop_marker(caller, folder, name)?;
-        self.committer.unlink(self.creds(caller).as_ref(), folder, name)?;
+        let unmarked = self.drop_marker(caller, folder, name)?;
+        self.committer.unlink(self.creds(caller).as_ref(), folder, name).inspect_err(|_| {
+            if unmarked {
+                self.committer.put_marker_back(folder, name);
+            }
+        })?;
         self.locks.removed(folder.key, name);
         Ok(())
     }
 
-    /// A name that is about to lose its version, or to get another one by a rename, loses its marker first.
-    pub(super) fn drop_marker(&self, caller: Caller, folder: &Node, name: &OsStr) -> Result<()> {
+    /// A name that is about to lose its version, or to get another one by a rename, loses its marker first. False if it had none.
+    pub(super) fn drop_marker(&self, caller: Caller, folder: &Node, name: &OsStr) -> Result<bool> {
         if !self.committer.wants_marker(&folder.path_of(name)) {
-            return Ok(());
+            return Ok(false);
         }
         self.committer.remove_marker(folder, name, self.creds(caller).as_ref())
     }

@@ -198,6 +198,36 @@ impl Fs {
         }
     }
 
+    /// What is moved, and what loses its name to it, loses its marker; where that was so is returned.
+    fn drop_markers<'s>(
+        &self,
+        caller: Caller,
+        from: &'s Side,
+        to: &'s Side,
+        moved: &Stat,
+        flags: RenameFlags,
+    ) -> Result<Vec<&'s Side>> {
+        let (is_file, exchanges) = (moved.kind == Kind::File, flags.contains(RenameFlags::EXCHANGE));
+        let there = stat::stat_at(self.nodes().fd(&to.folder)?, &to.name).ok();
+        let is_over_file =
+            there.is_some_and(|there| there.kind == Kind::File) && (moved.kind != Kind::Dir || exchanges);
+        let mut dropped = Vec::new();
+        for (side, loses) in [(from, is_file), (to, is_file || is_over_file)] {
+            let had_one = loses && {
+                let result = self.drop_marker(caller, &side.folder, &side.name);
+                result.inspect_err(|_| self.put_markers_back(&dropped))?
+            };
+            dropped.extend(had_one.then_some(side));
+        }
+        Ok(dropped)
+    }
+
+    fn put_markers_back(&self, sides: &[&Side]) {
+        for side in sides {
+            self.committer.put_marker_back(&side.folder, &side.name);
+        }
+    }
+
     /// Renames on the export; `alone` if that is for a draft, which shares `renaming_folders`.
     fn rename_versions(&self, caller: Caller, from: &Side, to: &Side, flags: RenameFlags, alone: bool) -> Result<()> {
         let check = |moved: &Stat, replaced: Option<&Stat>| {
@@ -214,18 +244,18 @@ impl Fs {
         };
         // Before the names are claimed: a marker may be one of them.
         let moved = stat::stat_at(self.nodes().fd(&from.folder)?, &from.name)?;
-        if moved.kind == Kind::File {
-            self.drop_marker(caller, &from.folder, &from.name)?;
-            self.drop_marker(caller, &to.folder, &to.name)?;
-        }
+        let unmarked = self.drop_markers(caller, from, to, &moved, flags)?;
         let (old, new) = ((&from.folder, from.name.as_os_str()), (&to.folder, to.name.as_os_str()));
         // Until the drafts below are told of it, no close below is promised: its row would have the old path.
         let moves_folders = moved.kind == Kind::Dir || flags.contains(RenameFlags::EXCHANGE);
         let _settled = (moves_folders && !alone).then(|| self.committer.renaming_folders.write());
-        let told = self.tell_below(&moved, &from.target(), &to.target(), flags)?;
-        failpoint!("rename_before_move");
-        let creds = self.creds(caller);
-        let renamed = self.committer.rename(creds.as_ref(), old, new, flags, check).inspect_err(|_| told.undo(self))?;
+        let told = self.tell_below(&moved, &from.target(), &to.target(), flags);
+        let renamed = told.and_then(|told| {
+            failpoint!("rename_before_move");
+            let creds = self.creds(caller);
+            self.committer.rename(creds.as_ref(), old, new, flags, check).inspect_err(|_| told.undo(self))
+        });
+        let renamed = renamed.inspect_err(|_| self.put_markers_back(&unmarked))?;
         failpoint!("rename_after_move");
         self.note_moved(&renamed.moved, to);
         if let Some(there) = renamed.replaced

@@ -88,7 +88,8 @@ impl Fs {
             return Err(VerbError::new(Errno::PERM, format!("{}: is reserved", display_path(to))));
         }
         let mut changed = None;
-        let restored = self.reaper.restore(id, to, replace, |target| changed = Some(target.clone()));
+        let check = |path: &[u8], tree| self.refuse_written(path, tree);
+        let restored = self.reaper.restore(id, to, replace, check, |target| changed = Some(target.clone()));
         // It may have changed although that failed.
         if let Some(target) = changed {
             if let Some(draft) = self.drafts.at(target.parent.key, &target.name) {
@@ -100,6 +101,23 @@ impl Fs {
             self.tell(target);
         }
         restored.map(|target| target.path())
+    }
+
+    /// Fails if a folder would take a name that somebody writes: one above `path` that is missing, or a `tree` there.
+    fn refuse_written(&self, path: &[u8], tree: bool) -> Result<(), Errno> {
+        let above = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| (at, Errno::NOTDIR));
+        for (end, errno) in above.chain(tree.then_some((path.len(), Errno::EXIST))) {
+            let target = match self.committer.folder_of(&path[..end]) {
+                Ok(target) => target,
+                // Nothing is below what is missing.
+                Err(Errno::NOENT) => return Ok(()),
+                Err(other) => return Err(other),
+            };
+            if self.drafts.at(target.parent.key, &target.name).is_some_and(|draft| draft.is_pending()) {
+                return Err(errno);
+            }
+        }
+        Ok(())
     }
 
     /// True for what the mount does not show, and everything below it.

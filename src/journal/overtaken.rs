@@ -1,4 +1,4 @@
-//! What events tell of a name since a close was promised for it.
+//! What was committed under a name, and what events tell of it since a close was promised for it.
 
 use rusqlite::{Connection, OptionalExtension};
 
@@ -37,6 +37,14 @@ impl Reader {
     /// that name later. Versions that were promised before it do not count.
     pub fn is_overtaken(&self, id: DraftId) -> Result<bool, JournalError> {
         self.read(|conn| is_overtaken(conn, id))
+    }
+
+    /// Whether inode `ino` was committed under this path. Looks through all commits.
+    pub fn was_committed(&self, path: &[u8], ino: u64) -> Result<bool, JournalError> {
+        self.read(|conn| {
+            conn.prepare_cached("SELECT EXISTS (SELECT 1 FROM commits WHERE path = ?1 AND ino = ?2)")?
+                .query_row((path, ino.cast_signed()), |row| row.get(0))
+        })
     }
 
     /// Whether inode `ino` is, under the name of a draft, the version of one that was promised before it over the same: so

@@ -282,7 +282,12 @@ impl Reaper {
             }
             swept.drafts_without_content += (lost.len() + renamed.len()) as u64;
             if repair {
-                renamed.into_iter().for_each(|(row, there)| self.by.record_published(row, Some(there)));
+                for (row, there) in renamed {
+                    if self.by.wants_marker(&row.path) {
+                        self.by.complete_marker(row.id, &row.path, |found| found.ino == there.ino);
+                    }
+                    self.by.record_published(row, Some(there));
+                }
             }
             if repair && !sizes.is_empty() {
                 self.by.journal.wait(self.by.journal.submit(Entry::Measured { sizes }))?;

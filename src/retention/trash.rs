@@ -15,13 +15,14 @@ use crate::sys::{Errno, Kind, Result, Stat, clock, stat};
 
 impl Reaper {
     /// Puts a file or a tree back: under its old path, or under `to`. Folders above that are missing are made. A name
-    /// that is taken stays as it is, unless `replace` says otherwise (and never a folder). `about_to` is told the name that may
-    /// have changed then, also where that fails.
+    /// that is taken stays as it is, unless `replace` says otherwise (and never a folder). `check` is asked whether the path may be
+    /// used for that, by a tree or not; `about_to` is told the name that may have changed then, also where that fails.
     pub fn restore(
         &self,
         id: OutboxId,
         to: Option<&[u8]>,
         replace: bool,
+        check: impl FnOnce(&[u8], bool) -> Result<()>,
         about_to: impl FnOnce(&Target),
     ) -> std::result::Result<Target, VerbError> {
         self.whole_row(id)?;
@@ -35,9 +36,10 @@ impl Reaper {
         }
         let shown = display_path(path);
         let failed = |errno: Errno| VerbError::new(errno, format!("restoring {shown}: {errno}"));
+        let tree = row.aside.kind == OutboxKind::Tree;
+        check(path, tree).map_err(failed)?;
         let target = self.by.folder_for(path).map_err(failed)?;
         about_to(&target);
-        let tree = row.aside.kind == OutboxKind::Tree;
         let unsynced = self.by.restore(OsStr::new(&row.aside.staged), tree, &target, replace).map_err(failed)?;
         let written = self.by.journal.submit(Entry::Restored { id, path: path.to_vec() });
         self.by.journal.wait(written).map_err(of_journal)?;

@@ -257,3 +257,27 @@ fn s54_a_version_that_is_restored_has_no_marker_of_another_one() {
     checker::totals(&m);
     checker::check(&m);
 }
+
+#[test]
+fn s05_no_folder_is_restored_to_a_name_that_is_being_written() {
+    let m = Mount::setup().options("retain=1h").mount();
+    let (w, r) = m.pair();
+    for folder in ["d", "above"] {
+        w.mkdir(folder).unwrap();
+        w.put(&format!("{folder}/f"), "content").unwrap();
+    }
+    m.cli_ok(&["rm", "-r", m.mnt().join("d").to_str().unwrap()]);
+    w.unlink("above/f").unwrap();
+    w.rmdir("above").unwrap();
+    let (tree, file) = (id(&row_of(&m, "d")), id(&row_of(&m, "above/f")));
+    for (name, row) in [("d", tree), ("above", file)] {
+        let fd = w.open(name, "w|creat").unwrap();
+        w.write(fd, "a file").unwrap();
+        let restored = m.cli(&["trash", "restore", &row]);
+        assert!(!restored.status.success(), "{name}: {}", show(&restored));
+        w.close(fd).unwrap();
+        assert_eq!(r.cat(name).unwrap(), b"a file");
+    }
+    m.nothing_quarantined();
+    checker::check(&m);
+}

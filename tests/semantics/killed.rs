@@ -347,6 +347,27 @@ fn s38_on_kill_publish_publishes() {
 }
 
 #[test]
+fn s36_what_an_admin_publishes_has_owner_and_mode_of_what_it_replaces() {
+    let m = Mount::new();
+    let (w, r) = m.pair();
+    w.put("f", "old").unwrap();
+    let fd = w.open("f", "w|trunc").unwrap();
+    w.write(fd, "in quarantine").unwrap();
+    w.kill(Signal::KILL);
+    m.settled();
+    r.chmod("f", 0o4600).unwrap();
+    r.chown("f", 1234, 2345).unwrap();
+    r.chmod("f", 0o4600).unwrap();
+    let has_xattrs = r.set_xattr("f", "user.a", "1").is_ok();
+    m.cli_ok(&["quarantine", "publish", &m.quarantined("f").id.to_string()]);
+    let now = r.stat("f").unwrap();
+    assert_eq!((r.cat("f").unwrap(), now.perm(), now.uid, now.gid), (b"in quarantine".to_vec(), 0o600, 1234, 2345));
+    if has_xattrs {
+        assert_eq!(r.xattr("f", "user.a").unwrap(), b"1");
+    }
+}
+
+#[test]
 fn s38_on_failure_exit_quarantine_publishes_only_success() {
     let m = Setup::default().config("on_failure_exit = \"quarantine\"\n").mount();
     let (w, r) = writing(&m);
