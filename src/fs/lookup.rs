@@ -79,7 +79,7 @@ impl Fs {
         if let Some(draft) = self.drafts.at(folder.key, name) {
             return self.see_around(caller, folder, name, draft, patient);
         }
-        let switching = self.drafts.switches.looking_up(caller.tid, folder.id, name);
+        let switching = self.repeated_open(caller, folder, name);
         let (node, stat) = self.look(caller, folder, name)?;
         match switching {
             Some(wants) if node.kind == Kind::File => return self.see_again(caller, folder, name, wants, &node, &stat),
@@ -87,6 +87,24 @@ impl Fs {
             None => {}
         }
         Ok(Seen::Entry(self.version_entry(&node, stat, self.options.ttl)))
+    }
+
+    /// Whether this is the look-up of an open that the kernel repeats, and what for. One of another name than the file had may be on
+    /// the way to a file that is mounted over that name, and is then none of it.
+    fn repeated_open(&self, caller: Caller, folder: &Node, name: &OsStr) -> Option<Wants> {
+        let wants = self.drafts.switches.looking_up(caller.tid, folder.id, name)?;
+        let opened = self.drafts.switches.opened_otherwise(caller.tid, name);
+        let Some(opened) = opened.and_then(|id| self.nodes().get(id).ok()) else { return Some(wants) };
+        let is_under = |folder: &Node, name: &OsStr| {
+            let there = self.nodes().fd(folder).and_then(|dir| stat::stat_at(dir, name));
+            there.is_ok_and(|there| Key::of(&there) == opened.key)
+        };
+        let has_one_name = self.nodes().fd(&opened).and_then(stat::fstat).is_ok_and(|stat| stat.nlink == 1);
+        let link = opened.link();
+        // A reader gets what there is under the name that he has looked up, and needs no preparation for that.
+        let has_another = !wants.writes() || link.parent.is_some_and(|parent| is_under(&parent, &link.name));
+        let is_elsewhere = has_one_name && has_another;
+        (!is_elsewhere || is_under(folder, name)).then_some(wants)
     }
 
     /// What the export has under the name now; counts a look-up.
@@ -192,7 +210,7 @@ impl Fs {
             self.drafts.unlist(folder.key, name, &draft);
             return self.see(caller, folder, name, patient);
         }
-        let switching = self.drafts.switches.looking_up(caller.tid, folder.id, name);
+        let switching = self.repeated_open(caller, folder, name);
         let writes = switching.is_some_and(Wants::writes);
         let held = draft.held_until().is_some();
         if patient && (draft.is_awaited() || draft.is_sealing() && (writes || self.is_family(&draft, caller))) {

@@ -33,6 +33,43 @@ fn s47_a_version_is_not_opened_for_writing_without_a_name() {
     assert_eq!(r.cat("g").unwrap(), b"through the second");
 }
 
+/// A file mounted over a name; taken away at the end.
+struct Bound(std::path::PathBuf);
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        // It may be gone already, which the test has told by then.
+        let _ = unmount(&self.0, UnmountFlags::DETACH);
+    }
+}
+
+#[test]
+fn s47_what_is_under_a_file_that_is_mounted_over_a_name_is_not_written() {
+    let m = Mount::new();
+    let (w, r) = m.pair();
+    for outside in [false, true] {
+        w.put("a", "bound").unwrap();
+        w.put("b", "under").unwrap();
+        let over = if outside { m.home().join("over") } else { m.mnt().join("b") };
+        if outside {
+            std::fs::write(&over, "").unwrap();
+        }
+        rustix::mount::mount_bind(m.mnt().join("a"), &over).unwrap();
+        let bound = Bound(over.clone());
+        let path = over.to_str().unwrap();
+        for how in ["w|append", "rw", "w|trunc"] {
+            assert_eq!(w.open(path, how).unwrap_err(), "ETXTBSY", "{how}, outside: {outside}");
+        }
+        assert_eq!(w.truncate(path, 1).unwrap_err(), "ETXTBSY");
+        assert_eq!(r.cat(path).unwrap(), b"bound");
+        w.put("a", "bound and stored again").unwrap();
+        assert_eq!(r.cat(path).unwrap(), b"bound", "the version that was mounted there");
+        drop(bound);
+        assert_eq!(r.cat("b").unwrap(), b"under");
+        assert_eq!(r.cat("a").unwrap(), b"bound and stored again");
+    }
+}
+
 #[test]
 fn s47_another_file_system_inside_the_export_is_not_written_to() {
     if bare() {
