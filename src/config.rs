@@ -191,13 +191,21 @@ impl Config {
         if let Some(void) = settings.rules.iter().find_map(Rule::is_void) {
             return Err(ConfigError::Usage(void));
         }
+        let allow_other = settings.allow_other.unwrap_or_else(is_root);
+        let default_permissions = settings.default_permissions.unwrap_or(true);
+        if allow_other && !default_permissions {
+            return Err(ConfigError::Usage(
+                "default_permissions=off with allow_other lets every user do what the daemon may: add allow_other=off"
+                    .to_owned(),
+            ));
+        }
         let rules = Rules::new(settings.rules, defaults).map_err(|error| ConfigError::Usage(error.to_string()))?;
         Ok(Config {
             source,
             mountpoint,
             state_dir,
-            allow_other: settings.allow_other.unwrap_or_else(is_root),
-            default_permissions: settings.default_permissions.unwrap_or(true),
+            allow_other,
+            default_permissions,
             read_only: settings.read_only.unwrap_or(false),
             kernel_options: settings.kernel_options.into_iter().map(String::from).collect(),
             freshness: settings.freshness.unwrap_or_default(),

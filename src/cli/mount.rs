@@ -161,7 +161,14 @@ pub(super) fn umount(place: Place<'_>, force: bool) -> Result<(), CliError> {
         }
         return take_away(&mountpoint, force);
     };
-    let status = client.status()?;
+    let status = match client.status() {
+        // It is being killed.
+        Err(error) if force => {
+            tracing::debug!(%error, "the daemon does not answer");
+            return take_away(&mountpoint_of(place, &state_dir)?, force);
+        }
+        status => status?,
+    };
     let pid = status["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok());
     let mountpoint = status["mountpoint"].as_str().map(PathBuf::from);
     // The one on top, or the daemon refuses. What lies below it stays, and is no sign that it has not gone.

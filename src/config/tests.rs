@@ -60,6 +60,14 @@ fn defaults() {
 }
 
 #[test]
+fn who_lets_others_in_has_the_kernel_check_what_they_may() {
+    let place = Place::new();
+    let with = |options: &str| MountArgs { options: vec![options.to_owned()], ..place.args() };
+    assert!(usage(&with("allow_other,default_permissions=off")).contains("add allow_other=off"));
+    assert!(Config::from_args(&with("allow_other=off,default_permissions=off")).is_ok());
+}
+
+#[test]
 fn a_folder_may_be_mounted_over_itself() {
     let place = Place::new();
     let args = MountArgs { mountpoint: place.dir.path().join("export"), ..place.args() };

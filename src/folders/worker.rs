@@ -14,7 +14,7 @@ use super::count::{CountError, Waiting};
 use super::failures::{Failures, Noted};
 use crate::inode::{Key, Node, NodeTable, display_path};
 use crate::journal::{Change, Delta, Entry, Journal, JournalError};
-use crate::sys::{Errno, Kind, Stat, clock};
+use crate::sys::{Errno, Kind, Stat, clock, mount};
 
 /// Deltas per transaction: few enough that nobody waits long behind them.
 const BATCH: usize = 4096;
@@ -160,7 +160,7 @@ impl Totals {
 
     pub(super) fn is_hidden(&self, folder: &[u8], name: &OsStr) -> bool {
         (folder.is_empty() && name == self.options.reserved)
-            || self.options.set_aside.is_some_and(|prefix| name.as_bytes().starts_with(prefix.as_bytes()))
+            || self.options.set_aside.is_some_and(|prefix| mount::sets_aside_as(prefix, name.as_bytes()))
     }
 
     /// Starts the worker. What an earlier daemon may have lost is counted again.

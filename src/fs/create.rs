@@ -77,6 +77,15 @@ impl Fs {
             if draft.deserted_until(deserted_limit()).is_some() {
                 return self.create_later(Until::Left(draft), new, done);
             }
+            if draft.is_unwritten() && self.is_absent(&folder, &new.name) {
+                // What it was opened over is gone, and it would come back with what somebody else writes.
+                return self.with_content_known(draft.node, move |fs| {
+                    if draft.is_unwritten() {
+                        fs.drafts.unlist(folder.key, &new.name, &draft);
+                    }
+                    fs.create_patiently(new, done);
+                });
+            }
             return self.join(new, &folder, draft, done);
         }
         self.drafts.switches.end(new.caller.tid);
@@ -84,6 +93,10 @@ impl Fs {
             Err(Errno::STALE) if new.again => self.open_existing(new, &folder, done),
             created => done(created),
         }
+    }
+
+    fn is_absent(&self, folder: &Arc<Node>, name: &OsStr) -> bool {
+        matches!(self.nodes().fd(folder).and_then(|dir| stat::stat_at(dir, name)), Err(Errno::NOENT))
     }
 
     fn create_later(self: &Arc<Self>, until: Until, new: Creation, done: impl Done<Created>) {

@@ -53,7 +53,7 @@ use crate::inode::{Node, NodeTable, ROOT_ID};
 use crate::retention::Reaper;
 use crate::rules::Rules;
 use crate::sys::procfs::MountId;
-use crate::sys::{Errno, Kind, Result, Stat};
+use crate::sys::{Errno, Kind, Result, Stat, mount};
 
 pub use changes::{Changes, SetTime, Written};
 pub use create::Created;
@@ -227,7 +227,7 @@ impl Fs {
     /// Names that the mount does not show: the reserved folder, and what the export makes of removed open files.
     fn is_hidden(&self, parent: u64, name: &OsStr) -> bool {
         (parent == ROOT_ID && name == RESERVED)
-            || self.options.set_aside.is_some_and(|prefix| name.as_bytes().starts_with(prefix.as_bytes()))
+            || self.options.set_aside.is_some_and(|prefix| mount::sets_aside_as(prefix, name.as_bytes()))
     }
 
     /// Refuses to create, move or remove a name that the mount does not show.

@@ -42,6 +42,12 @@ pub fn sets_aside(fd: impl AsFd) -> Result<Option<&'static str>> {
     })
 }
 
+/// Whether a name is one that is made with this prefix: hexadecimal digits follow, and nothing else.
+pub fn sets_aside_as(prefix: &str, name: &[u8]) -> bool {
+    let digits = name.strip_prefix(prefix.as_bytes()).unwrap_or_default();
+    !digits.is_empty() && digits.iter().all(u8::is_ascii_hexdigit)
+}
+
 /// Whether something in the staging or the trash folder is such a file: it goes by itself.
 pub fn is_set_aside(name: &str) -> bool {
     SET_ASIDE.iter().any(|prefix| name.starts_with(prefix))
@@ -138,4 +144,17 @@ pub fn is_failure(errno: Errno) -> bool {
 /// True when the error says that the file system has no more room for this user.
 pub fn is_no_space(errno: Errno) -> bool {
     matches!(errno, Errno::NOSPC | Errno::DQUOT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_of_a_user_that_are_called_alike_are_his() {
+        for (name, is_made) in [(".nfs000000000001", true), (".nfsABCdef09", true), (".nfsrc", false), (".nfs", false)]
+        {
+            assert_eq!(sets_aside_as(".nfs", name.as_bytes()), is_made, "{name}");
+        }
+    }
 }
