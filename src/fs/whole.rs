@@ -12,6 +12,9 @@ use crate::inode::{Node, ROOT_ID, display_path};
 use crate::journal::OutboxId;
 use crate::sys::{Errno, Kind};
 
+/// Bytes of a name, at most.
+const NAME_MAX: usize = 255;
+
 /// How long an admin waits for the kernel.
 const TELL_LIMIT: Duration = Duration::from_secs(10);
 
@@ -103,8 +106,12 @@ impl Fs {
         restored.map(|target| target.path())
     }
 
-    /// Fails if a folder would take a name that somebody writes: one above `path` that is missing, or a `tree` there.
+    /// Before a folder is made: fails if one would take a name that somebody writes, one above `path` that is missing or a `tree`
+    /// there, and for a name that nothing can have.
     fn refuse_written(&self, path: &[u8], tree: bool) -> Result<(), Errno> {
+        if path.split(|&byte| byte == b'/').any(|name| name.len() > NAME_MAX) {
+            return Err(Errno::NAMETOOLONG);
+        }
         let above = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| (at, Errno::NOTDIR));
         for (end, errno) in above.chain(tree.then_some((path.len(), Errno::EXIST))) {
             let target = match self.committer.folder_of(&path[..end]) {

@@ -281,3 +281,15 @@ fn s05_no_folder_is_restored_to_a_name_that_is_being_written() {
     m.nothing_quarantined();
     checker::check(&m);
 }
+
+#[test]
+fn a_restore_to_a_name_that_nothing_can_have_leaves_no_folders() {
+    let m = Mount::setup().options("retain=1h").mount();
+    let w = m.agent("W");
+    w.put("f", "content").unwrap();
+    w.unlink("f").unwrap();
+    let to = format!("new/below/{}", "n".repeat(256));
+    let failed = m.cli(&["trash", "restore", &id(&row_of(&m, "f")), "--to", &to]);
+    assert!(!failed.status.success() && show(&failed).contains("too long"), "{}", show(&failed));
+    assert!(!m.raw("new").exists());
+}

@@ -56,17 +56,9 @@ pub fn lock_call(tid: u32) -> Option<LockCall> {
     })
 }
 
-/// True if a thread is in a call that writes to a file.
+/// True if a thread is in a call that writes to a file, and does nothing else.
 pub fn is_writing(tid: u32) -> bool {
-    let calls = [
-        libc::SYS_write,
-        libc::SYS_pwrite64,
-        libc::SYS_writev,
-        libc::SYS_pwritev,
-        libc::SYS_pwritev2,
-        libc::SYS_sendfile,
-        libc::SYS_splice,
-    ];
+    let calls = [libc::SYS_write, libc::SYS_pwrite64, libc::SYS_writev, libc::SYS_pwritev, libc::SYS_pwritev2];
     syscall_of(tid).is_some_and(|(number, _)| calls.contains(&number))
 }
 
