@@ -32,7 +32,7 @@ pub(super) struct Blocked {
 }
 
 /// How long a close may be ahead of the release behind it.
-const RELEASE_LIMIT: Duration = Duration::from_millis(200);
+const RELEASE_FOLLOWS: Duration = Duration::from_millis(200);
 
 /// The locks of one file. `state` spans calls to the export: only who locks this very file meets it.
 #[derive(Debug, Default)]
@@ -135,7 +135,7 @@ impl Domain {
 
     /// A duplicate of a descriptor is closed: its release may follow.
     pub(super) fn expect_release(&self, fh: u64) {
-        self.state.lock().closing.insert(fh, Instant::now() + RELEASE_LIMIT);
+        self.state.lock().closing.insert(fh, Instant::now() + RELEASE_FOLLOWS);
     }
 
     /// Gives back all that was taken through a descriptor. True if there was anything.
