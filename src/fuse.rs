@@ -213,7 +213,10 @@ impl Filesystem for Adapter {
         metrics::request(Op::Mknod);
         let (caller, of) = (caller(req), name.to_owned());
         self.fs.with_drafts_known(&[(parent.0, name)], move |fs| {
-            reply_entry(Op::Mknod, reply, fs.mknod(caller, parent.0, &of, mode, umask, rdev));
+            fs.with_room(
+                move |fs| fs.mknod(caller, parent.0, &of, mode, umask, rdev),
+                |made| reply_entry(Op::Mknod, reply, made),
+            );
         });
     }
 
@@ -221,7 +224,10 @@ impl Filesystem for Adapter {
         metrics::request(Op::Mkdir);
         let (caller, of) = (caller(req), name.to_owned());
         self.fs.with_drafts_known(&[(parent.0, name)], move |fs| {
-            reply_entry(Op::Mkdir, reply, fs.mkdir(caller, parent.0, &of, mode, umask));
+            fs.with_room(
+                move |fs| fs.mkdir(caller, parent.0, &of, mode, umask),
+                |made| reply_entry(Op::Mkdir, reply, made),
+            );
         });
     }
 
@@ -242,7 +248,10 @@ impl Filesystem for Adapter {
         metrics::request(Op::Symlink);
         let (caller, of, target) = (caller(req), name.to_owned(), target.as_os_str().to_owned());
         self.fs.with_drafts_known(&[(parent.0, name)], move |fs| {
-            reply_entry(Op::Symlink, reply, fs.symlink(caller, parent.0, &of, &target));
+            fs.with_room(
+                move |fs| fs.symlink(caller, parent.0, &of, &target),
+                |made| reply_entry(Op::Symlink, reply, made),
+            );
         });
     }
 

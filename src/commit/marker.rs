@@ -2,7 +2,8 @@
 //! cannot tell a file that is there from one that is complete elsewhere too.
 //!
 //! It is removed, durably, before the next version appears, and written after that, before the commit is recorded: a
-//! version without its marker is found by recovery, a marker without its version is never seen.
+//! version without its marker is found by recovery, a marker without its version is never seen. Removed is to say moved to the
+//! staging folder, until that version is there or has been refused.
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -10,12 +11,13 @@ use std::sync::Arc;
 
 use rustix::fs::OFlags;
 
+use super::restore::move_back;
 use super::{Committer, Target};
 use crate::failpoint;
 use crate::inode::{Node, display_path};
 use crate::journal::DraftId;
 use crate::rules::Mode;
-use crate::sys::at;
+use crate::sys::at::{self, RenameFlags};
 use crate::sys::cred::Creds;
 use crate::sys::{Errno, Kind, Result, Stat, digest, stat};
 
@@ -38,6 +40,55 @@ impl Target {
     }
 }
 
+/// A version whose marker was taken away for something that is about to happen to its name. The marker goes with this.
+#[derive(Debug)]
+pub struct Unmarked<'c> {
+    by: &'c Committer,
+    target: Target,
+    /// The version that the marker tells of.
+    ino: Option<u64>,
+    staged: String,
+    writer: Option<Creds>,
+}
+
+impl Unmarked<'_> {
+    /// It was refused: the version that is still there has its marker again.
+    pub fn put_back(self) {
+        let Target { parent, name } = &self.target;
+        let put = |by: &Committer| {
+            let claim = by.claim(&[(parent, name)])?;
+            let there = by.nodes.fd(parent).and_then(|dir| stat::stat_at(dir, name));
+            let put = match there {
+                Ok(there) if Some(there.ino) == self.ino => {
+                    let marker = marker_of(name);
+                    let back = |dir: BorrowedFd<'_>| {
+                        let staged = OsStr::new(&self.staged);
+                        by.staging.acting_for(self.writer.as_ref(), || {
+                            move_back(by.staging.dir(), staged, dir, &marker, false)
+                        })
+                    };
+                    by.change(parent, &marker, back)
+                }
+                // Another version has the name since, with a marker of its own.
+                _ => Ok(()),
+            };
+            by.leave(claim, &[(parent, name)]);
+            put.and_then(|()| by.sync_folder(parent))
+        };
+        if let Err(errno) = put(self.by) {
+            tracing::error!(path = display_path(&self.target.path()), %errno, "the marker of a version is lost");
+        }
+    }
+}
+
+impl Drop for Unmarked<'_> {
+    fn drop(&mut self) {
+        if let Err(errno) = self.by.staging.remove(&self.staged) {
+            tracing::warn!(stage = self.staged, %errno, "a marker that is none any more cannot be removed");
+        }
+    }
+}
+
 impl Committer {
     /// Whether the rules want a marker beside a file. A marker has none of its own.
     pub fn wants_marker(&self, path: &[u8]) -> bool {
@@ -45,31 +96,37 @@ impl Committer {
         decision.done_marker && decision.mode == Mode::Atomic && !path.ends_with(MARKER.as_bytes())
     }
 
-    /// Takes a version's marker away, durably, before something happens to its name: where that fails, [`Self::put_marker_back`].
-    /// False if there was none.
-    pub fn remove_marker(&self, folder: &Node, name: &OsStr, writer: Option<&Creds>) -> Result<bool> {
+    /// Takes a version's marker away, durably, before something happens to its name. `None` if there was none.
+    pub fn remove_marker(
+        &self,
+        folder: &Arc<Node>,
+        name: &OsStr,
+        writer: Option<&Creds>,
+    ) -> Result<Option<Unmarked<'_>>> {
         failpoint!("marker_before_remove");
         let marker = marker_of(name);
-        let remove = |dir: BorrowedFd<'_>| match self.nodes.is_gone(folder) {
+        let staged = format!("{STAGED}{}", self.journal.next_draft_id());
+        let ino = stat::stat_at(self.nodes.fd(folder)?, name).ok().map(|there| there.ino);
+        let take = |dir: BorrowedFd<'_>| match self.nodes.is_gone(folder) {
             // The version keeps it, should its folder be restored.
             true => Err(Errno::NOENT),
-            false => self.staging.acting_for(writer, || at::unlink(dir, &marker)),
+            false => self.staging.acting_for(writer, || {
+                at::rename(dir, &marker, self.staging.dir(), OsStr::new(&staged), RenameFlags::empty())
+            }),
         };
-        match self.change(folder, &marker, remove) {
-            Ok(()) => {
-                self.sync_folder(folder)?;
-                failpoint!("marker_after_remove");
-                Ok(true)
-            }
-            Err(Errno::NOENT | Errno::NAMETOOLONG) => Ok(false),
-            Err(other) => Err(other),
+        match self.change(folder, &marker, take) {
+            Ok(()) => {}
+            Err(Errno::NOENT | Errno::NAMETOOLONG) => return Ok(None),
+            Err(other) => return Err(other),
         }
-    }
-
-    /// Writes the marker again that was removed for something which has failed: of what has the name, if that is a version.
-    pub fn put_marker_back(&self, folder: &Arc<Node>, name: &OsStr) {
         let target = Target { parent: folder.clone(), name: name.to_owned() };
-        self.complete_marker(self.journal.next_draft_id(), &target.path(), |_| true);
+        let unmarked = Unmarked { by: self, target, ino, staged, writer: writer.cloned() };
+        if let Err(errno) = self.sync_folder(folder) {
+            unmarked.put_back();
+            return Err(errno);
+        }
+        failpoint!("marker_after_remove");
+        Ok(Some(unmarked))
     }
 
     /// Writes the marker of the version under `target`, whose open file is `version`. `digest` saves a read.
@@ -106,8 +163,21 @@ impl Committer {
         self.sync_folder(&target.parent)
     }
 
+    /// As [`Self::complete_marker`], while others may change the name: of inode `ino`.
+    pub fn complete_marker_claimed(&self, id: DraftId, path: &[u8], ino: u64) {
+        let claimed = self.folder_of(path).and_then(|target| {
+            let claim = self.claim(&[(&target.parent, &target.name)])?;
+            self.complete_marker(id, path, |there| there.ino == ino);
+            self.leave(claim, &[(&target.parent, &target.name)]);
+            Ok(())
+        });
+        if let Err(errno) = claimed {
+            tracing::error!(draft = id, path = display_path(path), %errno, "a version may have no marker");
+        }
+    }
+
     /// Writes the marker of the version under a path, if it has none and `is_marked` says so of it.
-    pub fn complete_marker(&self, id: DraftId, path: &[u8], is_marked: impl FnOnce(&Stat) -> bool) {
+    pub(super) fn complete_marker(&self, id: DraftId, path: &[u8], is_marked: impl FnOnce(&Stat) -> bool) {
         let complete = || {
             let (found, name) = self.find_folder(path)?;
             let dir = self.nodes.fd(&found.folder)?;

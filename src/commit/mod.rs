@@ -34,7 +34,7 @@ use crate::sys::{Errno, Result, Stat};
 use crate::{failpoint, unless_skipped};
 
 pub use decisions::Decisions;
-pub use marker::{MARKER, STAGED as STAGED_MARKER, marker_of};
+pub use marker::{MARKER, STAGED as STAGED_MARKER, Unmarked, marker_of};
 pub use names::Renamed;
 pub(crate) use names::is_there;
 pub use postponed::{Postponed, Tried, Waiting};
@@ -180,16 +180,14 @@ impl Durable {
         }
         metrics::phase(Phase::Journal, began.elapsed());
         let Target { parent, name } = &sealed.target;
-        let unmarked = sealed.marked
-            && by
-                .remove_marker(parent, name, sealed.writer.as_ref())
-                .map_err(|errno| Failed { step: "marker", errno })?;
+        let removed = if sealed.marked { by.remove_marker(parent, name, sealed.writer.as_ref()) } else { Ok(None) };
+        let mut unmarked = removed.map_err(|errno| Failed { step: "marker", errno })?;
         by.staging.trim(&sealed.staged, &stat);
         failpoint!("commit_before_rename");
         let began = Instant::now();
         let placed = by.place(&sealed).map_err(|errno| {
-            if unmarked {
-                by.put_marker_back(parent, name);
+            if let Some(unmarked) = unmarked.take() {
+                unmarked.put_back();
             }
             by.not_placed(&sealed, errno)
         })?;

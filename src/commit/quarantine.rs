@@ -206,8 +206,7 @@ impl Committer {
         let file = Content::new(self.staging.read(&row.stage).map_err(|errno| failed(errno, "content for"))?);
         let staged = Staged { file, name: row.stage, ino: row.ino };
         if there.is_some() {
-            let version = at::open_file(&dir, name, OFlags::RDONLY, 0).map_err(|errno| failed(errno, "opening"))?;
-            let resembled = self.staging.resemble_version(&staged, &version);
+            let resembled = self.staging.resemble_version(&staged, || at::open_file(&dir, name, OFlags::RDONLY, 0));
             resembled.map_err(|errno| failed(errno, "owner and attributes of"))?;
         }
         drop(dir);

@@ -23,8 +23,8 @@ impl Committer {
         let replace = replace && !tree;
         let dir = self.revalidated(parent)?;
         let is_file = stat::stat_at(&dir, name).is_ok_and(|there| there.kind == Kind::File);
-        let unmarked =
-            replace && is_file && self.wants_marker(&target.path()) && self.remove_marker(parent, name, None)?;
+        let is_marked = replace && is_file && self.wants_marker(&target.path());
+        let unmarked = if is_marked { self.remove_marker(parent, name, None)? } else { None };
         let claim = self.claim(&[(parent, name)])?;
         let there = stat::stat_at(&dir, name).ok();
         let moved = match &there {
@@ -57,8 +57,8 @@ impl Committer {
             }
             if done && tree { vec![path] } else { Vec::new() }
         });
-        if moved.is_err() && unmarked {
-            self.put_marker_back(parent, name);
+        if let (Err(_), Some(unmarked)) = (&moved, unmarked) {
+            unmarked.put_back();
         }
         if moved?.is_some()
             && let Some(there) = there
@@ -103,7 +103,7 @@ impl Committer {
 }
 
 /// Never over a name that is there, also where the file system cannot promise that by itself.
-fn move_back(trash: impl AsFd, staged: &OsStr, dir: impl AsFd, name: &OsStr, tree: bool) -> Result<()> {
+pub(super) fn move_back(trash: impl AsFd, staged: &OsStr, dir: impl AsFd, name: &OsStr, tree: bool) -> Result<()> {
     let ino = stat::stat_at(trash.as_fd(), staged)?.ino;
     match at::rename(trash.as_fd(), staged, dir.as_fd(), name, RenameFlags::NOREPLACE) {
         Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {}

@@ -15,7 +15,7 @@ use crate::commit::Target;
 use crate::draft::{Caller, Draft, Ending, NewDraft, Phase, Wants, Writer};
 use crate::failpoint;
 use crate::inode::{Content, Node};
-use crate::sys::{Errno, Kind, Result, acl, at, mount, process, stat};
+use crate::sys::{Errno, Kind, Result, acl, at, process, stat};
 
 /// A created and opened file.
 #[derive(Clone, Debug)]
@@ -77,26 +77,17 @@ impl Fs {
             if draft.deserted_until(deserted_limit()).is_some() {
                 return self.create_later(Until::Left(draft), new, done);
             }
-            if draft.is_unwritten() && self.is_absent(&folder, &new.name) {
-                // What it was opened over is gone, and it would come back with what somebody else writes.
-                return self.with_content_known(draft.node, move |fs| {
-                    if draft.is_unwritten() {
-                        fs.drafts.unlist(folder.key, &new.name, &draft);
-                    }
-                    fs.create_patiently(new, done);
-                });
-            }
             return self.join(new, &folder, draft, done);
         }
         self.drafts.switches.end(new.caller.tid);
-        match self.with_room(|| self.create_now(&new, &folder)) {
-            Err(Errno::STALE) if new.again => self.open_existing(new, &folder, done),
-            created => done(created),
-        }
-    }
-
-    fn is_absent(&self, folder: &Arc<Node>, name: &OsStr) -> bool {
-        matches!(self.nodes().fd(folder).and_then(|dir| stat::stat_at(dir, name)), Err(Errno::NOENT))
+        let (attempt, at, fs) = (new.clone(), folder.clone(), self.clone());
+        self.with_room(
+            move |fs| fs.create_now(&attempt, &at),
+            move |created| match created {
+                Err(Errno::STALE) if new.again => fs.open_existing(new, &folder, done),
+                created => done(created),
+            },
+        );
     }
 
     fn create_later(self: &Arc<Self>, until: Until, new: Creation, done: impl Done<Created>) {
@@ -315,14 +306,21 @@ impl Fs {
         at::readlink(self.nodes().fd(&node)?)
     }
 
-    /// Without room for a new name, or for its inode, what is kept for later makes way.
-    fn with_room<T>(&self, call: impl Fn() -> Result<T>) -> Result<T> {
-        loop {
-            let seen = self.reaper.purges();
-            match call() {
-                Err(errno) if mount::is_no_space(errno) && self.reaper.make_room(seen) => {}
-                other => return other,
+    /// Without room for a new name, or for its inode, what is kept for later makes way, and `call` is tried once more.
+    pub fn with_room<T: Send + 'static>(
+        self: &Arc<Self>,
+        call: impl Fn(&Arc<Fs>) -> Result<T> + Send + 'static,
+        done: impl Done<T>,
+    ) {
+        let seen = self.reaper.purges();
+        match call(self) {
+            Err(Errno::NOSPC) => {
+                let fs = self.clone();
+                self.copies.run(move || {
+                    done(if fs.reaper.make_room(seen) { call(&fs) } else { Err(Errno::NOSPC) });
+                });
             }
+            other => done(other),
         }
     }
 
@@ -332,7 +330,7 @@ impl Fs {
         caller: Caller,
         parent: u64,
         name: &OsStr,
-        call: impl Fn(std::os::fd::BorrowedFd<'_>) -> Result<()>,
+        call: impl FnOnce(std::os::fd::BorrowedFd<'_>) -> Result<()>,
     ) -> Result<Entry> {
         self.refuse_hidden(parent, name)?;
         let folder = self.folder(parent)?;
@@ -340,8 +338,7 @@ impl Fs {
             return Err(Errno::EXIST);
         }
         let creds = self.creds(caller);
-        let make = |dir: std::os::fd::BorrowedFd<'_>| self.committer.staging.acting(creds.as_ref(), || call(dir));
-        self.with_room(|| self.committer.make(&folder, name, make))?;
+        self.committer.make(&folder, name, |dir| self.committer.staging.acting(creds.as_ref(), || call(dir)))?;
         let (node, stat) = self.nodes().lookup(&folder, name)?;
         Ok(self.version_entry(&node, stat, self.options.ttl))
     }

@@ -10,7 +10,7 @@ use super::{Done, Fs};
 use crate::draft::{Blocked, Caller, Draft, Expected, Keep, UNSEALING};
 use crate::inode::Content;
 use crate::sys::at::FallocateFlags;
-use crate::sys::{Errno, Result, at, copy, mount};
+use crate::sys::{Errno, Result, at, copy, mount, stat};
 
 /// A change of a draft's content that can be tried again once the draft is ready for it.
 type Call<T> = Arc<dyn Fn(&Draft) -> Result<std::result::Result<T, Blocked>> + Send + Sync>;
@@ -228,8 +228,10 @@ impl Fs {
         let fs = self.clone();
         self.copies.run(move || {
             let is_ahead = change.step == ALLOCATE;
+            // Others may have filled it again; but who is over his quota is helped by his own files alone.
+            let goes_on = !is_ahead && errno == Errno::NOSPC;
             if change.seen.is_some_and(|seen| fs.reaper.make_room(seen)) {
-                let seen = (!is_ahead).then(|| fs.reaper.purges());
+                let seen = goes_on.then(|| fs.reaper.purges());
                 return fs.change_now(draft, Change { seen, ..change }, done);
             }
             if !is_ahead {
@@ -263,6 +265,15 @@ impl Fs {
             Ok(Handle::Draft { draft, writes: true, .. }) => {
                 let frees = FallocateFlags::PUNCH_HOLE | FallocateFlags::ZERO_RANGE | FallocateFlags::COLLAPSE_RANGE;
                 let is_ahead = !FallocateFlags::from_bits_retain(mode).intersects(frees);
+                let call = move |file: &std::fs::File| {
+                    let before = stat::fstat(file)?.size;
+                    call(file).inspect_err(|_| {
+                        // What there was room for may have made it longer, of which the kernel above knows nothing.
+                        if is_ahead && let Err(errno) = at::truncate(file, before) {
+                            tracing::error!(%errno, "a file stays longer than its writer knows");
+                        }
+                    })
+                };
                 self.alter(draft.clone(), Keep::All, if is_ahead { ALLOCATE } else { "fallocate" }, call, done);
             }
             Ok(Handle::Direct { file, node, writes: true }) => {

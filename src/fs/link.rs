@@ -15,9 +15,10 @@ impl Fs {
         self.with_content_known(node, move |fs| match fs.drafts.get(node) {
             Some(draft) if draft.is_about_to_end() => {
                 let by = fs.clone();
-                fs.park(Until::Released(draft), move |_| done(by.link_now(caller, node, parent, &name)));
+                let link = move |fs: &Arc<Fs>| fs.link_now(caller, node, parent, &name);
+                fs.park(Until::Released(draft), move |_| by.with_room(link, done));
             }
-            _ => done(fs.link_now(caller, node, parent, &name)),
+            _ => fs.with_room(move |fs| fs.link_now(caller, node, parent, &name), done),
         });
     }
 

@@ -94,7 +94,9 @@ impl Fs {
     fn repeated_open(&self, caller: Caller, folder: &Node, name: &OsStr) -> Option<Wants> {
         let wants = self.drafts.switches.looking_up(caller.tid, folder.id, name)?;
         let opened = self.drafts.switches.opened_otherwise(caller.tid, name);
-        let Some(opened) = opened.and_then(|id| self.nodes().get(id).ok()) else { return Some(wants) };
+        // One that was renamed may have been opened by the name that it had.
+        let opened = opened.and_then(|id| self.nodes().get(id).ok()).filter(|opened| opened.renamed_to().is_none());
+        let Some(opened) = opened else { return Some(wants) };
         let is_under = |folder: &Node, name: &OsStr| {
             let there = self.nodes().fd(folder).and_then(|dir| stat::stat_at(dir, name));
             there.is_ok_and(|there| Key::of(&there) == opened.key)

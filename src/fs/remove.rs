@@ -4,6 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::sync::Arc;
 
 use super::{Done, Fs};
+use crate::commit::Unmarked;
 use crate::draft::{Caller, Draft};
 use crate::inode::{Key, Node};
 use crate::sys::{Errno, Result, stat};
@@ -71,19 +72,18 @@ impl Fs {
 
     fn unlink_version(&self, caller: Caller, folder: &Arc<Node>, name: &OsStr) -> Result<()> {
         let unmarked = self.drop_marker(caller, folder, name)?;
-        self.committer.unlink(self.creds(caller).as_ref(), folder, name).inspect_err(|_| {
-            if unmarked {
-                self.committer.put_marker_back(folder, name);
-            }
-        })?;
+        if let Err(errno) = self.committer.unlink(self.creds(caller).as_ref(), folder, name) {
+            unmarked.into_iter().for_each(Unmarked::put_back);
+            return Err(errno);
+        }
         self.locks.removed(folder.key, name);
         Ok(())
     }
 
-    /// A name that is about to lose its version, or to get another one by a rename, loses its marker first. False if it had none.
-    pub(super) fn drop_marker(&self, caller: Caller, folder: &Node, name: &OsStr) -> Result<bool> {
+    /// A name that is about to lose its version, or to get another one by a rename, loses its marker first, if it has one.
+    pub(super) fn drop_marker(&self, caller: Caller, folder: &Arc<Node>, name: &OsStr) -> Result<Option<Unmarked<'_>>> {
         if !self.committer.wants_marker(&folder.path_of(name)) {
-            return Ok(false);
+            return Ok(None);
         }
         self.committer.remove_marker(folder, name, self.creds(caller).as_ref())
     }

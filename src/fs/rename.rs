@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::wait::Until;
 use super::{Done, Fs};
-use crate::commit::Target;
+use crate::commit::{Target, Unmarked};
 use crate::draft::{Caller, Draft};
 use crate::failpoint;
 use crate::inode::{Key, Node};
@@ -198,34 +198,30 @@ impl Fs {
         }
     }
 
-    /// What is moved, and what loses its name to it, loses its marker; where that was so is returned.
-    fn drop_markers<'s>(
+    /// What is moved, and what loses its name to it, loses its marker.
+    fn drop_markers(
         &self,
         caller: Caller,
-        from: &'s Side,
-        to: &'s Side,
+        from: &Side,
+        to: &Side,
         moved: &Stat,
         flags: RenameFlags,
-    ) -> Result<Vec<&'s Side>> {
+    ) -> Result<Vec<Unmarked<'_>>> {
         let (is_file, exchanges) = (moved.kind == Kind::File, flags.contains(RenameFlags::EXCHANGE));
         let there = stat::stat_at(self.nodes().fd(&to.folder)?, &to.name).ok();
         let is_over_file =
             there.is_some_and(|there| there.kind == Kind::File) && (moved.kind != Kind::Dir || exchanges);
         let mut dropped = Vec::new();
         for (side, loses) in [(from, is_file), (to, is_file || is_over_file)] {
-            let had_one = loses && {
-                let result = self.drop_marker(caller, &side.folder, &side.name);
-                result.inspect_err(|_| self.put_markers_back(&dropped))?
-            };
-            dropped.extend(had_one.then_some(side));
+            match if loses { self.drop_marker(caller, &side.folder, &side.name) } else { Ok(None) } {
+                Ok(unmarked) => dropped.extend(unmarked),
+                Err(errno) => {
+                    dropped.into_iter().for_each(Unmarked::put_back);
+                    return Err(errno);
+                }
+            }
         }
         Ok(dropped)
-    }
-
-    fn put_markers_back(&self, sides: &[&Side]) {
-        for side in sides {
-            self.committer.put_marker_back(&side.folder, &side.name);
-        }
     }
 
     /// Renames on the export; `alone` if that is for a draft, which shares `renaming_folders`.
@@ -244,7 +240,7 @@ impl Fs {
         };
         // Before the names are claimed: a marker may be one of them.
         let moved = stat::stat_at(self.nodes().fd(&from.folder)?, &from.name)?;
-        let unmarked = self.drop_markers(caller, from, to, &moved, flags)?;
+        let mut unmarked = self.drop_markers(caller, from, to, &moved, flags)?;
         let (old, new) = ((&from.folder, from.name.as_os_str()), (&to.folder, to.name.as_os_str()));
         // Until the drafts below are told of it, no close below is promised: its row would have the old path.
         let moves_folders = moved.kind == Kind::Dir || flags.contains(RenameFlags::EXCHANGE);
@@ -255,7 +251,7 @@ impl Fs {
             let creds = self.creds(caller);
             self.committer.rename(creds.as_ref(), old, new, flags, check).inspect_err(|_| told.undo(self))
         });
-        let renamed = renamed.inspect_err(|_| self.put_markers_back(&unmarked))?;
+        let renamed = renamed.inspect_err(|_| unmarked.drain(..).for_each(Unmarked::put_back))?;
         failpoint!("rename_after_move");
         self.note_moved(&renamed.moved, to);
         if let Some(there) = renamed.replaced

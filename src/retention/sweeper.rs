@@ -284,7 +284,7 @@ impl Reaper {
             if repair {
                 for (row, there) in renamed {
                     if self.by.wants_marker(&row.path) {
-                        self.by.complete_marker(row.id, &row.path, |found| found.ino == there.ino);
+                        self.by.complete_marker_claimed(row.id, &row.path, there.ino);
                     }
                     self.by.record_published(row, Some(there));
                 }

@@ -186,7 +186,6 @@ fn s39_room_that_is_refused_ahead_of_the_writes_costs_nothing_that_was_written()
     for (name, content) in [("f", "hello"), ("new", "hello")] {
         let fd = w.open(name, "rw|creat").unwrap();
         assert_eq!(w.fallocate(fd, "", 0, 1 << 36).unwrap_err(), "ENOSPC");
-        w.ftruncate(fd, 0).unwrap();
         w.pwrite(fd, 0, content).unwrap();
         w.fsync(fd).unwrap();
         w.close(fd).unwrap();
@@ -195,7 +194,7 @@ fn s39_room_that_is_refused_ahead_of_the_writes_costs_nothing_that_was_written()
     let fd = w.open("f", "rw").unwrap();
     assert_eq!(w.fallocate(fd, "", 0, 1 << 36).unwrap_err(), "ENOSPC");
     w.close(fd).unwrap();
-    assert_eq!(&r.cat("f").unwrap()[..5], b"hello");
+    assert_eq!(r.cat("f").unwrap(), b"hello");
     m.nothing_quarantined();
 }
 

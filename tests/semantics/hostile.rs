@@ -10,7 +10,7 @@ use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 use crate::common::mount::bare;
 use crate::common::wait::LIMIT;
-use crate::common::{Mount, checker, poll};
+use crate::common::{Mount, checker, eventually, poll};
 
 #[test]
 fn s47_a_version_is_not_opened_for_writing_without_a_name() {
@@ -284,4 +284,31 @@ fn s47_folders_may_lie_in_each_other_deeper_than_a_path_is_long() {
     assert_eq!(std::io::read_to_string(File::from(read)).unwrap(), "content");
     unlinkat(&there, "f", AtFlags::empty()).unwrap();
     assert_eq!(m.agent("R").list(".").unwrap(), [b"d"]);
+}
+
+/// As logs are rotated, without a pause.
+const ROTATE: &str = "
+import os
+while True:
+    with open('next', 'w') as f:
+        f.write('next')
+    try:
+        os.rename('a', 'a.1')
+    except FileNotFoundError:
+        pass
+    os.rename('next', 'a')
+";
+
+#[test]
+fn s16_a_name_that_others_rename_all_the_time_can_be_opened_for_writing() {
+    let m = Mount::new();
+    let w = m.agent("W");
+    w.put("a", "old").unwrap();
+    let mut rotating = Command::new("python3").args(["-c", ROTATE]).current_dir(m.mnt()).spawn().unwrap();
+    eventually("it rotates", || m.raw("a.1").exists());
+    let opened: Vec<_> = (0..1000).map(|_| w.open("a", "w|creat|append").map(|fd| w.close(fd))).collect();
+    rotating.kill().unwrap();
+    rotating.wait().unwrap();
+    let refused: Vec<_> = opened.iter().filter(|result| **result != Ok(Ok(()))).collect();
+    assert!(refused.is_empty(), "{refused:?}");
 }

@@ -202,28 +202,3 @@ fn s15_a_draft_without_a_name_can_be_opened_and_written_after_its_last_close() {
     m.nothing_quarantined();
     crate::common::checker::check(&m);
 }
-
-#[test]
-fn s13_what_was_removed_does_not_come_back_by_who_has_it_open_and_writes_nothing() {
-    let m = Mount::new();
-    let (a, b) = m.pair();
-    for how in ["w|creat|excl", "w|creat|append"] {
-        a.put("f", "OLD").unwrap();
-        let idle = a.open("f", "rw").unwrap();
-        b.unlink("f").unwrap();
-        let fd = b.open("f", how).unwrap();
-        b.write(fd, "x").unwrap();
-        b.close(fd).unwrap();
-        assert_eq!(a.cat("f").unwrap(), b"x", "{how}");
-        assert_eq!(a.pread(idle, 0, 9).unwrap(), b"OLD");
-        a.close(idle).unwrap();
-        assert_eq!(b.cat("f").unwrap(), b"x", "{how}");
-        // What is only gathered is written all the same.
-        let written = a.open("f", "rw").unwrap();
-        a.pwrite(written, 0, "y").unwrap();
-        b.unlink("f").unwrap();
-        assert_eq!(b.open("f", "w|creat|excl").unwrap_err(), "EEXIST");
-        a.close(written).unwrap();
-        assert_eq!(b.cat("f").unwrap(), b"y", "{how}");
-    }
-}

@@ -18,7 +18,7 @@ impl Staging {
         // Until it has its owner, nobody else may open it.
         let mode = if self.owner_of_new(creds) == (like.uid, like.gid) { like.perm & 0o777 } else { 0o600 };
         let (staged, made) = self.make(name, self.exclusive(), mode, creds)?;
-        match self.resemble(&staged, &made, base, like, creds) {
+        match self.resemble(&staged, &made, base, like, creds, true) {
             Ok(()) => Ok(staged),
             Err(errno) => {
                 self.remove_failed(name);
@@ -97,22 +97,35 @@ impl Staging {
     }
 
     /// Makes a staged file that nobody writes any more look like the version that it is about to replace, as that is by now. Nobody
-    /// vouches for its content as far as to run it with another's rights.
-    pub fn resemble_version(&self, staged: &Staged, version: &File) -> Result<()> {
-        let (made, version_stat) = (stat::fstat(&*staged.file)?, stat::fstat(version)?);
+    /// vouches for its content as far as to run it with another's rights. (Not where root is nobody, who may change nothing of it.)
+    pub fn resemble_version(&self, staged: &Staged, version: impl FnOnce() -> Result<File>) -> Result<()> {
+        if self.nobody.is_some() {
+            return Ok(());
+        }
+        let version = version()?;
+        let (made, version_stat) = (stat::fstat(&*staged.file)?, stat::fstat(&version)?);
         let like = Stat { perm: version_stat.perm & !stat::SET_IDS, ..version_stat };
         let remove = |name: &str| match xattr::remove(&*staged.file, OsStr::new(name)) {
             Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(()),
             other => other,
         };
         remove(acl::ACCESS)?;
-        self.resemble(staged, &made, version, &like, None)?;
+        self.resemble(staged, &made, &version, &like, None, false)?;
         remove(xattr::CAPABILITY)
     }
 
-    fn resemble(&self, staged: &Staged, made: &Stat, base: &File, like: &Stat, creds: Option<&Creds>) -> Result<()> {
+    /// `is_new`: it has what every file gets that is made here.
+    fn resemble(
+        &self,
+        staged: &Staged,
+        made: &Stat,
+        base: &File,
+        like: &Stat,
+        creds: Option<&Creds>,
+        is_new: bool,
+    ) -> Result<()> {
         self.acting_for(creds, || {
-            let (mut perm, mut untouched) = (made.perm, true);
+            let (mut perm, mut untouched) = (made.perm, is_new);
             if (made.uid, made.gid) != (like.uid, like.gid) {
                 at::chown(&staged.file, Some(like.uid), Some(like.gid))?;
                 (perm, untouched) = (stat::fstat(&staged.file)?.perm, false);
