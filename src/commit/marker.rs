@@ -2,8 +2,7 @@
 //! cannot tell a file that is there from one that is complete elsewhere too.
 //!
 //! It is removed, durably, before the next version appears, and written after that, before the commit is recorded: a
-//! version without its marker is found by recovery, a marker without its version is never seen. Removed is to say moved to the
-//! staging folder, until that version is there or has been refused.
+//! version without its marker is found by recovery, a marker without its version is never seen.
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -11,13 +10,12 @@ use std::sync::Arc;
 
 use rustix::fs::OFlags;
 
-use super::restore::move_back;
 use super::{Committer, Target};
 use crate::failpoint;
 use crate::inode::{Node, display_path};
 use crate::journal::DraftId;
 use crate::rules::Mode;
-use crate::sys::at::{self, RenameFlags};
+use crate::sys::at;
 use crate::sys::cred::Creds;
 use crate::sys::{Errno, Kind, Result, Stat, digest, stat};
 
@@ -40,51 +38,42 @@ impl Target {
     }
 }
 
-/// A version whose marker was taken away for something that is about to happen to its name. The marker goes with this.
+/// Bytes of a marker, at most.
+const LONGEST: usize = 256;
+
+/// A version whose marker was removed for something that is about to happen to its name.
 #[derive(Debug)]
 pub struct Unmarked<'c> {
     by: &'c Committer,
     target: Target,
-    /// The version that the marker tells of.
+    /// The version that the marker told of.
     ino: Option<u64>,
-    staged: String,
+    /// The marker: what was in it, and whose it was.
+    text: Vec<u8>,
+    like: Stat,
     writer: Option<Creds>,
 }
 
 impl Unmarked<'_> {
     /// It was refused: the version that is still there has its marker again.
     pub fn put_back(self) {
-        let Target { parent, name } = &self.target;
-        let put = |by: &Committer| {
-            let claim = by.claim(&[(parent, name)])?;
-            let there = by.nodes.fd(parent).and_then(|dir| stat::stat_at(dir, name));
-            let put = match there {
-                Ok(there) if Some(there.ino) == self.ino => {
-                    let marker = marker_of(name);
-                    let back = |dir: BorrowedFd<'_>| {
-                        let staged = OsStr::new(&self.staged);
-                        by.staging.acting_for(self.writer.as_ref(), || {
-                            move_back(by.staging.dir(), staged, dir, &marker, false)
-                        })
-                    };
-                    by.change(parent, &marker, back)
-                }
-                // Another version has the name since, with a marker of its own.
-                _ => Ok(()),
-            };
-            by.leave(claim, &[(parent, name)]);
-            put.and_then(|()| by.sync_folder(parent))
+        let (by, Target { parent, name }) = (self.by, &self.target);
+        // As long as this is claimed, nobody commits there, and a commit claims it until its marker is there.
+        let claim = by.totals.claim(&[(parent.key, name)]);
+        let put = || {
+            let dir = by.nodes.fd(parent)?;
+            let is_free = matches!(stat::stat_at(&dir, marker_of(name)), Err(Errno::NOENT));
+            if !is_free || stat::stat_at(&dir, name).ok().map(|there| there.ino) != self.ino {
+                // Another version has the name since, with a marker of its own or none.
+                return Ok(());
+            }
+            let id = by.journal.next_draft_id();
+            by.place_marker(id, &self.target, &self.text, self.like.perm, Some(&self.like), self.writer.as_ref())
         };
-        if let Err(errno) = put(self.by) {
+        let put = put();
+        by.leave(claim, &[(parent, name)]);
+        if let Err(errno) = put {
             tracing::error!(path = display_path(&self.target.path()), %errno, "the marker of a version is lost");
-        }
-    }
-}
-
-impl Drop for Unmarked<'_> {
-    fn drop(&mut self) {
-        if let Err(errno) = self.by.staging.remove(&self.staged) {
-            tracing::warn!(stage = self.staged, %errno, "a marker that is none any more cannot be removed");
         }
     }
 }
@@ -105,28 +94,31 @@ impl Committer {
     ) -> Result<Option<Unmarked<'_>>> {
         failpoint!("marker_before_remove");
         let marker = marker_of(name);
-        let staged = format!("{STAGED}{}", self.journal.next_draft_id());
-        let ino = stat::stat_at(self.nodes.fd(folder)?, name).ok().map(|there| there.ino);
-        let take = |dir: BorrowedFd<'_>| match self.nodes.is_gone(folder) {
+        let (mut ino, mut there) = (None, None);
+        let remove = |dir: BorrowedFd<'_>| match self.nodes.is_gone(folder) {
             // The version keeps it, should its folder be restored.
             true => Err(Errno::NOENT),
-            false => self.staging.acting_for(writer, || {
-                at::rename(dir, &marker, self.staging.dir(), OsStr::new(&staged), RenameFlags::empty())
-            }),
+            false => {
+                there = read_marker(dir, &marker).ok();
+                self.staging.acting_for(writer, || at::unlink(dir, &marker))?;
+                ino = stat::stat_at(dir, name).ok().map(|there| there.ino);
+                Ok(())
+            }
         };
-        match self.change(folder, &marker, take) {
+        match self.change(folder, &marker, remove) {
             Ok(()) => {}
             Err(Errno::NOENT | Errno::NAMETOOLONG) => return Ok(None),
             Err(other) => return Err(other),
         }
         let target = Target { parent: folder.clone(), name: name.to_owned() };
-        let unmarked = Unmarked { by: self, target, ino, staged, writer: writer.cloned() };
+        let writer = writer.cloned();
+        let unmarked = there.map(|(like, text)| Unmarked { by: self, target, ino, text, like, writer });
         if let Err(errno) = self.sync_folder(folder) {
-            unmarked.put_back();
+            unmarked.into_iter().for_each(Unmarked::put_back);
             return Err(errno);
         }
         failpoint!("marker_after_remove");
-        Ok(Some(unmarked))
+        Ok(unmarked)
     }
 
     /// Writes the marker of the version under `target`, whose open file is `version`. `digest` saves a read.
@@ -145,25 +137,46 @@ impl Committer {
             None => digest::of(version)?,
         };
         let text = format!("{{\"size\":{},\"digest\":\"{digest}\"}}\n", found.size);
+        self.place_marker(id, target, text.as_bytes(), found.perm & 0o666, None, writer)
+    }
+
+    /// Stores a marker by way of the staging folder, as the writer, or with the owner of the one that it was.
+    fn place_marker(
+        &self,
+        id: DraftId,
+        target: &Target,
+        text: &[u8],
+        perm: u32,
+        like: Option<&Stat>,
+        writer: Option<&Creds>,
+    ) -> Result<()> {
         let name = format!("{STAGED}{id}");
         self.staging.remove(&name)?;
-        let staged = self.staging.create(&name, found.perm & 0o666, writer)?;
-        let written =
-            at::write_at(&staged.file, text.as_bytes(), 0).and_then(|()| at::fsync(&staged.file)).and_then(|()| {
-                failpoint!("marker_after_stage");
-                let marker = marker_of(&target.name);
-                self.change(&target.parent, &marker, |dir| {
-                    self.staging.acting_for(writer, || self.rename_staged(&staged, dir, &marker))
-                })
-            });
-        if written.is_err() {
+        let staged = self.staging.create(&name, perm, writer)?;
+        let place = || {
+            at::write_at(&staged.file, text, 0)?;
+            if let Some(like) = like.filter(|like| {
+                stat::fstat(&*staged.file).is_ok_and(|made| made.uid != like.uid || made.gid != like.gid)
+            }) && let Err(errno) = at::chown(&staged.file, Some(like.uid), Some(like.gid))
+            {
+                tracing::debug!(%errno, "a marker has another owner than before");
+            }
+            at::fsync(&staged.file)?;
+            failpoint!("marker_after_stage");
+            let marker = marker_of(&target.name);
+            self.change(&target.parent, &marker, |dir| {
+                self.staging.acting_for(writer, || self.rename_staged(&staged, dir, &marker))
+            })
+        };
+        let placed = place();
+        if placed.is_err() {
             self.staging.remove(&name)?;
         }
-        written?;
+        placed?;
         self.sync_folder(&target.parent)
     }
 
-    /// As [`Self::complete_marker`], while others may change the name: of inode `ino`.
+    /// Writes the marker of inode `ino`, if a path has that and no marker, while others may change the name.
     pub fn complete_marker_claimed(&self, id: DraftId, path: &[u8], ino: u64) {
         let claimed = self.folder_of(path).and_then(|target| {
             let claim = self.claim(&[(&target.parent, &target.name)])?;
@@ -207,4 +220,17 @@ impl Committer {
             false
         })
     }
+}
+
+/// What a marker holds, and its attributes; fails for what is none.
+fn read_marker(dir: BorrowedFd<'_>, marker: &OsStr) -> Result<(Stat, Vec<u8>)> {
+    let file = at::open_file(dir, marker, OFlags::RDONLY | OFlags::NONBLOCK, 0)?;
+    let like = stat::fstat(&file)?;
+    let mut text = vec![0; LONGEST + 1];
+    let length = at::read_at(&file, &mut text, 0)?;
+    if like.kind != Kind::File || length > LONGEST {
+        return Err(Errno::INVAL);
+    }
+    text.truncate(length);
+    Ok((like, text))
 }

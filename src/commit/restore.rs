@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 
 use super::names::until_free;
-use super::{Committer, Target, is_there};
+use super::{Committer, Target, Unmarked, is_there};
 use crate::failpoint;
 use crate::folders::Holds;
 use crate::inode::{Key, display_path};
@@ -25,7 +25,13 @@ impl Committer {
         let is_file = stat::stat_at(&dir, name).is_ok_and(|there| there.kind == Kind::File);
         let is_marked = replace && is_file && self.wants_marker(&target.path());
         let unmarked = if is_marked { self.remove_marker(parent, name, None)? } else { None };
-        let claim = self.claim(&[(parent, name)])?;
+        let claim = match self.claim(&[(parent, name)]) {
+            Ok(claim) => claim,
+            Err(errno) => {
+                unmarked.into_iter().for_each(Unmarked::put_back);
+                return Err(errno);
+            }
+        };
         let there = stat::stat_at(&dir, name).ok();
         let moved = match &there {
             Some(there) if replace => self.restore_over(staged, &stat, &dir, target, there),
@@ -103,7 +109,7 @@ impl Committer {
 }
 
 /// Never over a name that is there, also where the file system cannot promise that by itself.
-pub(super) fn move_back(trash: impl AsFd, staged: &OsStr, dir: impl AsFd, name: &OsStr, tree: bool) -> Result<()> {
+fn move_back(trash: impl AsFd, staged: &OsStr, dir: impl AsFd, name: &OsStr, tree: bool) -> Result<()> {
     let ino = stat::stat_at(trash.as_fd(), staged)?.ino;
     match at::rename(trash.as_fd(), staged, dir.as_fd(), name, RenameFlags::NOREPLACE) {
         Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {}

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use super::{Draft, Phase, Work};
 use crate::inode::Content;
 use crate::sys::stat::Time;
-use crate::sys::{Errno, Result, at, mount, writeback};
+use crate::sys::{Errno, Result, at, mount, stat, writeback};
 
 /// After each so many bytes the disk is asked to begin: a commit of a large file then waits for the last of them only.
 const EARLY_BYTES: u64 = 8 << 20;
@@ -133,6 +133,16 @@ impl Draft {
         // What the caller asked for wrongly, and was told at once, says nothing about the content.
         let wishes = [Errno::INVAL, Errno::OPNOTSUPP, Errno::FBIG, Errno::BADF, Errno::INTR];
         self.tainting(step, altered, |errno| !wishes.contains(&errno))
+    }
+
+    /// Gives back what was allocated behind the end of the staged file. Nobody writes to it meanwhile.
+    pub fn give_back_room(&self) {
+        let body = self.body.write();
+        if let Phase::Open(work) = &body.phase
+            && let Err(errno) = stat::fstat(&work.staged.file).and_then(|now| at::truncate(&work.staged.file, now.size))
+        {
+            tracing::debug!(node = self.node, %errno, "a staged file keeps room that it does not need");
+        }
     }
 
     fn tainting<T>(

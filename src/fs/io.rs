@@ -10,7 +10,7 @@ use super::{Done, Fs};
 use crate::draft::{Blocked, Caller, Draft, Expected, Keep, UNSEALING};
 use crate::inode::Content;
 use crate::sys::at::FallocateFlags;
-use crate::sys::{Errno, Result, at, copy, mount, stat};
+use crate::sys::{Errno, Result, at, copy, mount};
 
 /// A change of a draft's content that can be tried again once the draft is ready for it.
 type Call<T> = Arc<dyn Fn(&Draft) -> Result<std::result::Result<T, Blocked>> + Send + Sync>;
@@ -234,7 +234,9 @@ impl Fs {
                 let seen = goes_on.then(|| fs.reaper.purges());
                 return fs.change_now(draft, Change { seen, ..change }, done);
             }
-            if !is_ahead {
+            if is_ahead {
+                draft.give_back_room();
+            } else {
                 draft.taint(change.step, errno);
             }
             done(Err(errno));
@@ -265,16 +267,17 @@ impl Fs {
             Ok(Handle::Draft { draft, writes: true, .. }) => {
                 let frees = FallocateFlags::PUNCH_HOLE | FallocateFlags::ZERO_RANGE | FallocateFlags::COLLAPSE_RANGE;
                 let is_ahead = !FallocateFlags::from_bits_retain(mode).intersects(frees);
+                let (fs, by_daemon) = (self.clone(), is_ahead && !self.options.nfs);
                 let call = move |file: &std::fs::File| {
-                    let before = stat::fstat(file)?.size;
-                    call(file).inspect_err(|_| {
-                        // What there was room for may have made it longer, of which the kernel above knows nothing.
-                        if is_ahead && let Err(errno) = at::truncate(file, before) {
-                            tracing::error!(%errno, "a file stays longer than its writer knows");
-                        }
-                    })
+                    if by_daemon {
+                        // Where there is room for a part only, the file would become longer, of which the kernel above knows
+                        // nothing.
+                        at::fallocate(file, mode | FallocateFlags::KEEP_SIZE.bits(), offset, len)?;
+                    }
+                    at::fallocate(file, mode, offset, len)?;
+                    fs.strip_set_ids(caller, file)
                 };
-                self.alter(draft.clone(), Keep::All, if is_ahead { ALLOCATE } else { "fallocate" }, call, done);
+                self.alter(draft.clone(), Keep::All, if by_daemon { ALLOCATE } else { "fallocate" }, call, done);
             }
             Ok(Handle::Direct { file, node, writes: true }) => {
                 let end = if mode & FallocateFlags::KEEP_SIZE.bits() == 0 { offset + len } else { 0 };
