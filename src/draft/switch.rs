@@ -181,9 +181,9 @@ impl Switches {
         belongs.then_some(switch.wants)
     }
 
-    /// The node that the thread has opened, if that was known by another name than this one, and nothing was looked up since.
-    pub fn opened_otherwise(&self, tid: u32, name: &OsStr) -> Option<u64> {
-        self.get(tid, |_| false).filter(|switch| switch.at.is_none() && switch.name != name).map(|switch| switch.node)
+    /// True if what the thread has opened was last known by another name than this one, and nothing was looked up since.
+    pub fn has_another_name(&self, tid: u32, name: &OsStr) -> bool {
+        self.get(tid, |_| false).is_some_and(|switch| switch.at.is_none() && switch.name != name)
     }
 
     /// True if the thread's look-up of `name` belongs to an open that has looked the name up, freshly, before it was sent

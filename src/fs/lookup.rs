@@ -9,6 +9,7 @@ use super::wait::{Until, deserted_limit};
 use super::{Done, Fs};
 use crate::draft::{Caller, Draft, NewDraft, Wants};
 use crate::inode::{Content, Key, Node};
+use crate::sys::procfs::{self, MountId};
 use crate::sys::{Errno, Kind, Result, Stat, process, stat};
 use crate::{commit, draft};
 
@@ -93,20 +94,9 @@ impl Fs {
     /// the way to a file that is mounted over that name, and is then none of it.
     fn repeated_open(&self, caller: Caller, folder: &Node, name: &OsStr) -> Option<Wants> {
         let wants = self.drafts.switches.looking_up(caller.tid, folder.id, name)?;
-        let opened = self.drafts.switches.opened_otherwise(caller.tid, name);
-        // One that was renamed may have been opened by the name that it had.
-        let opened = opened.and_then(|id| self.nodes().get(id).ok()).filter(|opened| opened.renamed_to().is_none());
-        let Some(opened) = opened else { return Some(wants) };
-        let is_under = |folder: &Node, name: &OsStr| {
-            let there = self.nodes().fd(folder).and_then(|dir| stat::stat_at(dir, name));
-            there.is_ok_and(|there| Key::of(&there) == opened.key)
-        };
-        let has_one_name = self.nodes().fd(&opened).and_then(stat::fstat).is_ok_and(|stat| stat.nlink == 1);
-        let link = opened.link();
-        // A reader gets what there is under the name that he has looked up, and needs no preparation for that.
-        let has_another = !wants.writes() || link.parent.is_some_and(|parent| is_under(&parent, &link.name));
-        let is_elsewhere = has_one_name && has_another;
-        (!is_elsewhere || is_under(folder, name)).then_some(wants)
+        let is_other = self.drafts.switches.has_another_name(caller.tid, name);
+        let is_mounted_over = |mount: &MountId| procfs::is_mounted_over(caller.tid, mount.dev, name);
+        (!is_other || !self.mount.get().is_some_and(is_mounted_over)).then_some(wants)
     }
 
     /// What the export has under the name now; counts a look-up.

@@ -18,7 +18,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::time::ClockId;
 
 pub use calls::{Interruption, LockCall, call, interruption, is_writing, lock_call};
-pub use tables::{Has, Holds, MountId, OpenFile, cached_sizes, has_open, holds};
+pub use tables::{Has, Holds, MountId, OpenFile, cached_sizes, has_open, holds, is_mounted_over};
 
 /// Clock ticks per second in `/proc` (USER_HZ, the same on every Linux architecture that has FUSE).
 const TICKS: u64 = 100;

@@ -1,9 +1,9 @@
 //! Whether a process has a file open or mapped.
 
 use std::cell::Cell;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::mem::MaybeUninit;
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
 use rustix::fs::{AtFlags, Mode, OFlags, RawDir, StatxFlags};
@@ -145,6 +145,18 @@ pub fn has_open(pid: u32, mount: Option<MountId>, inos: &[u64], written: &[u64],
         }
         _ => None,
     }
+}
+
+/// True if a part of a mount's file system is mounted over something of this name, where the thread can see it.
+pub fn is_mounted_over(tid: u32, dev: (u32, u32), name: &OsStr) -> bool {
+    let Ok(table) = std::fs::read(format!("/proc/{tid}/mountinfo")) else { return false };
+    table.split(|&b| b == b'\n').any(|line| {
+        // id parent major:minor root mountpoint ...
+        let words: Vec<&[u8]> = line.splitn(6, |&b| b == b' ').collect();
+        let [_, _, device_of, root, mountpoint, ..] = words[..] else { return false };
+        let is_there = || unescape(mountpoint).rsplit(|&b| b == b'/').next() == Some(name.as_bytes());
+        device(device_of, 10) == Some(dev) && root != b"/" && is_there()
+    })
 }
 
 /// The device of a mount in the name space of a process, which may be another one than the daemon's.
