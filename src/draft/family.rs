@@ -267,7 +267,7 @@ impl Draft {
         caller: Caller,
         mount: Option<MountId>,
         started: impl FnOnce(&Process) -> Option<u64>,
-        is_shared: impl FnOnce(Key) -> bool,
+        is_shared: impl FnOnce(Key, bool) -> bool,
     ) -> bool {
         let (openers, since, mappable) = {
             let writers = self.writers.lock();
@@ -291,7 +291,9 @@ impl Draft {
         let began_over = self.began_over.lock().clone();
         let own_ino = content.map(|key| key.ino).filter(|ino| !began_over.contains(ino)).unwrap_or(self.node);
         match procfs::has_open(own.tgid, mount, &[self.node, own_ino], &began_over, mappable) {
-            Some(ino) if ino != self.node => content.is_none_or(|key| !is_shared(Key { ino, ..key })),
+            Some(ino) if ino != self.node => {
+                content.is_none_or(|key| !is_shared(Key { ino, ..key }, !began_over.contains(&ino)))
+            }
             found => found.is_some(),
         }
     }
@@ -322,14 +324,15 @@ impl Draft {
         &self,
         tid: u32,
         mount: Option<MountId>,
-        is_shared: impl Fn(Key) -> bool,
+        is_shared: impl Fn(Key, bool) -> bool,
         but: usize,
         mappings: bool,
         again: bool,
     ) -> Has {
         let began_over = self.began_over.lock().clone();
         let content = self.content_key();
-        let is_shared = |ino| content.is_some_and(|key| is_shared(Key { ino, ..key }));
+        let is_own = |ino| !began_over.contains(&ino);
+        let is_shared = |ino| content.is_some_and(|key| is_shared(Key { ino, ..key }, is_own(ino)));
         let own = [self.node, content.map_or(self.node, |key| key.ino)];
         let look = || procfs::holds(tid, mount, own, &began_over, is_shared, but, mappings);
         let has = look();

@@ -70,7 +70,7 @@ pub fn last_close(
     mount: Option<MountId>,
     fh: u64,
     closer: Option<&Closer>,
-    is_shared: impl Fn(Key) -> bool,
+    is_shared: impl Fn(Key, bool) -> bool,
 ) -> Proof {
     for _ in 0..ROUNDS {
         let closes = draft.closes();
@@ -89,7 +89,7 @@ fn judge(
     mount: Option<MountId>,
     fh: u64,
     closer: Option<&Closer>,
-    is_shared: impl Fn(Key) -> bool,
+    is_shared: impl Fn(Key, bool) -> bool,
 ) -> Proof {
     // First, so that of several at once the last to look finds that the others have closed.
     let own = closer.map(|closer| note_own(draft, mount, fh, closer, &is_shared));
@@ -190,7 +190,7 @@ pub fn note_own(
     mount: Option<MountId>,
     fh: u64,
     closer: &Closer,
-    is_shared: impl Fn(Key) -> bool,
+    is_shared: impl Fn(Key, bool) -> bool,
 ) -> Own {
     let &Closer { process: Process { tgid, .. }, tid, .. } = closer;
     // What is noted is what was seen last.

@@ -99,15 +99,16 @@ impl Fs {
 
     /// True if the caller sees a draft under its name.
     pub(super) fn is_family(&self, draft: &Draft, caller: Caller) -> bool {
-        let is_shared = |version| self.is_shared(draft, version);
+        let is_shared = |inode, own| self.is_shared(draft, inode, own);
         draft.is_family(caller, self.mount.get().copied(), |process| self.starts.of(process), is_shared)
     }
 
-    /// True if a number of a draft, of the version below or its own, is that of something else that is open for writing: in place,
-    /// or another draft that began over it. (That one's may be gone since, and the number given out again.)
-    pub(super) fn is_shared(&self, draft: &Draft, inode: Key) -> bool {
-        let is_other = |other: &Arc<Draft>| other.node != draft.node && other.is_open_as(inode.ino);
-        self.nodes().counted(inode).is_some() || self.drafts.in_use().iter().any(is_other)
+    /// True if the number of a version below a draft is that of something else that is open for writing: in place, or another draft
+    /// that began over it. The draft's `own` number is, if it was given out again, that of one which has failed since.
+    pub(super) fn is_shared(&self, draft: &Draft, inode: Key, own: bool) -> bool {
+        let is_other =
+            |other: &Arc<Draft>| other.node != draft.node && other.is_open_as(inode.ino) && (!own || other.is_over());
+        !own && self.nodes().counted(inode).is_some() || self.drafts.in_use().iter().any(is_other)
     }
 
     /// Credentials to act under; `None` for the daemon's own.

@@ -59,7 +59,7 @@ impl Fs {
     /// after this close is held back until the release behind it.
     fn close_without_waiting(&self, caller: Caller, fh: u64, draft: &Draft) -> Result<()> {
         if let Some(closer) = note_close(draft, fh, caller) {
-            let is_shared = |version| self.is_shared(draft, version);
+            let is_shared = |inode, own| self.is_shared(draft, inode, own);
             draft::note_own(draft, self.mount.get().copied(), fh, &closer, is_shared);
         }
         draft.await_commit();
@@ -70,7 +70,7 @@ impl Fs {
 
     fn close_writer(self: &Arc<Self>, caller: Caller, fh: u64, draft: &Arc<Draft>, done: impl Done<()>) {
         let closer = note_close(draft, fh, caller);
-        let is_shared = |version| self.is_shared(draft, version);
+        let is_shared = |inode, own| self.is_shared(draft, inode, own);
         let proof = draft::last_close(draft, self.mount.get().copied(), fh, closer.as_ref(), is_shared);
         metrics::close_proof(proof.word());
         match proof {
