@@ -106,8 +106,11 @@ impl Fs {
     /// True if the number of a version below a draft is that of something else that is open for writing: in place, or another draft
     /// that began over it. The draft's `own` number is, if it was given out again, that of one which has failed since.
     pub(super) fn is_shared(&self, draft: &Draft, inode: Key, own: bool) -> bool {
-        let is_other =
-            |other: &Arc<Draft>| other.node != draft.node && other.is_open_as(inode.ino) && (!own || other.is_over());
+        let is_other = |other: &Arc<Draft>| {
+            other.node != draft.node
+                && other.is_open_as(inode.ino)
+                && (!own || other.is_over() || other.tainted().is_some())
+        };
         !own && self.nodes().counted(inode).is_some() || self.drafts.in_use().iter().any(is_other)
     }
 
