@@ -175,11 +175,10 @@ impl Committer {
             let rename = || at::rename(&old_dir, from.1, &new_dir, to.1, flags);
             if let Err(errno) = self.staging.acting(creds, || until_free(&new_dir, rename)) {
                 // Only the answer may have been lost.
-                let happened = !exchange
-                    && !same
-                    && is_there(&new_dir, to.1, moved.ino)
-                    && stat::stat_at(&old_dir, from.1).is_err_and(|errno| errno == Errno::NOENT);
+                let happened =
+                    !exchange && !same && is_there(&new_dir, to.1, moved.ino) && !is_there(&old_dir, from.1, moved.ino);
                 if !happened {
+                    self.put_back(aside.as_ref(), &new_dir, to.1);
                     self.unlink_aside(aside.as_ref());
                     return Err(errno);
                 }
@@ -336,6 +335,8 @@ pub(super) fn until_free(dir: impl std::os::fd::AsFd, rename: impl Fn() -> Resul
 
 /// Whether a name holds an inode: what a change of names did whose answer was lost.
 pub(crate) fn is_there(dir: impl std::os::fd::AsFd, name: &OsStr, ino: u64) -> bool {
+    // An NFS client may remember what was there before. A server that is away now does not answer the next call either.
+    let _ = stat::revalidate(&dir);
     stat::stat_at(dir, name).is_ok_and(|there| there.ino == ino)
 }
 

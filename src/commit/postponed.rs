@@ -95,6 +95,11 @@ impl Committer {
         self.postponed.push(Postponed { id, target: None, below: Below::Unknown });
     }
 
+    /// Where it goes, as far as that can be told.
+    pub fn target_of(&self, postponed: &Postponed) -> Option<Target> {
+        postponed.target.clone().or_else(|| self.folder_of(&self.journal.row(postponed.id).ok()??.path).ok())
+    }
+
     /// Tries once more.
     pub fn try_again(&self, postponed: &Postponed) -> Tried {
         let mut row = match self.journal.row(postponed.id) {

@@ -48,6 +48,12 @@ fn run(fs: &Fs, stopped: &Stopped) {
 
 /// True when it is done with.
 fn try_again(fs: &Fs, it: &mut Waiting) -> bool {
+    // Who writes there has begun over what the name holds, and would replace this one without having seen it. What is written there
+    // goes first: then this one is overtaken, and kept in quarantine.
+    if fs.committer().target_of(&it.postponed).is_some_and(|target| fs.is_being_written(&target)) {
+        it.due = Instant::now() + it.pause;
+        return false;
+    }
     match fs.committer().try_again(&it.postponed) {
         Tried::Published(target) => fs.announce_published(&[target]),
         Tried::Settled => {}

@@ -1,7 +1,7 @@
 //! What a draft has: content, the name where it will appear, the version below.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::Base;
 use super::ending::Kept;
@@ -57,7 +57,9 @@ pub struct Work {
     pub kind: CommitKind,
     /// Bytes written so far, overwritten ones included.
     pub written: AtomicU64,
-    /// Size and time of the copy before anybody could write to it, if that would tell whether somebody did.
+    /// The content is not, or no more, that of the version below.
+    pub changed: AtomicBool,
+    /// Size and time of the copy before the kernel could write to it by itself, if they would tell whether it did.
     pub copied: Option<(u64, Time)>,
 }
 
@@ -69,10 +71,10 @@ impl Phase {
 }
 
 impl Work {
-    /// True if the content is the copy that it began with.
-    pub(super) fn is_untouched(&self) -> bool {
+    /// True if the content is the copy that it began with. `passed`: the kernel may have written to it by itself.
+    pub(super) fn is_untouched(&self, passed: bool) -> bool {
         let there = || stat::fstat(&self.staged.file).map(|stat| (stat.size, stat.mtime));
-        self.copied.is_some_and(|copied| there() == Ok(copied))
+        !self.changed.load(Ordering::Acquire) && (!passed || self.copied.is_some_and(|copied| there() == Ok(copied)))
     }
 }
 

@@ -15,6 +15,9 @@ const EARLY_BYTES: u64 = 8 << 20;
 /// What has failed when a write came after a promise and that could not be taken back.
 pub const UNSEALING: &str = "taking a promise back";
 
+/// What the caller asked for wrongly, and was told at once: the content is what it was.
+const WISHES: [Errno; 4] = [Errno::INVAL, Errno::OPNOTSUPP, Errno::FBIG, Errno::BADF];
+
 /// What to do before a write can go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Blocked {
@@ -45,6 +48,9 @@ impl Draft {
             Phase::Open(work) if work.holds_writes_back() => Ok(Err(Blocked::Promised)),
             Phase::Open(work) => {
                 let changed = call(work);
+                if !changed.as_ref().is_err_and(|&errno| WISHES.contains(&errno) || mount::is_no_space(errno)) {
+                    work.changed.store(true, Ordering::Release);
+                }
                 self.changes.fetch_add(1, Ordering::AcqRel);
                 changed.map(Ok)
             }
@@ -130,9 +136,7 @@ impl Draft {
             }
             Ok(altered)
         });
-        // What the caller asked for wrongly, and was told at once, says nothing about the content.
-        let wishes = [Errno::INVAL, Errno::OPNOTSUPP, Errno::FBIG, Errno::BADF, Errno::INTR];
-        self.tainting(step, altered, |errno| !wishes.contains(&errno))
+        self.tainting(step, altered, |errno| !WISHES.contains(&errno) && errno != Errno::INTR)
     }
 
     /// Gives back what was allocated behind the end of the staged file. Nobody writes to it meanwhile.
@@ -245,6 +249,7 @@ pub(super) mod tests {
             promising: AtomicBool::new(false),
             kind: CommitKind::New,
             written: AtomicU64::new(0),
+            changed: AtomicBool::new(true),
             copied: None,
         });
         draft

@@ -288,7 +288,7 @@ impl Draft {
         }
         let Phase::Open(work) = std::mem::replace(&mut body.phase, Phase::Ended(None)) else { return None };
         body.phase = Phase::Sealing(work.id, work.staged.file.clone());
-        let untouched = !self.touched.load(Ordering::Acquire) && work.is_untouched();
+        let untouched = !self.touched.load(Ordering::Acquire) && work.is_untouched(self.is_passed_through());
         let promised = work.promised.load(Ordering::Acquire);
         let target = body.target.clone();
         let kind = self.kind(&work, body.base.is_some());
@@ -351,7 +351,7 @@ impl Draft {
     }
 
     /// True while an open that was sent round is about to reach it, or a first write.
-    pub(super) fn is_expected(&self) -> bool {
+    pub fn is_expected(&self) -> bool {
         self.expected.load(Ordering::Acquire) > 0
     }
 
@@ -366,22 +366,26 @@ impl Draft {
 
     /// Lets go of the descriptor of a published or ended draft that nobody has open, and of the memory that only writers need: the
     /// kernel may remember its node for as long as it likes, and the space of a file without a name is free when its last
-    /// descriptor is closed.
-    pub fn let_go(&self, nodes: &Arc<NodeTable>) {
+    /// descriptor is closed. True if it cannot, because the version after this one would be begun from it: that costs a descriptor
+    /// for as long as the kernel remembers the node.
+    #[must_use]
+    pub fn let_go(&self, nodes: &Arc<NodeTable>) -> bool {
         let mut body = self.body.write();
-        let (Phase::Published(Kept::Open(file)) | Phase::Ended(Some(Kept::Open(file)))) = &body.phase else { return };
         if self.is_open() {
-            return;
+            return false;
         }
+        let (Phase::Published(Kept::Open(file)) | Phase::Ended(Some(Kept::Open(file)))) = &body.phase else {
+            return matches!(body.phase, Phase::Clean);
+        };
         self.stream.lock().lose();
         self.writers.lock().shrink();
         let closed = nodes.handle_of(&**file).map(|handle| Kept::Closed(handle, nodes.clone()));
         match (&mut body.phase, closed) {
             (Phase::Published(kept), Some(closed)) => *kept = closed,
-            // The version after this one would be begun from it.
-            (Phase::Published(_), None) => {}
+            (Phase::Published(_), None) => return true,
             (phase, closed) => *phase = Phase::Ended(closed),
         }
+        false
     }
 
     /// Takes a descriptor again, for somebody who opens a published or ended draft: `ESTALE` if its content is gone.

@@ -1,8 +1,8 @@
 //! The name under which a draft will appear: how it is taken away, and how it changes.
 
-use parking_lot::RwLockUpgradableReadGuard;
+use parking_lot::{RwLockUpgradableReadGuard, RwLockWriteGuard};
 
-use super::{Draft, Phase};
+use super::{Body, Draft, Phase};
 use crate::commit::{Committer, Target};
 use crate::journal::{Entry, Held};
 use crate::sys::Result;
@@ -33,7 +33,7 @@ impl Draft {
     /// As [`Draft::unname`], after a rename over the name by `call`: no commit comes in between, which would put the draft over
     /// what was renamed there. False, and nothing done, while one is on its way.
     pub fn unname_for(&self, by: &Committer, call: impl FnOnce() -> Result<()>) -> Result<bool> {
-        let body = self.body.upgradable_read();
+        let body = self.body_alone();
         if matches!(body.phase, Phase::Sealing(..)) {
             return Ok(false);
         }
@@ -53,7 +53,7 @@ impl Draft {
         call: impl FnOnce() -> Result<bool>,
         held: impl FnOnce() -> Held,
     ) -> Result<Option<bool>> {
-        let body = self.body.upgradable_read();
+        let body = self.body_alone();
         if matches!(body.phase, Phase::Sealing(..)) {
             return Ok(None);
         }
@@ -68,6 +68,11 @@ impl Draft {
         }
         body.target = Some(target);
         Ok(Some(true))
+    }
+
+    /// The body while nobody changes its phase, and no promise is being written either, which would tell of the name before.
+    fn body_alone(&self) -> RwLockUpgradableReadGuard<'_, Body> {
+        RwLockWriteGuard::downgrade_to_upgradable(self.body.write())
     }
 
     /// The version that it stands for was renamed, and it goes along. False if something was written to it meanwhile, or its

@@ -97,42 +97,41 @@ fn judge(
         tracing::debug!(node = draft.node, "the descriptor is gone");
         return Proof::Unknown;
     };
-    let unknown = |reason: &str| {
-        tracing::debug!(node = draft.node, reason, "no proof of last close");
-        // Those who look at the name are not held back on account of every close of many: only where all others have closed just
-        // now, so that nobody may have it open any more.
-        let leave = others.iter().all(|other| other.leaves_until().is_some());
-        if leave { Proof::Unknown } else { Proof::StillOpen }
-    };
     if others.iter().any(|other| !other.has_closed()) {
         return Proof::StillOpen;
     }
+    // The first of several is told. None ends the search: whoever is found to hold it has the last word.
+    let mut doubt: Option<&str> = None;
     // The release behind that one's close does not come: somebody has got its descriptor.
     if others.iter().any(|other| other.leaves_until().is_none()) {
-        return unknown("a descriptor that was closed lives on");
+        doubt = Some("a descriptor that was closed lives on");
     }
     if others.iter().any(|other| other.is_in_doubt()) {
-        return unknown("another process that has closed it may hold it");
+        doubt = doubt.or(Some("another process that has closed it may hold it"));
     }
-    let (Some(by), Some(mut own)) = (closer.filter(|closer| !closer.executes), own) else {
-        return unknown("whoever closes cannot be seen, or executes a new program");
-    };
-    if own.others > 0 {
-        // They have been closed since.
-        own = note_own(draft, mount, fh, by, &is_shared);
+    let mut shared = false;
+    match closer.zip(own).filter(|(closer, _)| !closer.executes) {
+        None => doubt = doubt.or(Some("whoever closes cannot be seen, or executes a new program")),
+        Some((closer, mut own)) => {
+            if own.others > 0 {
+                // They have been closed since.
+                own = note_own(draft, mount, fh, closer, &is_shared);
+            }
+            shared = own.shared;
+            match own.holds {
+                Holds::Yes => return Proof::StillOpen,
+                Holds::Perhaps | Holds::Unknown => doubt = doubt.or(Some("the closing process may hold it")),
+                Holds::No if own.others > 0 => return Proof::StillOpen,
+                Holds::No => {}
+            }
+        }
     }
-    let closer = &by.process;
-    match own.holds {
-        Holds::Yes => return Proof::StillOpen,
-        Holds::Perhaps | Holds::Unknown => return unknown("the closing process may hold it"),
-        Holds::No if own.others > 0 => return Proof::StillOpen,
-        Holds::No => {}
-    }
+    let closer = closer.map(|closer| closer.process);
     let closed = &writer;
     let writers: Vec<&Writer> = std::iter::once(closed).chain(&others).collect();
     let mappable = writers.iter().any(|writer| !writer.write_only);
     // Of the others the kernel has said that they are closed, and will say that nothing refers to them.
-    let mut proven = if others.is_empty() && !own.shared { Proof::LastClose } else { Proof::LastNumber };
+    let mut proven = if others.is_empty() && !shared { Proof::LastClose } else { Proof::LastNumber };
     // By one of its threads, because of a process whose first thread has ended that one tells nothing.
     let mut holds = |tgid, tid| match process::tables(tgid, tid) {
         Tables::Apart => Holds::Unknown,
@@ -142,33 +141,45 @@ fn judge(
         }
     };
     for writer in writers {
-        if closer.tgid != writer.tgid {
-            if writer.tgid == 0 {
-                return unknown("its opener was never seen");
-            }
+        if writer.tgid == 0 {
+            doubt = doubt.or(Some("its opener was never seen"));
+            continue;
+        }
+        if closer.is_none_or(|closer| closer.tgid != writer.tgid) {
             match holds(writer.tgid, writer.tgid) {
                 Holds::Yes => return Proof::StillOpen,
-                Holds::Perhaps | Holds::Unknown => return unknown("its opener may hold it"),
+                Holds::Perhaps | Holds::Unknown => doubt = doubt.or(Some("its opener may hold it")),
                 // It has not been heard of: its own close is on its way, or it is being killed.
-                Holds::No if !writer.has_closed() && !process::share_table(writer.tgid, closer.tgid) => {
+                Holds::No
+                    if !writer.has_closed()
+                        && !closer.is_some_and(|closer| process::share_table(writer.tgid, closer.tgid)) =>
+                {
                     return Proof::StillOpen;
                 }
                 Holds::No => {}
             }
             // What others have opened under the same name is none of what this process closes.
-            let is_passed = || procfs::start_ticks(closer.tgid).is_none_or(|start| start + 1 < writer.opened);
-            if std::ptr::eq(writer, closed) && is_passed() {
-                return unknown("it was passed to the closing process");
+            let is_passed =
+                |closer: Process| procfs::start_ticks(closer.tgid).is_none_or(|start| start + 1 < writer.opened);
+            if std::ptr::eq(writer, closed) && closer.is_some_and(is_passed) {
+                doubt = doubt.or(Some("it was passed to the closing process"));
             }
         }
-        match heirs_hold(writer, closer, &mut holds) {
+        match heirs_hold(writer, closer.as_ref(), &mut holds) {
             Some(Holds::No) => {}
             Some(Holds::Yes) => return Proof::StillOpen,
-            Some(Holds::Perhaps | Holds::Unknown) => return unknown("a process that was forked since may hold it"),
-            None => return unknown("processes cannot be listed"),
+            Some(Holds::Perhaps | Holds::Unknown) => {
+                doubt = doubt.or(Some("a process that was forked since may hold it"));
+            }
+            None => doubt = doubt.or(Some("processes cannot be listed")),
         }
     }
-    proven
+    let Some(reason) = doubt else { return proven };
+    tracing::debug!(node = draft.node, reason, "no proof of last close");
+    // Those who look at the name are not held back on account of every close of many: only where all others have closed just
+    // now, so that nobody may have it open any more.
+    let leave = others.iter().all(|other| other.leaves_until().is_some());
+    if leave { Proof::Unknown } else { Proof::StillOpen }
 }
 
 /// What the process of a close has of the draft itself.
@@ -215,13 +226,13 @@ pub fn note_own(
 
 /// Whether a process forked since the open holds what `writer` opened; `None` if they cannot be listed. One of them may fork
 /// another one and end before it is looked at: so until none has come while they were looked at.
-fn heirs_hold(writer: &Writer, closer: &Process, mut holds: impl FnMut(u32, u32) -> Holds) -> Option<Holds> {
+fn heirs_hold(writer: &Writer, closer: Option<&Process>, mut holds: impl FnMut(u32, u32) -> Holds) -> Option<Holds> {
     let (mut forked, mut last) = forked_since(writer)?;
     if forked.is_empty() {
         return Some(Holds::No);
     }
     failpoint!("heirs_listed");
-    let looked_at = [writer.tgid, closer.tgid];
+    let looked_at = [writer.tgid, closer.map_or(writer.tgid, |closer| closer.tgid)];
     let mut heirs = Heirs::of(writer, closer);
     let mut held = Holds::No;
     for _ in 0..ROUNDS {
@@ -256,12 +267,12 @@ struct Heirs {
 }
 
 impl Heirs {
-    fn of(writer: &Writer, closer: &Process) -> Self {
+    fn of(writer: &Writer, closer: Option<&Process>) -> Self {
         let mut heirs = Heirs { own: std::process::id(), forked: HashSet::new(), line: None, known: HashMap::new() };
         // Another one may have the opener's pid by now.
         if process::identity(writer.tgid) == writer.identity {
             let mut line: Vec<u32> = process::ancestry(writer.tgid).map(|process| process.tgid).collect();
-            if closer.tgid != writer.tgid {
+            if let Some(closer) = closer.filter(|closer| closer.tgid != writer.tgid) {
                 line.extend(process::ancestry(closer.tgid).map(|process| process.tgid));
             }
             heirs.line = Some(line).filter(|line| line.len() < process::GENERATIONS);

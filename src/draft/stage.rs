@@ -212,6 +212,8 @@ impl Draft {
             by.journal.submit(Entry::Retargeted { id: work.id, path, below: None, folder: None, from: None });
         }
         (body.base, body.phase) = (base, Phase::Open(work));
+        // No close of this content was answered yet.
+        self.awaited.store(false, Ordering::Release);
         Ok(())
     }
 
@@ -328,7 +330,7 @@ impl Draft {
             Keep::Nothing => 0,
         };
         let kind = if keep == Keep::Nothing { CommitKind::Overwrite } else { CommitKind::Append };
-        let work = self.begin(by, path, kind, |name| {
+        let mut work = self.begin(by, path, kind, |name| {
             let staged = by.staging.create_like(name, below, &like, self.creds.as_ref())?;
             if kept == 0 {
                 return Ok(staged);
@@ -341,6 +343,7 @@ impl Draft {
                 }
             }
         })?;
+        work.changed = AtomicBool::new(keep == Keep::Nothing || kept < like.size);
         let mut stream = self.stream.lock();
         stream.restart();
         if kept > 0 {
@@ -386,6 +389,7 @@ impl Draft {
             promising: AtomicBool::new(false),
             kind,
             written: AtomicU64::new(0),
+            changed: AtomicBool::new(true),
             copied: None,
         })
     }

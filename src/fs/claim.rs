@@ -17,6 +17,12 @@ const RENAMED: u32 = 8;
 const NOTED: Duration = Duration::from_millis(1);
 
 impl Fs {
+    /// True while somebody has the file of this name open for writing, or what was written to it is on its way.
+    pub fn is_being_written(&self, target: &Target) -> bool {
+        let draft = self.drafts.at(target.parent.key, &target.name);
+        draft.is_some_and(|draft| draft.is_pending() || draft.is_written(None))
+    }
+
     /// True if the draft has its name, or got it again.
     pub(super) fn takes_its_name(&self, draft: &Arc<Draft>, truncates: bool) -> Result<bool> {
         let mut looked = Ok(());

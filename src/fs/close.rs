@@ -91,7 +91,11 @@ impl Fs {
             Proof::Unknown => {
                 draft.await_commit();
                 draft.hold(fh);
-                let promised = draft.check().and_then(|()| draft.promise(&self.committer));
+                // An execve closes what it does not pass on, of which nobody hears: no close has returned that could be promised anything,
+                // and what is executed may have the draft by another number.
+                let executes = closer.is_some_and(|closer| closer.executes);
+                let promise = || if executes { Ok(()) } else { draft.promise(&self.committer) };
+                let promised = draft.check().and_then(|()| promise());
                 if draft.is_sealing() {
                     return self.after_others(draft, done);
                 }
@@ -179,7 +183,9 @@ impl Fs {
     fn release_draft(self: &Arc<Self>, fh: u64, draft: &Arc<Draft>, writes: bool) {
         let last = writes && draft.remove_writer(fh);
         // Sealed here and not with the commit: a look-up that comes after the answer must find a commit to wait for.
-        draft.await_commit();
+        if last {
+            draft.await_commit();
+        }
         let ending = if last { draft.seal_after(fh) } else { None };
         draft.end_hold(fh);
         self.poke();
@@ -195,9 +201,7 @@ impl Fs {
                         {
                             tracing::error!(node = closed.node, %errno, "commit after the last release failed");
                         }
-                        closed.closed();
-                        closed.let_go(&after.committer.nodes);
-                        after.drafts.drop_if_unreferenced(&closed);
+                        after.leave_draft(&closed);
                     });
                 });
             }
@@ -205,11 +209,21 @@ impl Fs {
                 if last {
                     self.drafts.give_back(draft, fh);
                 }
-                draft.closed();
-                draft.let_go(&self.committer.nodes);
-                self.drafts.drop_if_unreferenced(draft);
+                self.leave_draft(draft);
             }
         }
+    }
+
+    /// One descriptor of a draft is gone.
+    fn leave_draft(self: &Arc<Self>, draft: &Arc<Draft>) {
+        draft.closed();
+        if draft.let_go(&self.committer.nodes)
+            && let Some(target) = draft.target()
+        {
+            // The kernel keeps what it has looked up, though it will look again: told to, it forgets the node.
+            self.announce(target, true, || ());
+        }
+        self.drafts.drop_if_unreferenced(draft);
     }
 
     /// Carries an ending out, and answers. Runs on a commit thread; no lock is held.

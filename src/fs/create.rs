@@ -115,7 +115,11 @@ impl Fs {
         let fs = self.clone();
         let joined = draft.clone();
         self.open_draft(new.caller, draft, new.flags, move |opened| {
-            done(opened.and_then(|opened| Ok(Created { entry: fs.draft_entry(&joined)?, opened })));
+            let created = opened.and_then(|opened| match fs.draft_entry(&joined) {
+                Ok(entry) => Ok(Created { entry, opened }),
+                Err(errno) => fs.take_back(opened.fh).and(Err(errno)),
+            });
+            done(created);
         });
     }
 
@@ -205,7 +209,10 @@ impl Fs {
         let begun = left.and_then(|()| self.draft_entry(&draft)).and_then(|entry| {
             let counted = AtomicBool::new(false);
             self.handles.insert(fh, Handle::Draft { draft: draft.clone(), writes: true, counted });
-            let mode = self.draft_mode(caller, fh, &draft, flags).inspect_err(|_| drop(self.handles.remove(fh)))?;
+            let mode = self.draft_mode(caller, fh, &draft, flags).inspect_err(|_| {
+                drop(self.handles.remove(fh));
+                self.forget(draft.node, 1);
+            })?;
             draft.show(Some(entry.stat.mtime).filter(|_| self.options.keeps_times && matches!(mode, OpenMode::Draft)));
             Ok(Created { entry, opened: Opened { fh, mode } })
         });

@@ -109,12 +109,15 @@ impl Fs {
         let pending_at = |side: &Side| side.draft.as_ref().is_some_and(|draft| draft.is_pending());
         if flags.contains(RenameFlags::EXCHANGE) {
             // Two names that change places, one of which somebody is about to replace: there is no right answer.
-            let written_at =
-                |side: &Side| side.draft.as_ref().is_some_and(|draft| draft.is_pending() || draft.is_written(None));
+            let written_at = |side: &Side| {
+                let writes = |draft: &Arc<Draft>| draft.is_pending() || draft.is_written(None) || draft.is_expected();
+                side.draft.as_ref().is_some_and(writes)
+            };
             if written_at(&from) || written_at(&to) {
                 return Err(Errno::BUSY);
             }
-            self.rename_versions(caller, &from, &to, flags, false)?;
+            let moved = self.version_at(&from)?;
+            self.rename_versions(caller, &moved, &from, &to, flags, false)?;
             self.locks.renamed(from.key(), to.key(), true);
             return Ok(Renamed::Done);
         }
@@ -124,8 +127,12 @@ impl Fs {
         let own = from.draft.clone().filter(|draft| self.is_family(draft, caller));
         let replaced = to.draft.as_ref().filter(|draft| self.is_family(draft, caller));
         let renamed = match &own {
-            None => self.rename_over(replaced, || self.rename_versions(caller, &from, &to, flags, false))?,
+            None => self.rename_over(replaced, || {
+                let moved = self.version_at(&from)?;
+                self.rename_versions(caller, &moved, &from, &to, flags, false)
+            })?,
             Some(draft) => {
+                self.refuse_other_file_system(to.folder.key)?;
                 // A folder above is renamed before it, or after its row has the new name.
                 let _settled = self.committer.renaming_folders.read();
                 let move_version = || {
@@ -185,16 +192,21 @@ impl Fs {
         there.unname_for(&self.committer, call)
     }
 
+    fn version_at(&self, side: &Side) -> Result<Stat> {
+        stat::stat_at(self.nodes().fd(&side.folder)?, &side.name)
+    }
+
     /// The version under a draft's old name goes along at once; a new name has none.
     fn move_version_of(&self, caller: Caller, draft: &Draft, from: &Side, to: &Side, flags: RenameFlags) -> Result<()> {
-        match self.rename_versions(caller, from, to, flags, true) {
-            Err(Errno::NOENT) if draft.is_pending() => match stat::stat_at(self.nodes().fd(&to.folder)?, &to.name) {
+        match self.version_at(from) {
+            Ok(moved) => self.rename_versions(caller, &moved, from, to, flags, true),
+            Err(Errno::NOENT) if draft.is_pending() => match self.version_at(to) {
                 Ok(there) if there.kind == Kind::Dir => Err(Errno::ISDIR),
                 Ok(_) if flags.contains(RenameFlags::NOREPLACE) => Err(Errno::EXIST),
                 Ok(_) | Err(Errno::NOENT) => Ok(()),
                 Err(other) => Err(other),
             },
-            other => other,
+            Err(other) => Err(other),
         }
     }
 
@@ -208,7 +220,7 @@ impl Fs {
         flags: RenameFlags,
     ) -> Result<Vec<Unmarked<'_>>> {
         let (is_file, exchanges) = (moved.kind == Kind::File, flags.contains(RenameFlags::EXCHANGE));
-        let there = stat::stat_at(self.nodes().fd(&to.folder)?, &to.name).ok();
+        let there = self.version_at(to).ok();
         let is_over_file =
             there.is_some_and(|there| there.kind == Kind::File) && (moved.kind != Kind::Dir || exchanges);
         let mut dropped = Vec::new();
@@ -224,8 +236,16 @@ impl Fs {
         Ok(dropped)
     }
 
-    /// Renames on the export; `alone` if that is for a draft, which shares `renaming_folders`.
-    fn rename_versions(&self, caller: Caller, from: &Side, to: &Side, flags: RenameFlags, alone: bool) -> Result<()> {
+    /// Renames on the export what `moved` was seen to be; `alone` if that is for a draft, which shares `renaming_folders`.
+    fn rename_versions(
+        &self,
+        caller: Caller,
+        moved: &Stat,
+        from: &Side,
+        to: &Side,
+        flags: RenameFlags,
+        alone: bool,
+    ) -> Result<()> {
         let check = |moved: &Stat, replaced: Option<&Stat>| {
             if moved.kind == Kind::Dir {
                 if let Some(there) = replaced
@@ -239,13 +259,12 @@ impl Fs {
             Ok(())
         };
         // Before the names are claimed: a marker may be one of them.
-        let moved = stat::stat_at(self.nodes().fd(&from.folder)?, &from.name)?;
-        let mut unmarked = self.drop_markers(caller, from, to, &moved, flags)?;
+        let mut unmarked = self.drop_markers(caller, from, to, moved, flags)?;
         let (old, new) = ((&from.folder, from.name.as_os_str()), (&to.folder, to.name.as_os_str()));
         // Until the drafts below are told of it, no close below is promised: its row would have the old path.
         let moves_folders = moved.kind == Kind::Dir || flags.contains(RenameFlags::EXCHANGE);
         let _settled = (moves_folders && !alone).then(|| self.committer.renaming_folders.write());
-        let told = self.tell_below(&moved, &from.target(), &to.target(), flags);
+        let told = self.tell_below(moved, &from.target(), &to.target(), flags);
         let renamed = told.and_then(|told| {
             failpoint!("rename_before_move");
             let creds = self.creds(caller);

@@ -142,7 +142,7 @@ impl Fs {
         let creds = self.creds(caller);
         self.touch(node);
         match self.drafts.get(node) {
-            Some(draft) if name == CAPABILITY => {
+            Some(draft) if name == CAPABILITY && draft.has_writers() => {
                 let fs = self.clone();
                 let call = move |file: &std::fs::File| {
                     let remove = || xattr::remove(file, OsStr::new(CAPABILITY));

@@ -208,17 +208,26 @@ impl Reaper {
         Ok(())
     }
 
-    /// One page; returns how many there were.
+    /// One page; returns how many there were. What has moved is written down also where another one fails: it has a name now that
+    /// no sweep looks at before the next mount.
     fn absorb_some(&self, from: &OwnedFd, dead: &str, published: bool) -> std::result::Result<usize, SweepError> {
-        let failed = |errno| SweepError::Export { what: "file of a dead instance", errno };
+        let mut entries = Vec::new();
+        let absorbed = self.take_page(from, dead, published, &mut entries);
+        if !entries.is_empty() {
+            self.by.journal.wait(self.by.journal.submit(Entry::Together(entries)))?;
+        }
+        absorbed.map_err(|errno| SweepError::Export { what: "file of a dead instance", errno })
+    }
+
+    fn take_page(&self, from: &OwnedFd, dead: &str, published: bool, entries: &mut Vec<Entry>) -> Result<usize> {
         let (staging, journal) = (&self.by.staging, &self.by.journal);
-        let (mut entries, mut seen) = (Vec::new(), 0);
-        for entry in at::entries(at::open_dir(from, OsStr::new(".")).map_err(failed)?).map_err(failed)? {
-            let entry = entry.map_err(failed)?;
+        let mut seen = 0;
+        for entry in at::entries(at::open_dir(from, OsStr::new("."))?)? {
+            let entry = entry?;
             if mount::is_set_aside(&entry.name.to_string_lossy()) {
                 continue;
             }
-            let stat = stat::stat_at(from, &*entry.name).map_err(failed)?;
+            let stat = stat::stat_at(from, &*entry.name)?;
             if !published && stat.kind != Kind::File {
                 tracing::warn!(name = ?entry.name, dead, "what is no draft is left alone in a dead instance's staging folder");
                 continue;
@@ -227,7 +236,7 @@ impl Reaper {
             let id = if published { journal.next_outbox_id() } else { journal.next_draft_id() };
             let name = staging.name_of(id);
             let to = if published { staging.trash() } else { staging.dir() };
-            at::rename(from, &entry.name, to, OsStr::new(&name), RenameFlags::empty()).map_err(failed)?;
+            at::rename(from, &entry.name, to, OsStr::new(&name), RenameFlags::empty())?;
             if !published {
                 entries.push(self.adopted_draft(name, &stat, format!("left by instance {dead}, which is dead")));
             } else if stat.kind == Kind::Dir || stat.nlink == 1 {
@@ -237,9 +246,6 @@ impl Reaper {
             if seen == PAGE {
                 break;
             }
-        }
-        if !entries.is_empty() {
-            journal.wait(journal.submit(Entry::Together(entries)))?;
         }
         Ok(seen)
     }

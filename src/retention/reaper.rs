@@ -55,6 +55,8 @@ pub struct Reaper {
     /// One of them is free again.
     pub(super) released: Condvar,
     pub(super) room: Mutex<()>,
+    /// Held by a sweep: two would adopt the same file twice.
+    pub(super) sweeping: Mutex<()>,
     pub(super) purges: AtomicU64,
     state: Mutex<State>,
     changed: Condvar,
@@ -103,6 +105,7 @@ impl Reaper {
             busy: Mutex::default(),
             released: Condvar::new(),
             room: Mutex::default(),
+            sweeping: Mutex::default(),
             purges: AtomicU64::new(0),
             state: Mutex::default(),
             changed: Condvar::new(),

@@ -67,6 +67,7 @@ pub enum SweepError {
 impl Reaper {
     /// Compares both sides, and puts right what is wrong if `repair` says so.
     pub fn sweep(&self, repair: bool) -> Result<Swept, SweepError> {
+        let _alone = self.sweeping.lock();
         failpoint!("sweep_begins");
         let mut swept = Swept::default();
         // One that fails holds up no other.

@@ -483,6 +483,36 @@ fn what_was_closed_before_the_export_failed_replaces_nothing_newer() {
     checker::check(&m);
 }
 
+/// He has begun over what the name held, and would replace what comes late without having seen it.
+#[test]
+fn what_was_closed_before_the_export_failed_is_not_published_under_who_writes_there() {
+    let fs = FaultFs::new();
+    let mut m = fs.setup().env("COMMITFS_RETRY_MS", "50").mount();
+    m.expect_mess();
+    let (w, v) = (unproven(&m), m.agent("V"));
+    for writes in [true, false] {
+        let name = if writes { "written" } else { "unwritten" };
+        v.put(name, "old").unwrap();
+        m.settled();
+        close_in_vain(&m, &fs, &w, name, is_rename);
+        let fd = v.open(name, "w|append").unwrap();
+        fs.allow();
+        poll(Duration::from_secs(1), || (m.raw_content(name).unwrap() == b"closed").then_some(()));
+        assert_eq!(m.raw_content(name).unwrap(), b"old");
+        if writes {
+            v.write(fd, " and appended").unwrap();
+        }
+        v.close(fd).unwrap();
+        if writes {
+            assert!(m.quarantined(name).reason.unwrap().contains("changed after its close"));
+            assert_eq!(v.cat(name).unwrap(), b"old and appended");
+        } else {
+            eventually("it is published after all", || v.cat(name).as_deref() == Ok(b"closed"));
+        }
+    }
+    checker::check(&m);
+}
+
 /// A close without proof has returned; then the export fails.
 #[test]
 fn what_was_closed_before_the_export_failed_is_published_by_the_next_mount() {

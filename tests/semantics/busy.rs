@@ -146,15 +146,20 @@ fn s22_a_mode_that_is_changed_while_the_version_is_copied_is_the_drafts() {
 
 #[test]
 fn s13_an_outsider_acts_on_the_version_while_a_close_commits_the_next() {
-    for how in ["unlink", "rename"] {
+    for (how, looks) in [("unlink", false), ("rename", false), ("unlink", true)] {
         let mut m = Setup::default().unmounted();
         m.hold_at("commit_before_fsync", 3);
         m.remount();
         let (w, r) = m.pair();
         w.put("p", "old").unwrap();
         w.put("q", "other").unwrap();
+        let fd = w.open("p", "w|trunc").unwrap();
+        w.write(fd, "new").unwrap();
+        if looks {
+            w.cat("p").unwrap();
+        }
         thread::scope(|scope| {
-            scope.spawn(move || w.put("p", "new").unwrap());
+            scope.spawn(move || w.close(fd).unwrap());
             let held = m.held();
             assert_eq!(r.cat("p").unwrap(), b"old");
             match how {

@@ -140,6 +140,69 @@ fn s28_nothing_written_is_no_new_version() {
 }
 
 #[test]
+fn s28_a_change_that_is_refused_is_no_new_version() {
+    let m = Mount::new();
+    let (w, r) = m.pair();
+    w.put("f", "same").unwrap();
+    let before = r.shown("f");
+    let refused = w.truncate("f", 1 << 60);
+    if refused.is_ok() {
+        eprintln!("SKIPPED: no size is too large for the file system of this export");
+        return;
+    }
+    assert_eq!(refused.unwrap_err(), "EFBIG");
+    let fd = w.open("f", "rw").unwrap();
+    assert_eq!(w.ftruncate(fd, 1 << 60).unwrap_err(), "EFBIG");
+    w.close(fd).unwrap();
+    m.settled();
+    assert_eq!(r.shown("f"), before);
+    assert_eq!(m.commits_of("f"), 1);
+    // What comes after it counts.
+    let fd = w.open("f", "rw").unwrap();
+    assert_eq!(w.ftruncate(fd, 1 << 60).unwrap_err(), "EFBIG");
+    w.ftruncate(fd, 2).unwrap();
+    w.close(fd).unwrap();
+    m.settled();
+    assert_eq!(r.cat("f").unwrap(), b"sa");
+    m.nothing_quarantined();
+}
+
+/// The kernel remembers what it has looked up for writing, though it never takes its word for it again.
+#[test]
+fn s28_what_was_opened_and_not_written_costs_the_daemon_no_descriptor() {
+    let m = Mount::new();
+    let w = m.agent("W");
+    let names: Vec<String> = (0..300).map(|n| format!("f{n}")).collect();
+    for name in &names {
+        w.put(name, "same").unwrap();
+    }
+    m.settled();
+    let open = || std::fs::read_dir(format!("/proc/{}/fd", m.daemon_pid())).unwrap().count();
+    let before = open();
+    for name in &names {
+        let fd = w.open(name, "rw").unwrap();
+        w.close(fd).unwrap();
+    }
+    eventually("the kernel has forgotten them", || open() < before + 100);
+}
+
+#[test]
+fn s28_a_capability_that_is_not_there_is_not_removed() {
+    let m = Mount::new();
+    let w = m.agent("W");
+    let fd = w.open("f", "w|creat").unwrap();
+    let read = w.open("f", "r").unwrap();
+    w.write(fd, "content").unwrap();
+    w.close(fd).unwrap();
+    m.settled();
+    let opened = format!("/proc/self/fd/{read}");
+    assert_eq!(w.call(&["removexattr", &opened, "security.capability"]).unwrap_err(), "ENODATA");
+    w.close(read).unwrap();
+    m.settled();
+    assert_eq!(m.commits_of("f"), 1);
+}
+
+#[test]
 fn s29_every_duplicate_of_a_descriptor_counts() {
     let m = Mount::new();
     let (w, r) = m.pair();

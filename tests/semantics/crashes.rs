@@ -41,6 +41,35 @@ fn s40_after_a_crash_promises_are_kept_and_the_rest_is_quarantined() {
     checker::check(&m);
 }
 
+/// What a program does not take along, the kernel closes as it is executed. That is no close of who goes on writing.
+#[test]
+fn s40_what_its_writer_has_open_is_not_promised_by_a_program_that_he_starts() {
+    for crashes in [true, false] {
+        let mut m = Mount::new();
+        let w = m.agent("W");
+        w.put("over", "old").unwrap();
+        for name in ["new", "over"] {
+            let fd = w.open(name, "w|creat|trunc|cloexec").unwrap();
+            w.write(fd, "half of it").unwrap();
+        }
+        w.sh("true");
+        if crashes {
+            m.kill9();
+        } else {
+            assert!(m.terminate(Signal::TERM).success(), "{}", m.log());
+        }
+        drop(w);
+        m.remount();
+        let r = m.agent("R");
+        assert_eq!(r.cat("over").unwrap(), b"old", "crashes: {crashes}");
+        r.sees_nothing("new");
+        for name in ["new", "over"] {
+            m.quarantined(name);
+        }
+        checker::check(&m);
+    }
+}
+
 #[test]
 fn s40_recovery_does_not_block_the_mount_and_runs_once() {
     let mut m = Mount::new();

@@ -92,11 +92,16 @@ fn s47_another_file_system_inside_the_export_is_not_written_to() {
     let read = w.cat("inside/there");
     let moved = w.rename("inside/there", "out");
     let named = (w.mkdir("inside/folder"), w.rename("inside/there", "inside/folder/same"));
+    let draft = w.open("draft", "w|creat").unwrap();
+    let renamed = w.rename("draft", "inside/draft");
+    let published = w.close(draft).and_then(|()| w.cat("draft"));
     unmount(&inside, UnmountFlags::DETACH).unwrap();
     for outcome in tried {
         assert_eq!(outcome.unwrap_err(), "EXDEV");
     }
     assert_eq!(moved.unwrap_err(), "EXDEV");
+    assert_eq!(renamed.unwrap_err(), "EXDEV", "a file that is being written");
+    assert_eq!(published.unwrap(), b"");
     assert_eq!(read.unwrap(), b"content");
     assert_eq!(named, (Ok(()), Ok(())));
     drop(w);

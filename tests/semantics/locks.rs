@@ -210,3 +210,22 @@ fn s47_locks_of_the_mount_hold_on_the_export() {
     drop(raw);
     a.answer().unwrap();
 }
+
+/// Who cannot have it has lost the lock that he had, and with it what it cost.
+#[test]
+fn s47_a_lock_that_cannot_be_converted_costs_nothing() {
+    let m = Mount::new();
+    let (a, b) = m.pair();
+    a.put("f", "x").unwrap();
+    let fa = a.open("f", "rw").unwrap();
+    a.flock_how(fa, "share").unwrap();
+    let open = || std::fs::read_dir(format!("/proc/{}/fd", m.daemon_pid())).unwrap().count();
+    let before = open();
+    for _ in 0..100 {
+        let fb = b.open("f", "r").unwrap();
+        b.flock_how(fb, "share").unwrap();
+        assert_eq!(b.flock(fb).unwrap_err(), "EAGAIN");
+        b.close(fb).unwrap();
+    }
+    eventually("no descriptor is left behind", || open() < before + 50);
+}

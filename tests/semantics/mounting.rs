@@ -82,6 +82,28 @@ fn s52_an_ordinary_user_mounts_for_himself() {
     assert!(said.ends_with("one\ntwo\n") && !said.contains("src:\nf"), "{said}");
 }
 
+/// More files than the daemon may have open. Without root's rights they cannot be reached by handles.
+const MANY: &str = r#"
+set -eu
+cd "$1"
+mknod fuse c 10 229
+chmod 666 fuse
+mount --bind fuse /dev/fuse
+exec setpriv --reuid 1000 --regid 1000 --clear-groups sh -eu -c '
+  ulimit -n 600
+  "$0" mount src mnt
+  for n in $(seq 800); do echo new >mnt/f$n; done
+  for n in $(seq 800); do : <>mnt/f$n; done
+  "$0" umount mnt
+  ls src | wc -l' "$2"
+"#;
+
+#[test]
+fn s52_an_ordinary_user_writes_more_files_than_may_be_open() {
+    let out = run_as_user(MANY);
+    assert!(out.status.success() && out.stdout.ends_with(b"800\n"), "{}", show(&out));
+}
+
 /// A file system is mounted, served, and let go of again and again.
 const IN_TURN: &str = r#"
 set -eu

@@ -427,6 +427,33 @@ fn s40_what_is_written_after_the_sync_for_a_promise_is_not_promised() {
     assert_eq!(m.raw_content("f").unwrap(), b"promised, and more");
 }
 
+/// The version goes along with the rename, and what the row says of the name has to be of one moment.
+#[cfg(feature = "failpoints")]
+#[test]
+fn s40_a_close_that_is_promised_as_its_file_is_renamed_is_promised_for_its_new_name() {
+    let mut m = Setup::default().unmounted();
+    m.hold_at("promise_after_sync", 2);
+    m.remount();
+    let w = unproven(&m, "W");
+    w.put("old", "before").unwrap();
+    m.settled();
+    let t = w.thread("T");
+    let fd = w.open("old", "w|trunc").unwrap();
+    w.dup(fd).unwrap();
+    w.write(fd, "promised").unwrap();
+    w.send(&["close", &fd.to_string()]);
+    let held = m.held();
+    t.send(&["rename", "old", "new"]);
+    poll(Duration::from_secs(1), || m.raw("new").exists().then_some(()));
+    drop(held);
+    w.answer().unwrap();
+    t.answer().unwrap();
+    crash_and_recover(&mut m);
+    assert_eq!(m.raw_content("new").unwrap(), b"promised");
+    assert_eq!(m.raw_content("old"), None);
+    checker::check(&m);
+}
+
 #[test]
 fn s40_a_draft_that_was_published_is_promised_again_over_itself() {
     let mut m = Mount::new();

@@ -66,11 +66,9 @@ impl Domain {
         let state = &mut *state;
         let mut changed = false;
         if lock.sort == Sort::Whole && state.held.whole_of(lock.owner).is_some_and(|mode| mode != lock.mode) {
-            // As flock(2) has it, a conversion gives the old lock back first.
+            // As flock(2) has it, a conversion gives the old lock back first. The release finds what is held only.
             changed = state.held.cut(Sort::Whole, lock.owner, Span::WHOLE);
-            if let Some(Forward::To(file)) = state.forwards.get(&(lock.sort, lock.owner)) {
-                lock::set_whole(file, None)?;
-            }
+            state.forwards.remove(&(lock.sort, lock.owner));
         }
         let others = state.held.in_the_way(lock);
         if !others.is_empty() {
