@@ -104,16 +104,18 @@ impl Events {
                 Err(error) => return Err(error),
             };
             match line.split_once(": ") {
-                Some(("id", id)) => {
-                    self.event.id = id.parse().ok();
-                    self.position = self.event.id.or(self.position);
-                }
+                Some(("id", id)) => self.event.id = id.parse().ok(),
                 Some(("event", kind)) => self.event.kind = kind.to_owned(),
                 Some(("data", data)) => self.event.data = serde_json::from_str(data)?,
-                _ if line.is_empty() && !self.event.data.is_null() => {
-                    return Ok(Came::Event(std::mem::take(&mut self.event)));
+                // Only what has come whole moves the position: what is cut off before is asked for again.
+                _ if line.is_empty() => {
+                    let event = std::mem::take(&mut self.event);
+                    self.position = event.id.or(self.position);
+                    // A heartbeat and a position have no data.
+                    if !event.data.is_null() {
+                        return Ok(Came::Event(event));
+                    }
                 }
-                // A heartbeat, or a position without an event.
                 _ => {}
             }
         }
@@ -161,4 +163,54 @@ fn encoded(text: &str) -> String {
         }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    /// A server that says this to one client, and goes away.
+    fn saying(dir: &Path, what: &str) -> std::thread::JoinHandle<()> {
+        let listener = UnixListener::bind(dir.join(SOCKET)).unwrap();
+        let what = what.to_owned();
+        std::thread::spawn(move || {
+            let (mut client, _) = listener.accept().unwrap();
+            let mut asked = Vec::new();
+            while !asked.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                client.read_exact(&mut byte).unwrap();
+                asked.extend(byte);
+            }
+            client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
+            client.write_all(what.as_bytes()).unwrap();
+        })
+    }
+
+    #[test]
+    fn an_event_that_is_cut_off_is_asked_for_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let whole = "id: 8\nevent: begun\ndata: {}\n\n";
+        for (cut, at) in [("id: 9\n", 8), ("id: 9\nevent: begun\ndata: {}\n", 8), ("id: 9\n\n", 9)] {
+            let server = saying(dir.path(), &format!("{whole}{cut}"));
+            let mut events = Events::subscribe(dir.path(), Some(7), &[]).unwrap();
+            assert!(matches!(events.next(None).unwrap(), Came::Event(Event { id: Some(8), .. })));
+            assert!(matches!(events.next(None).unwrap(), Came::End), "{cut:?}");
+            assert_eq!(events.position(), Some(at), "{cut:?}");
+            server.join().unwrap();
+            std::fs::remove_file(dir.path().join(SOCKET)).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_position_is_not_that_of_the_event_after_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let server = saying(dir.path(), "id: 9\n\n: heartbeat\n\nevent: resync\ndata: {}\n\n");
+        let mut events = Events::subscribe(dir.path(), None, &[]).unwrap();
+        assert!(matches!(events.next(None).unwrap(), Came::Event(Event { id: None, .. })));
+        assert_eq!(events.position(), Some(9));
+        server.join().unwrap();
+    }
 }
