@@ -148,7 +148,7 @@ fn look(root: &File, commit: &Commit, bar: &ProgressBar) -> Verdict {
     };
     let verdict = match direct::open(root, Path::new(OsStr::from_bytes(&commit.path))) {
         Ok(file) => compare(&file, commit, || (), &mut seen).unwrap_or(Verdict::Same),
-        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::ISDIR | Errno::XDEV) => Verdict::Gone,
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::ISDIR | Errno::NXIO | Errno::XDEV) => Verdict::Gone,
         Err(errno) => Verdict::Unreadable(errno),
     };
     bar.set_position(before + commit.size);

@@ -104,7 +104,7 @@ impl Committer {
                 Verdict::Different(_) if self.is_in_place(commit) || self.is_reused(commit) => Verdict::Gone,
                 verdict => verdict,
             },
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::ISDIR) => Verdict::Gone,
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::ISDIR | Errno::NXIO) => Verdict::Gone,
             Err(errno) => Verdict::Unreadable(errno),
         }
     }

@@ -2,10 +2,10 @@
 //! dropped first otherwise.
 
 use std::fs::File;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
-use rustix::fs::{Advice, Mode, OFlags, ResolveFlags};
+use rustix::fs::{Advice, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::retry_on_intr;
 use xxhash_rust::xxh3::Xxh3;
 
@@ -16,16 +16,31 @@ const PIECE: usize = 1 << 20;
 /// Alignment that every file system is content with.
 const BLOCK: usize = 4096;
 
-/// Opens a regular file below `root`, through no symlink, for direct reading where that is possible.
+/// Opens a regular file below `root`, through no symlink, for direct reading where that is possible. What else has the name
+/// is not opened, because that alone may do something to a device or wait: `EISDIR` for a folder, `ELOOP` for a symlink,
+/// `ENXIO` for anything else.
 pub fn open(root: impl AsFd, path: &Path) -> Result<File> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
+    match open_once(root.as_fd(), path) {
+        // Replaced on the server in between; a look-up of the name alone would have gone on with the new file.
+        Err(Errno::STALE) => open_once(root.as_fd(), path),
+        other => other,
+    }
+}
+
+fn open_once(root: BorrowedFd<'_>, path: &Path) -> Result<File> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-    let open = |flags| retry_on_intr(|| rustix::fs::openat2(root.as_fd(), path, flags, Mode::empty(), resolve));
-    let file = match open(flags | OFlags::DIRECT) {
-        Err(Errno::INVAL | Errno::OPNOTSUPP) => open(flags)?,
-        other => other?,
-    };
-    Ok(File::from(file))
+    let found = retry_on_intr(|| rustix::fs::openat2(root, path, flags, Mode::empty(), resolve))?;
+    match FileType::from_raw_mode(rustix::fs::fstat(&found)?.st_mode) {
+        FileType::RegularFile => {}
+        FileType::Directory => return Err(Errno::ISDIR),
+        FileType::Symlink => return Err(Errno::LOOP),
+        _ => return Err(Errno::NXIO),
+    }
+    match at::reopen(&found, OFlags::RDONLY | OFlags::DIRECT) {
+        Err(Errno::INVAL | Errno::OPNOTSUPP) => at::reopen(&found, OFlags::RDONLY),
+        other => other,
+    }
 }
 
 /// Drops what the page cache has of a file, but for what is not written out yet.
@@ -96,5 +111,17 @@ mod tests {
         std::os::unix::fs::symlink("f", dir.path().join("link")).unwrap();
         assert_eq!(open(&root, Path::new("link")).unwrap_err(), Errno::LOOP);
         assert!(open(&root, Path::new("../f")).is_err());
+    }
+    #[test]
+    fn nothing_but_a_regular_file_is_opened() {
+        let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let root = File::open(dir.path()).unwrap();
+        let made = std::process::Command::new("mkfifo").arg(dir.path().join("fifo")).status().unwrap();
+        assert!(made.success());
+        std::fs::create_dir(dir.path().join("folder")).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(dir.path().join("socket")).unwrap();
+        for (name, errno) in [("fifo", Errno::NXIO), ("folder", Errno::ISDIR), ("socket", Errno::NXIO)] {
+            assert_eq!(open(&root, Path::new(name)).unwrap_err(), errno, "{name}");
+        }
     }
 }
