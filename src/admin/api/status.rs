@@ -42,7 +42,9 @@ pub(super) async fn rules(
     asked: Result<Query<OfPath>, QueryRejection>,
 ) -> Answer<Json<Value>> {
     let Query(OfPath { path }) = asked?;
-    let rule = shared.verbs.rule(&inside(path.as_bytes())?);
+    let inside = inside(path.as_bytes())?;
+    // Whether a file is a database is seen in the file.
+    let rule = shared.act(move |verbs| Ok(verbs.rule(&inside))).await?;
     Ok(Json(json!({ "path": path, "rule": rule })))
 }
 
