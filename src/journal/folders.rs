@@ -118,6 +118,9 @@ pub(super) const CLEAN: &str = "totals_clean";
 const BELOW: &str = "WITH RECURSIVE below (id) AS
      (SELECT ?1 UNION ALL SELECT f.id FROM folders f JOIN below ON f.parent = below.id)";
 
+pub(super) const UNCOUNTED: &str =
+    "SELECT id FROM folders WHERE counted_at < ?1 AND parent >= 0 ORDER BY counted_at, id DESC LIMIT ?2";
+
 pub(super) fn delta(conn: &Connection, delta: &Delta, now: i64) -> rusqlite::Result<()> {
     let (kind, path, target, bytes, files, newest) = match delta {
         Delta::Count { folder, bytes, files, newest } => ("count", folder, None, *bytes, *files, *newest),
@@ -200,9 +203,7 @@ impl Reader {
         except: &HashSet<Vec<u8>>,
     ) -> Result<Vec<Vec<u8>>, JournalError> {
         self.read(|conn| {
-            let mut statement = conn.prepare_cached(
-                "SELECT id FROM folders WHERE counted_at < ?1 AND parent >= 0 ORDER BY counted_at, id DESC LIMIT ?2",
-            )?;
+            let mut statement = conn.prepare_cached(UNCOUNTED)?;
             let most = i64::try_from(limit + except.len()).unwrap_or(i64::MAX);
             let ids = statement.query_map(params![schema::micros(before).max(1), most], |row| row.get(0))?;
             let paths = ids.map(|id| path_of(conn, id?));

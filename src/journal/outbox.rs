@@ -305,6 +305,11 @@ pub(super) fn row(row: &Row<'_>) -> rusqlite::Result<OutboxRow> {
     })
 }
 
+/// What waits, its bytes, and how many are dead letters.
+pub(super) const COUNTS: &str =
+    "SELECT count(*), coalesce(sum(bytes), 0), (SELECT count(*) FROM outbox WHERE state = 'dead')
+     FROM outbox WHERE state = 'pending'";
+
 /// Looking at the outbox.
 impl Reader {
     /// One row.
@@ -379,14 +384,9 @@ impl Reader {
     /// Numbers for `status`.
     pub fn outbox_counts(&self) -> Result<OutboxCounts, JournalError> {
         self.read(|conn| {
-            conn.query_row(
-                "SELECT count(*), coalesce(sum(bytes), 0), (SELECT count(*) FROM outbox WHERE state = 'dead')
-                 FROM outbox WHERE state = 'pending'",
-                [],
-                |row| {
-                    Ok(OutboxCounts { pending: unsigned(row, 0)?, bytes: unsigned(row, 1)?, dead: unsigned(row, 2)? })
-                },
-            )
+            conn.query_row(COUNTS, [], |row| {
+                Ok(OutboxCounts { pending: unsigned(row, 0)?, bytes: unsigned(row, 1)?, dead: unsigned(row, 2)? })
+            })
         })
     }
 
