@@ -5,7 +5,6 @@ use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsRawFd as _, OwnedFd};
-use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,7 +13,9 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 use rustix::event::{PollFd, PollFlags};
+use rustix::fs::Mode;
 use rustix::io::Errno;
+use rustix::net;
 use serde_json::{Value, json};
 
 use super::{DraftId, IDLE, SOCKET, VerbError, Verbs, path_in, reply};
@@ -27,6 +28,8 @@ pub(super) const SPARE: usize = 8;
 const TOO_MANY: &str = "too many control connections, try again";
 /// A path has at most 4096 bytes; each may take six characters of JSON.
 const LINE: u64 = 64 * 1024;
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 128;
 /// How long a stopping server waits for replies that are being written.
 pub(super) const LAST_REPLIES: Duration = Duration::from_secs(3);
 
@@ -71,10 +74,18 @@ pub(in crate::admin) fn bind(state_dir: &Path, name: &str) -> io::Result<UnixLis
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let listener = UnixListener::bind(&fresh)?;
-    fs::set_permissions(&fresh, fs::Permissions::from_mode(0o600))?;
+    let listener = listen_for_owner(&fresh)?;
     fs::rename(&fresh, through.join(name))?;
     Ok(listener)
+}
+
+/// The name gets the mode that the socket has before, so that nobody else can connect in between, whatever the umask.
+fn listen_for_owner(name: &Path) -> io::Result<UnixListener> {
+    let socket = net::socket_with(net::AddressFamily::UNIX, net::SocketType::STREAM, net::SocketFlags::CLOEXEC, None)?;
+    rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+    net::bind(&socket, &net::SocketAddrUnix::new(name)?)?;
+    net::listen(&socket, BACKLOG)?;
+    Ok(socket.into())
 }
 
 impl Drop for ControlServer {
@@ -280,5 +291,36 @@ fn read_line(from: &mut impl BufRead) -> io::Result<Option<Vec<u8>>> {
         None => Ok(None),
         Some(b'\n') => Ok(Some(line)),
         Some(_) => Err(io::Error::new(io::ErrorKind::InvalidData, "line without an end, or too long")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    /// Without a umask that would do it: in a child process, because a umask is the whole process's.
+    #[test]
+    fn a_socket_is_its_owners_from_the_beginning() {
+        const HERE: &str = "COMMITFS_TEST_SOCKET";
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        if let Some(name) = std::env::var_os(HERE) {
+            rustix::process::umask(Mode::empty());
+            let _listener = listen_for_owner(Path::new(&name)).unwrap();
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let name = dir.path().join("socket");
+        let test = "admin::control::server::tests::a_socket_is_its_owners_from_the_beginning";
+        let status = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", test])
+            .env(HERE, &name)
+            .stdout(std::process::Stdio::null())
+            .status()
+            .unwrap();
+        assert!(status.success());
+        assert_eq!(mode(&name), 0o600);
+        UnixStream::connect(&name).expect_err("nobody listens any more");
     }
 }
