@@ -44,6 +44,8 @@ const HEADER: usize = 16 * 1024;
 const HEADER_TIME: Duration = Duration::from_secs(60);
 /// How long the end waits for answers under way.
 const LAST_ANSWERS: Duration = Duration::from_secs(3);
+/// How long who asks over TCP may take nothing of an answer, or be out of reach, until the connection is cut off.
+const UNREAD: Duration = Duration::from_secs(60);
 /// Between two looks at what is idle or stuck.
 const TICK: Duration = Duration::from_secs(5);
 
@@ -66,6 +68,7 @@ pub struct Listening {
     tcp: Option<StdTcpListener>,
     options: Options,
     connections: usize,
+    unread: Duration,
 }
 
 /// A running server. Dropping it ends it.
@@ -101,7 +104,8 @@ pub fn bind(state_dir: &Path, options: Options) -> io::Result<Listening> {
     if let Some(tcp) = &tcp {
         tcp.set_nonblocking(true)?;
     }
-    Ok(Listening { socket: state_dir.join(SOCKET), unix, tcp, options, connections: CONNECTIONS })
+    let socket = state_dir.join(SOCKET);
+    Ok(Listening { socket, unix, tcp, options, connections: CONNECTIONS, unread: UNREAD })
 }
 
 impl Listening {
@@ -112,7 +116,7 @@ impl Listening {
 
     /// Starts serving.
     pub fn serve(self, verbs: Arc<dyn Verbs>, feed: Arc<Feed>) -> io::Result<HttpServer> {
-        let Listening { socket, unix, tcp, options, connections } = self;
+        let Listening { socket, unix, tcp, options, connections, unread } = self;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()
             .enable_time()
@@ -131,7 +135,7 @@ impl Listening {
                 let app = api::router(Arc::new(policy), verbs, store.clone(), Arc::clone(&hub));
                 let unix = Door::new(Listener::Unix(UnixListener::from_std(unix)?), connections);
                 let tcp = tcp.map(TcpListener::from_std).transpose()?;
-                let tcp = tcp.map(|tcp| Door::new(Listener::Tcp(tcp), connections));
+                let tcp = tcp.map(|tcp| Door::new(Listener::Tcp(tcp, unread), connections));
                 serve(&unix, tcp.as_ref(), app, &store, &hub, stopped).await;
                 Ok::<(), io::Error>(())
             });
@@ -200,7 +204,7 @@ async fn serve(
 
 enum Listener {
     Unix(UnixListener),
-    Tcp(TcpListener),
+    Tcp(TcpListener, Duration),
 }
 
 /// A way in, with its places.
@@ -233,8 +237,13 @@ impl Door {
                 let (stream, _) = unix.accept().await?;
                 tokio::spawn(converse(stream, Via::Unix, app.clone(), ended.clone(), place));
             }
-            Listener::Tcp(tcp) => {
+            Listener::Tcp(tcp, unread) => {
                 let (stream, _) = tcp.accept().await?;
+                // Also of a peer that acknowledges, and leaves no room to send.
+                let most = u32::try_from(unread.as_millis()).unwrap_or(u32::MAX);
+                if let Err(error) = rustix::net::sockopt::set_tcp_user_timeout(&stream, most) {
+                    tracing::debug!(%error, "TCP_USER_TIMEOUT");
+                }
                 if let Err(error) = stream.set_nodelay(true) {
                     tracing::debug!(%error, "TCP_NODELAY");
                 }
@@ -291,6 +300,7 @@ async fn converse(
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
     use std::net::TcpStream;
     use std::os::unix::net::UnixStream;
 
@@ -320,5 +330,26 @@ mod tests {
         asked(owner);
         drop(crowd);
         drop(server);
+    }
+
+    #[test]
+    fn who_reads_nothing_is_cut_off() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options { listen: Some(([127, 0, 0, 1], 0).into()), ..Options::default() };
+        let mut listening = bind(dir.path(), options).unwrap();
+        (listening.connections, listening.unread) = (1, Duration::from_secs(1));
+        let address = listening.address().unwrap();
+        let server = listening.serve(Arc::new(Stub::default()), Feed::with_capacity(0, 3)).unwrap();
+        let mut deaf = asked(TcpStream::connect(address).unwrap());
+        // More answers than the buffers between take.
+        deaf.set_nonblocking(true).unwrap();
+        let mut requests = 0;
+        while requests < 2000 && deaf.write_all(b"GET /v1/openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n").is_ok() {
+            requests += 1;
+        }
+        let next = TcpStream::connect(address).unwrap();
+        next.set_read_timeout(Some(Duration::from_secs(40))).unwrap();
+        asked(next);
+        drop((deaf, server));
     }
 }
