@@ -119,13 +119,16 @@ impl Watched {
         object.insert("size".to_owned(), size.into());
         let newest = match Reader::open(&self.state_dir) {
             Ok(reader) => {
-                let newest = reader.newest_commit_of(&self.inside)?;
-                if let Some(than) = self.condition.newer_than {
-                    let told = reader.event_of(than)?;
-                    let newer = |(event, id): (i64, DraftId)| told.map_or(id > than, |told| event > told);
-                    if !newest.as_ref().is_some_and(|(event, row)| newer((*event, row.commit.id))) {
-                        return Ok(None);
-                    }
+                let newest = match self.condition.newer_than {
+                    None => reader.newest_commit_of(&self.inside)?,
+                    Some(than) => match reader.event_of(than)? {
+                        Some(told) => reader.newer_commit_of(&self.inside, told)?,
+                        // Forgotten, or still to begin.
+                        None => reader.newest_commit_of(&self.inside)?.filter(|(_, row)| row.commit.id > than),
+                    },
+                };
+                if newest.is_none() && self.condition.newer_than.is_some() {
+                    return Ok(None);
                 }
                 newest
             }

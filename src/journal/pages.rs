@@ -1,7 +1,7 @@
 //! The journal a page at a time: each page is one short read transaction of bounded work, whatever it is searched for.
 
 use globset::GlobMatcher;
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension, Params, Row, params};
 
 use super::JournalError;
 use super::folders::{self, FolderRow};
@@ -209,23 +209,35 @@ impl Reader {
 
     /// The newest commit of exactly this path, and the event that told of it.
     pub fn newest_commit_of(&self, path: &[u8]) -> Result<Option<(i64, CommitRow)>, JournalError> {
-        self.read(|conn| {
-            let newest = conn
-                .prepare_cached(
-                    "SELECT d.event, d.id FROM drafts d JOIN commits c USING (id) WHERE c.path = ?1
-                     ORDER BY d.event DESC LIMIT 1",
-                )?
-                .query_row([path], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, DraftId>(1)?)))
-                .optional()?;
-            let Some((event, id)) = newest else { return Ok(None) };
-            Ok(rows::commit_of(conn, id)?.map(|commit| (event, commit)))
-        })
+        self.read(|conn| newest_commit(conn, NEWEST_COMMIT, [path]))
+    }
+
+    /// The same, if it was told of after event `after`: what was before is not looked at.
+    pub fn newer_commit_of(&self, path: &[u8], after: i64) -> Result<Option<(i64, CommitRow)>, JournalError> {
+        self.read(|conn| newest_commit(conn, NEWER_COMMIT, params![path, after]))
     }
 
     /// The event that told of a draft's present state; `None` for an unknown draft.
     pub fn event_of(&self, id: DraftId) -> Result<Option<i64>, JournalError> {
         self.read(|conn| event_of(conn, id))
     }
+}
+
+const NEWEST_COMMIT: &str =
+    "SELECT d.event, d.id FROM drafts d JOIN commits c USING (id) WHERE c.path = ?1 ORDER BY d.event DESC LIMIT 1";
+
+/// The condition on the state is that of the index.
+pub(super) const NEWER_COMMIT: &str = "SELECT d.event, d.id FROM drafts d CROSS JOIN commits c USING (id)
+     WHERE d.state IN ('committed', 'quarantined', 'discarded') AND d.event > ?2 AND c.path = ?1
+     ORDER BY d.event DESC LIMIT 1";
+
+fn newest_commit(conn: &Connection, sql: &str, of: impl Params) -> rusqlite::Result<Option<(i64, CommitRow)>> {
+    let newest = conn
+        .prepare_cached(sql)?
+        .query_row(of, |row| Ok((row.get::<_, i64>(0)?, row.get::<_, DraftId>(1)?)))
+        .optional()?;
+    let Some((event, id)) = newest else { return Ok(None) };
+    Ok(rows::commit_of(conn, id)?.map(|commit| (event, commit)))
 }
 
 /// A statement whose rows come in the order of a position, which is its only parameter.

@@ -425,6 +425,12 @@ mod tests {
     }
 
     #[test]
+    fn a_commit_after_an_event_is_looked_for_after_it_only() {
+        let plan = plan(crate::journal::pages::NEWER_COMMIT);
+        assert!(plan.contains("USING INDEX drafts_ended (event>?)"), "{plan}");
+    }
+
+    #[test]
     fn times_survive_the_round_trip() {
         for us in [0, 1, -1, 1_700_000_000_123_456, -62_000_000_000_000_000] {
             assert_eq!(micros(time(us)), us);

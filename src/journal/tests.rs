@@ -188,6 +188,31 @@ fn quarantine_keeps_its_reason_and_can_be_published() {
 }
 
 #[test]
+fn the_newest_commit_of_a_path_and_one_after_an_event() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = Journal::open(dir.path()).unwrap();
+    let [first, other, kept, second] = std::array::from_fn(|_| journal.next_draft_id());
+    // Events 1 to 8, the last of which tells of a draft that was in quarantine.
+    journal.submit(begun(kept, b"f"));
+    journal.submit(quarantined(kept));
+    for (id, path) in [(first, b"f"), (other, b"g"), (second, b"f")] {
+        journal.submit(begun(id, path));
+        journal.submit(committed(id, path));
+    }
+    journal.flush().unwrap();
+    let reader = Reader::open(dir.path()).unwrap();
+    let id = |found: Option<(i64, read::CommitRow)>| found.map(|(event, row)| (event, row.commit.id));
+    let newer = |after| id(reader.newer_commit_of(b"f", after).unwrap());
+    assert_eq!(id(reader.newest_commit_of(b"f").unwrap()), Some((8, second)));
+    assert_eq!((newer(0), newer(7), newer(8)), (Some((8, second)), Some((8, second)), None));
+    journal.submit(committed(kept, b"f"));
+    journal.flush().unwrap();
+    assert_eq!((newer(8), newer(9)), (Some((9, kept)), None));
+    assert_eq!(id(reader.newer_commit_of(b"g", 6).unwrap()), None);
+    assert_eq!(id(reader.newer_commit_of(b"g", 5).unwrap()), Some((6, other)));
+}
+
+#[test]
 fn many_submitters_leave_gapless_events() {
     let dir = tempfile::tempdir().unwrap();
     let journal = Journal::open(dir.path()).unwrap();
