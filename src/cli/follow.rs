@@ -165,7 +165,7 @@ pub(super) fn events(place: Place<'_>, asked: &Follow<'_>) -> Result<(), CliErro
         drop(reader);
         return follow(&state_dir, &root, asked);
     }
-    let glob = rules::matcher(asked.path)?;
+    let glob = rules::matcher(asked.path).map_err(CliError::Glob)?;
     let wanted = Wanted { glob, contains: None };
     let takes = |event: &EventRow| wanted.takes(event, asked.kinds);
     let mut position = asked.after.unwrap_or(0);

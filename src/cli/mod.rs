@@ -28,7 +28,7 @@ use crate::admin::control::ClientError;
 use crate::config::ConfigError;
 use crate::journal::JournalError;
 use crate::journal::pages::Which;
-use crate::rules::RuleError;
+use crate::rules::{RuleError, Rules};
 
 /// What a command leaves to its caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +58,7 @@ enum CliError {
     #[error(transparent)]
     Daemon(#[from] ClientError),
     #[error("--path: {0}")]
-    Glob(#[from] RuleError),
+    Glob(RuleError),
     /// What was waited for did not happen.
     #[error("timed out")]
     TimedOut,
@@ -186,6 +186,11 @@ fn is_of_flags(word: &str) -> bool {
     word.strip_prefix('-').is_some_and(|flags| !flags.is_empty() && flags.chars().all(|flag| "sfnv".contains(flag)))
 }
 
+/// The rules that a daemon has written into its journal.
+fn stored_rules(text: &str) -> Result<Rules, CliError> {
+    Rules::from_toml(text).map_err(|error| CliError::Failure(format!("rules that the journal has stored: {error}")))
+}
+
 /// Writes to standard output, all of it at once.
 fn print(text: &str) -> Result<(), CliError> {
     let mut out = io::stdout().lock();
@@ -205,6 +210,16 @@ mod tests {
     #[test]
     fn the_grammar_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn only_a_glob_of_the_command_line_is_wrong_usage() {
+        let error = stored_rules("rule = 7").unwrap_err();
+        assert_eq!(error.exit(), Exit::Failure);
+        assert!(error.to_string().starts_with("rules that the journal has stored: "), "{error}");
+        let error = crate::rules::matcher(Some("[")).map_err(CliError::Glob).unwrap_err();
+        assert_eq!(error.exit(), Exit::Usage);
+        assert!(error.to_string().starts_with("--path: "), "{error}");
     }
 
     #[test]

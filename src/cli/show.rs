@@ -10,12 +10,12 @@ use serde_json::{Value, json};
 
 use super::daemon::{daemon, is_nobody};
 use super::rows::{self, pairs, path, since, size, span, utc};
-use super::{CliError, Place, print, print_json, target};
+use super::{CliError, Place, print, print_json, stored_rules, target};
 use crate::admin::control::{Client, ClientError};
 use crate::admin::json::counting_json;
 use crate::journal::DraftId;
 use crate::journal::read::{Counts, Reader, Story};
-use crate::rules::{self, Mode, Rules};
+use crate::rules::{self, Mode};
 
 /// Between two looks of `--watch`.
 const WATCH: Duration = Duration::from_secs(1);
@@ -155,7 +155,7 @@ pub(super) fn pending(place: Place<'_>, watch: bool, json: bool) -> Result<(), C
 }
 
 pub(super) fn log(place: Place<'_>, n: usize, glob: Option<&str>, json: bool) -> Result<(), CliError> {
-    let glob = rules::matcher(glob)?;
+    let glob = rules::matcher(glob).map_err(CliError::Glob)?;
     let rows = Reader::open(&target::find(place)?)?.log(n, glob.as_ref())?;
     if json {
         return print_json(&rows.iter().map(|row| Value::Object(rows::log_json(row))).collect());
@@ -226,7 +226,7 @@ pub(super) fn rules(place: Place<'_>, asked: &Path, json: bool) -> Result<(), Cl
         let rule = daemon.rule(&inside)?;
         return if json { print_json(&json!({ "rule": rule })) } else { print(&format!("{rule}\n")) };
     };
-    let rules = Rules::from_toml(text)?;
+    let rules = stored_rules(text)?;
     let is_database = || {
         let export = meta.get("export").and_then(|export| File::open(export).ok());
         export.is_some_and(|root| rules::is_database_at(root, &inside))

@@ -13,13 +13,13 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::daemon::connect;
 use super::rows::{self, size};
-use super::{CliError, Place, print, print_json, target};
+use super::{CliError, Place, print, print_json, stored_rules, target};
 use crate::admin::control::Client;
 use crate::commit::{Verdict, compare};
 use crate::journal::pages::Wanted;
 use crate::journal::read::Reader;
 use crate::journal::{Commit, Entry, Journal};
-use crate::rules::{self, Mode, Rules};
+use crate::rules::{self, Mode};
 use crate::sys::{Errno, direct};
 
 /// Commits read from the journal at once.
@@ -34,7 +34,7 @@ pub(super) fn verify(
     let state_dir = target::find(place)?;
     let reader = Reader::open(&state_dir)?;
     let mut meta = reader.meta()?;
-    let rules = meta.remove("rules").map(|text| Rules::from_toml(&text)).transpose()?.unwrap_or_default();
+    let rules = meta.remove("rules").map(|text| stored_rules(&text)).transpose()?.unwrap_or_default();
     let export = meta.remove("export").map(PathBuf::from);
     let export =
         export.ok_or_else(|| CliError::Failure("the journal does not say of which export it is".to_owned()))?;
@@ -118,7 +118,7 @@ impl Found {
 
 /// The newest commit of each path.
 fn chosen(reader: &Reader, since: Option<Duration>, glob: Option<&str>) -> Result<Vec<Commit>, CliError> {
-    let glob = rules::matcher(glob)?;
+    let glob = rules::matcher(glob).map_err(CliError::Glob)?;
     let wanted = Wanted { glob, contains: None };
     let begin = since.and_then(|since| SystemTime::now().checked_sub(since));
     let mut seen = HashSet::new();
