@@ -1,5 +1,6 @@
 //! Commands that wait for what happens: `wait`, `events`.
 
+use std::collections::VecDeque;
 use std::ffi::OsStr;
 use std::fs;
 use std::io::Write as _;
@@ -168,27 +169,40 @@ pub(super) fn events(place: Place<'_>, asked: &Follow<'_>) -> Result<(), CliErro
     let glob = rules::matcher(asked.path).map_err(CliError::Glob)?;
     let wanted = Wanted { glob, contains: None };
     let takes = |event: &EventRow| wanted.takes(event, asked.kinds);
-    let mut position = asked.after.unwrap_or(0);
-    let mut recent = std::collections::VecDeque::new();
+    let Some(mut position) = asked.after else {
+        let recent = recent(&reader, takes)?;
+        return recent.iter().try_for_each(|event| handle(&root, asked, &Value::Object(event_json(event))));
+    };
     loop {
         let page = reader.events_page(position, PAGE)?;
-        if !page.known && asked.after.is_some() {
+        if !page.known {
             let data = json!({ "oldest": page.oldest, "reason": "no such event is kept: these are the oldest" });
             told(&root, asked, &Event { id: None, kind: "resync".to_owned(), data })?;
         }
-        let Some(last) = page.rows.last() else { break };
+        let Some(last) = page.rows.last() else { return Ok(()) };
         position = last.id;
         for event in page.rows.into_iter().filter(takes) {
-            let data = Value::Object(event_json(&event));
-            if asked.after.is_some() {
-                handle(&root, asked, &data)?;
-            } else {
-                recent.push_back(data);
-                recent.drain(..recent.len().saturating_sub(RECENT));
-            }
+            handle(&root, asked, &Value::Object(event_json(&event)))?;
         }
     }
-    recent.iter().try_for_each(|data| handle(&root, asked, data))
+}
+
+/// The newest events that are wanted, in order. Pages are read from the newest back: they have no gap between them.
+fn recent(reader: &Reader, takes: impl Fn(&EventRow) -> bool) -> Result<VecDeque<EventRow>, CliError> {
+    let (oldest, mut end) = reader.event_range()?;
+    let mut recent = VecDeque::new();
+    while recent.len() < RECENT && end >= oldest {
+        let rows = i64::try_from(PAGE).unwrap_or(i64::MAX).min(end - oldest + 1);
+        let page = reader.events_page(end - rows, PAGE)?;
+        // What is pruned meanwhile is left out: then the page begins later.
+        for event in page.rows.into_iter().rev().filter(|event| event.id <= end).filter(&takes) {
+            if recent.len() < RECENT {
+                recent.push_front(event);
+            }
+        }
+        end -= rows;
+    }
+    Ok(recent)
 }
 
 /// Until killed. A daemon that goes is waited for; what happened meanwhile is caught up with.
@@ -304,4 +318,38 @@ fn run(root: &Path, command: &str, data: &Value) -> Result<(), CliError> {
         eprintln!("commitfs: event {}: the command ended with {status}", word("id"));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::{Begun, CommitKind, Entry, Journal, Owner};
+
+    #[test]
+    fn the_newest_events_come_in_order_from_however_far_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = Journal::open(dir.path()).unwrap();
+        let last = i64::try_from(2 * PAGE + 7).unwrap();
+        for id in 1..=last {
+            let owner = Owner { uid: 0, gid: 0, pid: 1, command: String::new() };
+            let (path, stage) = (b"f".to_vec(), format!("{id}.0"));
+            journal.submit(Entry::Begun(Begun { id, path, stage, ino: 1, kind: CommitKind::New, owner }));
+        }
+        journal.flush().unwrap();
+        let reader = Reader::open(dir.path()).unwrap();
+        let found = |takes: fn(&EventRow) -> bool| -> Vec<i64> {
+            recent(&reader, takes).unwrap().iter().map(|event| event.id).collect()
+        };
+        assert_eq!(found(|_| true), (last - 19..=last).collect::<Vec<_>>());
+        assert_eq!(found(|event| event.id % 1000 == 3), [3, 1003, 2003]);
+        assert_eq!(found(|event| event.id <= 2), [1, 2]);
+        assert!(found(|_| false).is_empty());
+    }
+
+    #[test]
+    fn without_events_there_are_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let _journal = Journal::open(dir.path()).unwrap();
+        assert!(recent(&Reader::open(dir.path()).unwrap(), |_| true).unwrap().is_empty());
+    }
 }
