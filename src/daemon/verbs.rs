@@ -16,7 +16,7 @@ impl Verbs for Daemon {
             "uptime_seconds": self.began.elapsed().as_secs(),
             "commits_since_mount": self.fs.commits_done(),
             "admin": self.address.map(|address| address.to_string()),
-            "changes_refused": null,
+            "changes_refused": self.may_change().err().map(|error| error.message),
             "nodes": self.fs.committer().nodes.len(),
             "journal": match self.fs.committer().journal.health() {
                 Ok(()) => "ok".to_owned(),

@@ -58,6 +58,8 @@ fn without_a_token_the_address_only_looks() {
     let why = |server: &Server| server.get("/v1/status").json()["changes_refused"].clone();
     assert!(why(&server).as_str().unwrap().contains("admin_token_file"));
     assert_eq!(why(&owner), Value::Null);
+    let only_looks = |server: &Server| server.get("/v1/status").json()["only_looks"].clone();
+    assert_eq!((only_looks(&server), only_looks(&owner)), (true.into(), false.into()));
 
     // Nothing of it was done, and the owner of the socket may do it all.
     assert_eq!((m.quarantine().len(), &owner.get("/v1/trash").json()["items"][0]["id"]), (1, &kept));

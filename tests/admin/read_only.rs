@@ -62,7 +62,10 @@ fn s51_verbs_keep_to_a_read_only_mount() {
     assert_eq!((m.quarantine().len(), m.http().get("/v1/trash").json()["items"].as_array().unwrap().len()), (1, 1));
     assert_eq!(std::fs::read_dir(m.raw(".commitfs/trash")).unwrap().count(), before);
 
-    // What is there may be looked at.
+    // The page offers what is left: what is there may be looked at.
+    let status = m.http().get("/v1/status").json();
+    assert!(status["changes_refused"].as_str().is_some_and(|why| why.contains("read-only")), "{status}");
+    assert_eq!(status["only_looks"], false);
     let content = m.http().get(&format!("/v1/quarantine/{draft}/content"));
     assert_eq!((content.status, content.text().as_str()), (200, "half of it"));
     m.cli_ok(&["fsck"]);

@@ -24,6 +24,7 @@ pub(super) async fn status(State(shared): State<Shared>, Extension(rights): Exte
     if let Value::Object(said) = shared.said() {
         object.extend(said);
     }
+    object.insert("only_looks".to_owned(), (rights == Rights::Look).into());
     if rights == Rights::Look {
         object.insert("changes_refused".to_owned(), ONLY_LOOKS.into());
     }

@@ -136,18 +136,21 @@ const dead = new Rows("dead", "No dead letters.", [
   { name: "Decide", style: "w-l", of: verdicts },
 ]);
 
-// Why nothing can be changed from here, as /v1/status says it; every button says so too.
-let refused = null;
-function refuse(why) {
-  if (why === refused) return;
+// Why nothing can be changed from here, as /v1/status says it; every button says so too. Where the mount is read-only,
+// contents can be had, and rows be dropped, which changes no file.
+let refused = null, looks = false;
+function refuse(why, everything) {
+  if (why === refused && everything === looks) return;
   refused = why;
+  looks = everything;
   $("refused").textContent = why ? "Only looking: " + shown(why) + "." : "";
   lock($("refresh"));
   for (const rows of [quarantine, dead]) rows.draw(true);
 }
-function lock(made) {
-  made.disabled = Boolean(refused);
-  made.title = refused ? shown(refused) : "";
+function lock(made, changes = true) {
+  const locked = refused && (changes || looks);
+  made.disabled = Boolean(locked);
+  made.title = locked ? shown(refused) : "";
 }
 
 // A button that asks before it acts.
@@ -157,7 +160,7 @@ function button(verb, what, row, text, danger) {
   made.dataset.key = verb + row.id;
   made.setAttribute("aria-label", `${verb} ${what} ${row.id}, ${shown(row.path)}`);
   made.addEventListener("click", () => decide(row, verb, what, text));
-  lock(made);
+  lock(made, verb !== "drop");
   return made;
 }
 
@@ -174,7 +177,7 @@ function decisions(row) {
     span.append(button("publish", "draft", row, "becomes the version of its name, over one that is there now."), " ");
   }
   span.append(button("discard", "draft", row, "is given up for good.", true), " ");
-  if (row.kept && !refused) {
+  if (row.kept && !looks) {
     const link = element("a", "", "save");
     link.href = `v1/quarantine/${row.id}/content`;
     link.download = row.path.split("/").pop() || "draft-" + row.id;
@@ -243,7 +246,7 @@ const look = {
   async status() {
     const s = await ask("v1/status");
     ahead = Date.now() / 1000 - s.now;
-    refuse(s.changes_refused ?? null);
+    refuse(s.changes_refused ?? null, s.only_looks);
     $("mount").textContent = shown(s.mountpoint);
     document.title = "commitfs " + shown(s.mountpoint);
     $("n-pending").textContent = s.pending;
