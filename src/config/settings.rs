@@ -114,57 +114,28 @@ impl From<KernelOption> for String {
     }
 }
 
+/// A number within limits.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(try_from = "i64", bound = "T: TryFrom<i64>")]
+pub(super) struct Within<T, const MIN: i64, const MAX: i64>(pub T);
+
 /// A number of threads.
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(try_from = "i64")]
-pub(super) struct Count(usize);
-
-impl TryFrom<i64> for Count {
-    type Error = String;
-
-    fn try_from(number: i64) -> Result<Self, String> {
-        match usize::try_from(number) {
-            Ok(count @ 1..=256) => Ok(Count(count)),
-            _ => Err(format!("{number} is out of range, expected 1 to 256")),
-        }
-    }
-}
-
-impl From<Count> for usize {
-    fn from(count: Count) -> usize {
-        count.0
-    }
-}
-
+pub(super) type Count = Within<usize, 1, 256>;
 /// A number from one on.
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(try_from = "i64")]
-pub(super) struct Positive(pub u32);
-
-impl TryFrom<i64> for Positive {
-    type Error = String;
-
-    fn try_from(number: i64) -> Result<Self, String> {
-        match u32::try_from(number) {
-            Ok(count @ 1..) => Ok(Positive(count)),
-            _ => Err(format!("{number} is out of range, expected 1 or more")),
-        }
-    }
-}
-
+pub(super) type Positive = Within<u32, 1, { u32::MAX as i64 }>;
 /// A number of events to keep: more than can be on their way.
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(try_from = "i64")]
-pub(super) struct Kept(pub i64);
+pub(super) type Kept = Within<i64, 1000, { i64::MAX }>;
+/// Percent of the file system's space.
+pub(super) type Percent = Within<u8, 0, 90>;
 
-impl TryFrom<i64> for Kept {
+impl<T: TryFrom<i64>, const MIN: i64, const MAX: i64> TryFrom<i64> for Within<T, MIN, MAX> {
     type Error = String;
 
     fn try_from(number: i64) -> Result<Self, String> {
-        match number {
-            1000.. => Ok(Kept(number)),
-            _ => Err(format!("{number} is out of range, expected 1000 or more")),
-        }
+        let fits = if (MIN..=MAX).contains(&number) { T::try_from(number).ok() } else { None };
+        // A limit that only the type has is not worth a word.
+        let expected = if MAX < i64::from(u32::MAX) { format!("{MIN} to {MAX}") } else { format!("{MIN} or more") };
+        fits.map(Within).ok_or_else(|| format!("{number} is out of range, expected {expected}"))
     }
 }
 
@@ -182,22 +153,6 @@ impl TryFrom<Span> for Lease {
             _ => Err(format!(
                 "{span} is too short, expected 1s or more: others take whoever is silent that long for dead"
             )),
-        }
-    }
-}
-
-/// A share of the file system's space.
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(try_from = "i64")]
-pub(super) struct Percent(pub u8);
-
-impl TryFrom<i64> for Percent {
-    type Error = String;
-
-    fn try_from(number: i64) -> Result<Self, String> {
-        match u8::try_from(number) {
-            Ok(percent @ 0..=90) => Ok(Percent(percent)),
-            _ => Err(format!("{number} is out of range, expected 0 to 90 percent")),
         }
     }
 }
