@@ -13,16 +13,17 @@ use crate::journal::{DraftRow, DraftState, OutboxRow};
 /// `id, path, state, bytes, uid, pid, command, age_seconds`, and `reason`, `path_hex` where there is one. The age of a
 /// pending draft is counted from its beginning, that of an ended one from its end.
 pub fn draft_json(row: &DraftRow) -> Map<String, Value> {
-    let mut object = Map::new();
-    object.insert("id".to_owned(), row.id.into());
-    object.extend(path_json(&row.path));
-    object.insert("state".to_owned(), row.state.as_str().into());
-    object.insert("bytes".to_owned(), row.bytes.into());
-    object.insert("uid".to_owned(), row.owner.uid.into());
-    object.insert("gid".to_owned(), row.owner.gid.into());
-    object.insert("pid".to_owned(), row.owner.pid.into());
-    object.insert("command".to_owned(), row.owner.command.clone().into());
-    object.insert("age_seconds".to_owned(), json!(rounded(age(row))));
+    let mut object = path_json(&row.path);
+    object.extend(fields(json!({
+        "id": row.id,
+        "state": row.state.as_str(),
+        "bytes": row.bytes,
+        "uid": row.owner.uid,
+        "gid": row.owner.gid,
+        "pid": row.owner.pid,
+        "command": row.owner.command,
+        "age_seconds": rounded(age(row)),
+    })));
     if let Some(reason) = &row.reason {
         object.insert("reason".to_owned(), reason.clone().into());
     }
@@ -42,19 +43,24 @@ pub fn log_json(row: &LogRow) -> Map<String, Value> {
 }
 
 /// What a commit adds to its draft. Times are seconds since the epoch.
-pub fn commit_json(row: &CommitRow) -> Map<String, Value> {
+fn commit_json(row: &CommitRow) -> Map<String, Value> {
     let commit = &row.commit;
-    let Value::Object(object) = json!({
+    fields(json!({
         "kind": commit.kind.as_str(),
         "size": commit.size,
         "digest": commit.digest,
         "mtime": seconds(commit.mtime),
         "at": seconds(row.at),
         "duration_ms": commit.duration.as_secs_f64() * 1000.0,
-    }) else {
-        return Map::new();
-    };
-    object
+    }))
+}
+
+/// What is in an object made by `json!`.
+fn fields(object: Value) -> Map<String, Value> {
+    match object {
+        Value::Object(fields) => fields,
+        _ => Map::new(),
+    }
 }
 
 /// `path`, readable, and `path_hex` where that is not the whole truth.
@@ -100,10 +106,7 @@ pub fn age(row: &DraftRow) -> Duration {
 
 /// `id, at, kind`, and where there is one `draft, path, detail`, `size, duration_ms, commit` for a commit.
 pub fn event_json(row: &EventRow) -> Map<String, Value> {
-    let mut object = Map::new();
-    object.insert("id".to_owned(), row.id.into());
-    object.insert("at".to_owned(), json!(seconds(row.at)));
-    object.insert("kind".to_owned(), row.kind.clone().into());
+    let mut object = fields(json!({ "id": row.id, "at": seconds(row.at), "kind": row.kind }));
     if let Some(draft) = row.draft {
         object.insert("draft".to_owned(), draft.into());
     }
@@ -114,9 +117,11 @@ pub fn event_json(row: &EventRow) -> Map<String, Value> {
         object.insert("detail".to_owned(), detail.clone().into());
     }
     if let Some(commit) = &row.commit {
-        object.insert("size".to_owned(), commit.size.into());
-        object.insert("duration_ms".to_owned(), json!(commit.duration.as_secs_f64() * 1000.0));
-        object.insert("commit".to_owned(), commit.kind.as_str().into());
+        object.extend(fields(json!({
+            "size": commit.size,
+            "duration_ms": commit.duration.as_secs_f64() * 1000.0,
+            "commit": commit.kind.as_str(),
+        })));
     }
     object
 }
@@ -125,20 +130,24 @@ pub fn event_json(row: &EventRow) -> Map<String, Value> {
 pub fn story_json(story: &Story) -> Value {
     let draft = &story.draft;
     let mut object = draft_json(draft);
-    object.insert("kind".to_owned(), draft.kind.as_str().into());
-    object.insert("stage".to_owned(), draft.stage.clone().into());
-    object.insert("ino".to_owned(), draft.ino.into());
-    object.insert("begun_at".to_owned(), json!(seconds(draft.begun_at)));
-    object.insert("changed_at".to_owned(), json!(seconds(draft.changed_at)));
+    object.extend(fields(json!({
+        "kind": draft.kind.as_str(),
+        "stage": draft.stage,
+        "ino": draft.ino,
+        "begun_at": seconds(draft.begun_at),
+        "changed_at": seconds(draft.changed_at),
+    })));
     if let Some(commit) = &story.commit {
         object.extend(commit_json(commit));
     }
     let events = story.events.iter().map(|event| {
         let mut object = path_json(event.path.as_deref().unwrap_or_default());
-        object.insert("event".to_owned(), event.id.into());
-        object.insert("at".to_owned(), json!(seconds(event.at)));
-        object.insert("kind".to_owned(), event.kind.clone().into());
-        object.insert("detail".to_owned(), json!(event.detail));
+        object.extend(fields(json!({
+            "event": event.id,
+            "at": seconds(event.at),
+            "kind": event.kind,
+            "detail": event.detail,
+        })));
         Value::Object(object)
     });
     object.insert("events".to_owned(), events.collect());
@@ -147,7 +156,7 @@ pub fn story_json(story: &Story) -> Value {
 
 /// What the journal says of a mount.
 pub fn status_json(counts: &Counts, meta: &BTreeMap<String, String>) -> Map<String, Value> {
-    let Value::Object(object) = json!({
+    fields(json!({
         "export": meta.get("export"),
         "mountpoint": meta.get("mountpoint"),
         "pending": counts.pending,
@@ -160,17 +169,14 @@ pub fn status_json(counts: &Counts, meta: &BTreeMap<String, String>) -> Map<Stri
         "outbox": counts.outbox.pending,
         "outbox_bytes": counts.outbox.bytes,
         "outbox_dead": counts.outbox.dead,
-    }) else {
-        return Map::new();
-    };
-    object
+    }))
 }
 
 /// `id, path, kind, state, bytes, files, reaped, uid, age_seconds, due_seconds, attempts`, and `reason` where there is one.
 pub fn outbox_json(row: &OutboxRow) -> Map<String, Value> {
     let aside = &row.aside;
     let mut object = path_json(&aside.path);
-    let Value::Object(rest) = json!({
+    object.extend(fields(json!({
         "id": aside.id,
         "kind": aside.kind.as_str(),
         "state": row.state.as_str(),
@@ -184,10 +190,7 @@ pub fn outbox_json(row: &OutboxRow) -> Map<String, Value> {
         "age_seconds": since(row.deleted_at).as_secs_f64(),
         "due_seconds": until(row.next_attempt).as_secs_f64(),
         "attempts": row.attempts,
-    }) else {
-        return object;
-    };
-    object.extend(rest);
+    })));
     if let Some(reason) = &row.last_error {
         object.insert("reason".to_owned(), reason.clone().into());
     }
@@ -202,7 +205,7 @@ pub fn until(time: SystemTime) -> Duration {
 /// `path, bytes, files, folders` of the folder itself, `rbytes, rfiles, rsubdirs, rctime` with all below.
 pub fn folder_json(row: &FolderRow) -> Map<String, Value> {
     let mut object = path_json(&row.path);
-    if let Value::Object(rest) = json!({
+    object.extend(fields(json!({
         "bytes": row.bytes,
         "files": row.files,
         "folders": row.folders,
@@ -211,9 +214,7 @@ pub fn folder_json(row: &FolderRow) -> Map<String, Value> {
         "rsubdirs": row.rfolders,
         "rctime": row.newest.map(seconds),
         "counted_at": row.counted_at.map(seconds),
-    }) {
-        object.extend(rest);
-    }
+    })));
     object
 }
 
