@@ -66,7 +66,8 @@ pub(super) fn apply(conn: &Connection, entry: &Entry, now: i64) -> rusqlite::Res
             Ok(true)
         }
         Entry::Sealed { id, bytes, path, folder, below } => {
-            let known = Change::to(DraftState::Sealed).bytes(*bytes).path(path).write(conn, *id, "sealed", now)?;
+            let change = Change { bytes: Some(*bytes), path: Some(path), ..Change::to(DraftState::Sealed) };
+            let known = change.write(conn, *id, "sealed", now)?;
             target::named(conn, *id, below, Some(*folder)).map(|()| known)
         }
         Entry::Postponed { id, reason } => {
@@ -79,8 +80,13 @@ pub(super) fn apply(conn: &Connection, entry: &Entry, now: i64) -> rusqlite::Res
         }
         Entry::Unsealed { id } => Change::to(DraftState::Open).write(conn, *id, "reopened", now),
         Entry::Committed(commit) => {
-            let change = Change::to(DraftState::Committed).bytes(commit.size).path(&commit.path);
-            if !change.of_folder(commit.change).write(conn, commit.id, "committed", now)? {
+            let change = Change {
+                bytes: Some(commit.size),
+                path: Some(&commit.path),
+                folder: commit.change,
+                ..Change::to(DraftState::Committed)
+            };
+            if !change.write(conn, commit.id, "committed", now)? {
                 return Ok(false);
             }
             conn.prepare_cached(
@@ -106,13 +112,14 @@ pub(super) fn apply(conn: &Connection, entry: &Entry, now: i64) -> rusqlite::Res
             conn.prepare_cached("UPDATE commits SET digest = ?2 WHERE id = ?1")?.execute(params![id, digest])?;
             Ok(true)
         }
-        Entry::Quarantined { id, reason, bytes, kept } => Change::to(DraftState::Quarantined)
-            .bytes(*bytes)
-            .reason(reason)
-            .kept(*kept)
-            .write(conn, *id, "quarantined", now),
+        Entry::Quarantined { id, reason, bytes, kept } => {
+            let to = Change::to(DraftState::Quarantined);
+            let change = Change { bytes: Some(*bytes), reason: Some(reason), kept: Some(*kept), ..to };
+            change.write(conn, *id, "quarantined", now)
+        }
         Entry::Discarded { id, reason } => {
-            Change::to(DraftState::Discarded).reason(reason).kept(false).write(conn, *id, "discarded", now)
+            let change = Change { reason: Some(reason), kept: Some(false), ..Change::to(DraftState::Discarded) };
+            change.write(conn, *id, "discarded", now)
         }
         Entry::Mismatch { id, detail } => {
             let Some(path) = path_in(conn, "commits", *id)? else { return Ok(false) };
@@ -259,29 +266,9 @@ struct Change<'a> {
     folder: Option<folders::Change>,
 }
 
-impl<'a> Change<'a> {
+impl Change<'_> {
     fn to(state: DraftState) -> Self {
         Change { state, bytes: None, path: None, reason: None, kept: None, folder: None }
-    }
-
-    fn bytes(self, bytes: u64) -> Self {
-        Change { bytes: Some(bytes), ..self }
-    }
-
-    fn path(self, path: &'a [u8]) -> Self {
-        Change { path: Some(path), ..self }
-    }
-
-    fn reason(self, reason: &'a str) -> Self {
-        Change { reason: Some(reason), ..self }
-    }
-
-    fn kept(self, kept: bool) -> Self {
-        Change { kept: Some(kept), ..self }
-    }
-
-    fn of_folder(self, folder: Option<folders::Change>) -> Self {
-        Change { folder, ..self }
     }
 
     /// False when there is no such draft; the trigger refuses what [`DraftState::can_become`] refuses.
