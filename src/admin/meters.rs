@@ -16,7 +16,7 @@ use crate::metrics;
 
 /// `GET /metrics`. A journal that cannot be read costs the numbers that come from it, not the others.
 pub(super) async fn metrics(State(shared): State<Shared>) -> Answer<Response> {
-    let counts = shared.store.read(|reader| reader.counts_now()).await.ok();
+    let counts = shared.store.read(|reader| reader.counts()).await.ok();
     let failed = |error: prometheus::Error| {
         tracing::error!(%error, "metrics");
         Problem::new(axum::http::StatusCode::INTERNAL_SERVER_ERROR, error.to_string())

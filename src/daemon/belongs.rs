@@ -38,7 +38,7 @@ pub(super) fn check(path: &Path, root: impl AsFd, instance: &str, journal: &Jour
             return Err(ServeError::Export { path: path.to_owned(), step: "staging folder .commitfs", errno });
         }
     }
-    let counts = journal.read(|reader| reader.counts_now())?;
+    let counts = journal.read(|reader| reader.counts())?;
     let (drafts, removed) = (counts.pending + counts.quarantined, counts.outbox.pending + counts.outbox.dead);
     if drafts + removed == 0 {
         return Ok(());

@@ -5,8 +5,6 @@
 
 use rusqlite::Connection;
 
-use super::error::JournalError;
-use super::read::Reader;
 use super::rows;
 use super::{DraftId, folders, outbox};
 
@@ -42,12 +40,8 @@ pub(super) fn prune(conn: &Connection, keep: i64, limit: i64, totals: bool) -> r
     Ok(())
 }
 
-impl Reader {
-    /// Commits there ever were: those that are kept, and those that were pruned.
-    pub(super) fn commits_ever(&self) -> Result<u64, JournalError> {
-        self.read(|conn| {
-            conn.prepare_cached("SELECT coalesce((SELECT commits FROM events ORDER BY id DESC LIMIT 1), 0)")?
-                .query_row([], |row| rows::unsigned(row, 0))
-        })
-    }
+/// Commits there ever were: those that are kept, and those that were pruned.
+pub(super) fn commits_ever(conn: &Connection) -> rusqlite::Result<u64> {
+    conn.prepare_cached("SELECT coalesce((SELECT commits FROM events ORDER BY id DESC LIMIT 1), 0)")?
+        .query_row([], |row| rows::unsigned(row, 0))
 }

@@ -9,7 +9,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params};
 
 use super::record::{Commit, CommitKind, DraftId, DraftRow};
 use super::rows::{DRAFT, EVENT, commit_of, draft, event, newest_event, unsigned};
-use super::{FILE, JournalError, is_in_use, outbox, schema};
+use super::{FILE, JournalError, history, is_in_use, outbox, schema};
 
 /// A read-only connection. Each call is one short read transaction, so that the writer's log can always be reset.
 pub struct Reader {
@@ -247,11 +247,6 @@ impl Reader {
 
     /// Numbers for `status`.
     pub fn counts(&self) -> Result<Counts, JournalError> {
-        Ok(Counts { committed: self.commits_ever()?, ..self.counts_now()? })
-    }
-
-    /// The same without `committed`: what a scrape every few seconds may cost.
-    pub fn counts_now(&self) -> Result<Counts, JournalError> {
         self.read(|conn| {
             let mut counts = Counts::default();
             conn.query_row(
@@ -274,6 +269,7 @@ impl Reader {
                     Ok(())
                 },
             )?;
+            counts.committed = history::commits_ever(conn)?;
             counts.last_event = newest_event(conn)?;
             Ok(counts)
         })
