@@ -10,8 +10,7 @@ use serde::Deserialize;
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
 use tracing::{Event, Level, Subscriber};
-use tracing_subscriber::fmt::format::{Format, Full, Writer};
-use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
+use tracing_subscriber::fmt::format::{Format, Writer};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::layer::{Context, SubscriberExt as _};
 use tracing_subscriber::registry::LookupSpan;
@@ -135,15 +134,6 @@ impl Visit for Words {
 /// A line with its priority in front, as `sd-daemon(3)` has it.
 struct ForJournald;
 
-/// The journal has the time.
-struct NoTime;
-
-impl FormatTime for NoTime {
-    fn format_time(&self, _: &mut Writer<'_>) -> fmt::Result {
-        Ok(())
-    }
-}
-
 impl<S, N> FormatEvent<S, N> for ForJournald
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
@@ -157,8 +147,8 @@ where
             Level::DEBUG | Level::TRACE => 7,
         };
         write!(writer, "<{priority}>")?;
-        let line: Format<Full, SystemTime> = Format::default();
-        line.with_timer(NoTime).with_level(false).format_event(context, writer, event)
+        // The journal has the time.
+        Format::default().without_time().with_level(false).format_event(context, writer, event)
     }
 }
 
