@@ -11,7 +11,7 @@ use rustix::fs::OFlags;
 
 use super::{Committer, Sealed, Staged, Target};
 use crate::inode::{Content, Node, display_path};
-use crate::journal::{DraftId, DraftRow, DraftState, Entry, Owner};
+use crate::journal::{DraftId, DraftRow, DraftState, Entry, JournalError, Owner};
 use crate::metrics;
 use crate::sys::procfs::Exit;
 use crate::sys::{Errno, Kind, Result, Stat, at, mount, stat};
@@ -92,6 +92,17 @@ impl VerbError {
     /// An error with these words.
     pub fn new(errno: Errno, message: impl Into<String>) -> Self {
         VerbError { message: message.into(), errno: errno.raw_os_error() }
+    }
+
+    /// A request that is wrong in itself.
+    pub fn invalid(message: impl Into<String>) -> Self {
+        VerbError::new(Errno::INVAL, message)
+    }
+}
+
+impl From<JournalError> for VerbError {
+    fn from(error: JournalError) -> Self {
+        VerbError { errno: error.errno(), message: error.to_string() }
     }
 }
 

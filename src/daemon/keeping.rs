@@ -8,7 +8,7 @@ use crate::admin::json::path_json;
 use crate::commit::VerbError;
 use crate::folders::RefreshError;
 use crate::inode::display_path;
-use crate::journal::{JournalError, OutboxId};
+use crate::journal::OutboxId;
 use crate::metrics;
 use crate::sys::Errno;
 
@@ -65,7 +65,7 @@ impl Daemon {
     fn retry(&self, request: &Value) -> Result<Value, VerbError> {
         let rows = match request.get("ids") {
             Some(_) => ids(request)?,
-            None => self.fs.committer().journal.read(|reader| reader.dead_letters()).map_err(of_journal)?,
+            None => self.fs.committer().journal.read(|reader| reader.dead_letters())?,
         };
         self.fs.reaper().retry(rows.clone()).map(|()| json!({ "ids": rows }))
     }
@@ -82,27 +82,28 @@ impl Daemon {
     }
 
     fn remove(&self, request: &Value) -> Result<Value, VerbError> {
-        let path = path_in(request)?.ok_or_else(|| invalid("request has no path"))?;
+        let path = path_in(request)?.ok_or_else(|| VerbError::invalid("request has no path"))?;
         let flag = |name: &str| request[name].as_bool().unwrap_or(false);
         let id = self.fs.remove_tree(&path, flag("force"), flag("now"))?;
         Ok(json!({ "id": id }))
     }
 
     fn refresh(&self, request: &Value) -> Result<Value, VerbError> {
-        let path = path_in(request)?.ok_or_else(|| invalid("request has no path"))?;
+        let path = path_in(request)?.ok_or_else(|| VerbError::invalid("request has no path"))?;
         let totals = &self.fs.committer().totals;
         if !totals.is_on() {
             return Err(VerbError::new(Errno::OPNOTSUPP, "this mount keeps no folder totals (totals = false)"));
         }
-        if !totals.is_folder(&path).map_err(of_journal)? {
+        if !totals.is_folder(&path)? {
             return Err(VerbError::new(Errno::NOENT, format!("{}: is no folder of this mount", display_path(&path))));
         }
         if request["wait"] == false {
-            return totals.begin_refresh(&path).map(|_| json!({})).map_err(of_journal);
+            totals.begin_refresh(&path)?;
+            return Ok(json!({}));
         }
         let (bytes, files) = totals.refresh(&path).map_err(|error| match error {
             RefreshError::Folder { errno, .. } => VerbError::new(errno, error.to_string()),
-            RefreshError::Journal(error) => of_journal(error),
+            RefreshError::Journal(error) => error.into(),
         })?;
         Ok(json!({ "drift_bytes": bytes, "drift_files": files }))
     }
@@ -120,7 +121,8 @@ impl Daemon {
 /// What `commitfs verify` has found, for the metrics. What is different it tells one by one.
 fn verified(request: &Value) -> Result<Value, VerbError> {
     for outcome in ["same", "gone", "unreadable"] {
-        let versions = request[outcome].as_u64().ok_or_else(|| invalid("request has no numbers of versions"))?;
+        let versions =
+            request[outcome].as_u64().ok_or_else(|| VerbError::invalid("request has no numbers of versions"))?;
         metrics::verified(outcome, versions);
     }
     Ok(json!({}))
@@ -128,7 +130,7 @@ fn verified(request: &Value) -> Result<Value, VerbError> {
 
 fn ids(request: &Value) -> Result<Vec<OutboxId>, VerbError> {
     let ids = request["ids"].as_array().and_then(|ids| ids.iter().map(Value::as_i64).collect::<Option<Vec<_>>>());
-    ids.ok_or_else(|| invalid("request has no ids"))
+    ids.ok_or_else(|| VerbError::invalid("request has no ids"))
 }
 
 /// A word that is not known may have been meant to narrow down what is done.
@@ -136,18 +138,10 @@ fn only(words: &[&str], request: &Value) -> Result<(), VerbError> {
     let said = request.as_object().into_iter().flat_map(|fields| fields.keys());
     match said.map(String::as_str).find(|word| *word != "verb" && !words.contains(word)) {
         None => Ok(()),
-        Some(word) => Err(invalid(&format!("request has {word:?}, and only {} are known", words.join(", ")))),
+        Some(word) => Err(VerbError::invalid(format!("request has {word:?}, and only {} are known", words.join(", ")))),
     }
 }
 
 fn one(request: &Value) -> Result<OutboxId, VerbError> {
-    request["id"].as_i64().ok_or_else(|| invalid("request has no id"))
-}
-
-fn of_journal(error: JournalError) -> VerbError {
-    VerbError { errno: error.errno(), message: error.to_string() }
-}
-
-fn invalid(message: &str) -> VerbError {
-    VerbError::new(Errno::INVAL, message)
+    request["id"].as_i64().ok_or_else(|| VerbError::invalid("request has no id"))
 }

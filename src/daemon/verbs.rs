@@ -55,7 +55,7 @@ impl Verbs for Daemon {
         let path = journal.commit(id).ok().flatten().map(|row| display_path(&row.commit.path));
         tracing::error!(draft = id, path, detail, "a published version is not what was published");
         let ticket = journal.submit(Entry::Mismatch { id, detail: detail.to_owned() });
-        journal.wait(ticket).map_err(|error| VerbError { errno: error.errno(), message: error.to_string() })
+        Ok(journal.wait(ticket)?)
     }
 
     fn log_level(&self, directives: &str) -> Result<String, String> {

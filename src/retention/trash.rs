@@ -42,7 +42,7 @@ impl Reaper {
         about_to(&target);
         let unsynced = self.by.restore(OsStr::new(&row.aside.staged), tree, &target, replace).map_err(failed)?;
         let written = self.by.journal.submit(Entry::Restored { id, path: path.to_vec() });
-        self.by.journal.wait(written).map_err(of_journal)?;
+        self.by.journal.wait(written)?;
         match unsynced {
             Some(errno) => Err(VerbError::new(errno, format!("{shown}: restored, but not durable yet: {errno}"))),
             None => Ok(target),
@@ -56,9 +56,9 @@ impl Reaper {
         if let Some(row) = rows.iter().find(|row| row.state != OutboxState::Pending) {
             let (id, state) = (row.aside.id, row.state.as_str());
             let message = format!("row {id} is {state}: commitfs outbox retry {id} tries its removal again");
-            return Err(VerbError::new(Errno::INVAL, message));
+            return Err(VerbError::invalid(message));
         }
-        self.by.journal.wait(self.by.journal.submit(Entry::Purged { ids })).map_err(of_journal)?;
+        self.by.journal.wait(self.by.journal.submit(Entry::Purged { ids }))?;
         self.poke();
         Ok(())
     }
@@ -69,9 +69,9 @@ impl Reaper {
         if let Some(row) = rows.iter().find(|row| row.state == OutboxState::Pending && row.attempts == 0) {
             let id = row.aside.id;
             let message = format!("row {id} has not failed: commitfs trash purge {id} removes it before its time");
-            return Err(VerbError::new(Errno::INVAL, message));
+            return Err(VerbError::invalid(message));
         }
-        self.by.journal.wait(self.by.journal.submit(Entry::Retry { ids })).map_err(of_journal)?;
+        self.by.journal.wait(self.by.journal.submit(Entry::Retry { ids }))?;
         self.poke();
         Ok(())
     }
@@ -80,7 +80,7 @@ impl Reaper {
     pub fn drop_row(&self, id: OutboxId) -> std::result::Result<(), VerbError> {
         let refused = || {
             let message = format!("row {id} is not dead: only what was given up can be dropped");
-            Err(VerbError::new(Errno::INVAL, message))
+            Err(VerbError::invalid(message))
         };
         // The journal would take it for a fault of ours and log it as one.
         if self.row(id)?.state != OutboxState::Dead {
@@ -89,7 +89,7 @@ impl Reaper {
         match self.by.journal.wait(self.by.journal.submit(Entry::Dropped { id })) {
             // Decided about meanwhile.
             Err(JournalError::Refused { .. }) => refused(),
-            other => other.map_err(of_journal),
+            other => other.map_err(VerbError::from),
         }
     }
 
@@ -103,23 +103,19 @@ impl Reaper {
     }
 
     pub(super) fn row(&self, id: OutboxId) -> std::result::Result<OutboxRow, VerbError> {
-        let row = self.by.journal.read(|reader| reader.outbox_row(id)).map_err(of_journal)?;
+        let row = self.by.journal.read(|reader| reader.outbox_row(id))?;
         row.ok_or_else(|| VerbError::new(Errno::NOENT, format!("no outbox row {id}")))
     }
 
     /// All of them, or an error that names one that there is not.
     fn rows(&self, ids: &[OutboxId]) -> std::result::Result<Vec<OutboxRow>, VerbError> {
-        let rows = self.by.journal.read(|reader| reader.outbox_among(ids)).map_err(of_journal)?;
+        let rows = self.by.journal.read(|reader| reader.outbox_among(ids))?;
         let known: HashSet<OutboxId> = rows.iter().map(|row| row.aside.id).collect();
         match ids.iter().find(|id| !known.contains(id)) {
             Some(id) => Err(VerbError::new(Errno::NOENT, format!("no outbox row {id}"))),
             None => Ok(rows),
         }
     }
-}
-
-fn of_journal(error: JournalError) -> VerbError {
-    VerbError { errno: error.errno(), message: error.to_string() }
 }
 
 /// A folder that is being removed whole.

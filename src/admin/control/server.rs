@@ -202,7 +202,7 @@ fn converse(stream: &UnixStream, verbs: &dyn Verbs, spare: bool) -> io::Result<(
         };
         let answered = match request["verb"].as_str() {
             Some("status" | "umount") => answer(&request, verbs),
-            _ if spare => Err(VerbError { message: TOO_MANY.to_owned(), errno: Errno::AGAIN.raw_os_error() }),
+            _ if spare => Err(VerbError::new(Errno::AGAIN, TOO_MANY)),
             _ => answer(&request, verbs),
         };
         match answered {
@@ -234,12 +234,12 @@ fn answer(request: &Value, verbs: &dyn Verbs) -> Result<Answer, VerbError> {
         Some("umount") => verbs.unmount(request["force"].as_bool().unwrap_or(false)).map(done),
         Some("rules") => Ok(Answer::Line(json!({ "ok": true, "rule": verbs.rule(&path(request)?) }))),
         Some("mismatch") => {
-            let detail = request["detail"].as_str().ok_or_else(|| invalid("request has no detail".to_owned()))?;
+            let detail = request["detail"].as_str().ok_or_else(|| VerbError::invalid("request has no detail"))?;
             verbs.mismatch(draft(request)?, detail).map(done)
         }
         Some("log-level") => {
-            let directives = request["level"].as_str().ok_or_else(|| invalid("request has no level".to_owned()))?;
-            let level = verbs.log_level(directives).map_err(invalid)?;
+            let directives = request["level"].as_str().ok_or_else(|| VerbError::invalid("request has no level"))?;
+            let level = verbs.log_level(directives).map_err(VerbError::invalid)?;
             Ok(Answer::Line(json!({ "ok": true, "level": level })))
         }
         Some(other) => match verbs.other(other, request) {
@@ -247,22 +247,18 @@ fn answer(request: &Value, verbs: &dyn Verbs) -> Result<Answer, VerbError> {
                 fields["ok"] = true.into();
                 Answer::Line(fields)
             }),
-            None => Err(invalid(format!("unknown verb {other:?}"))),
+            None => Err(VerbError::invalid(format!("unknown verb {other:?}"))),
         },
-        None => Err(invalid("request has no verb".to_owned())),
+        None => Err(VerbError::invalid("request has no verb")),
     }
 }
 
 fn draft(request: &Value) -> Result<DraftId, VerbError> {
-    request["id"].as_i64().ok_or_else(|| invalid("request has no draft id".to_owned()))
+    request["id"].as_i64().ok_or_else(|| VerbError::invalid("request has no draft id"))
 }
 
 fn path(request: &Value) -> Result<Vec<u8>, VerbError> {
-    path_in(request)?.ok_or_else(|| invalid("request has no path".to_owned()))
-}
-
-fn invalid(message: String) -> VerbError {
-    VerbError { message, errno: Errno::INVAL.raw_os_error() }
+    path_in(request)?.ok_or_else(|| VerbError::invalid("request has no path"))
 }
 
 fn refusal(message: &str, errno: i32) -> Value {
