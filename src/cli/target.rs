@@ -12,6 +12,7 @@ use crate::admin::control::Client;
 use crate::commit::RESERVED;
 use crate::config;
 use crate::journal::{self, read::Reader};
+use crate::sys::mountinfo;
 
 /// One daemon's card in `EXPORT/.commitfs/hosts`. More may be in it.
 #[derive(Deserialize)]
@@ -281,38 +282,26 @@ fn candidates() -> String {
     format!("candidates: {}", names.join(", "))
 }
 
-/// `ID PARENT DEV ROOT MOUNTPOINT OPTIONS [TAG…] - TYPE SOURCE OPTIONS`, see proc_pid_mountinfo(5).
-fn mounts_in(mountinfo: &[u8]) -> Vec<Mount> {
-    let path = |field| PathBuf::from(std::ffi::OsString::from_vec(unescape(field)));
-    let mut found = Vec::new();
-    for line in mountinfo.split(|&byte| byte == b'\n') {
-        let mut fields = line.split(|&byte| byte == b' ');
-        let Some(mountpoint) = fields.nth(4) else { continue };
-        let mut fields = fields.skip_while(|field| *field != b"-").skip(1);
-        let (kind, source) = (fields.next().unwrap_or(b""), fields.next().unwrap_or(b""));
-        if kind == b"fuse.commitfs" {
-            found.push(Mount { point: path(mountpoint), export: path(source) });
-        }
-    }
+fn mounts_in(table: &[u8]) -> Vec<Mount> {
+    let ours = mountinfo::lines(table).filter(|line| line.kind() == Some(b"fuse.commitfs"));
+    let mount = |line: mountinfo::Line<'_>| Some(Mount { point: line.point()?, export: line.source()? });
+    let mut found: Vec<Mount> = ours.filter_map(mount).collect();
     found.sort();
     found
 }
 
 /// Type and options of the mount that a folder lies on.
 pub(super) fn mount_of(folder: &Path) -> Option<(String, String)> {
-    let mountinfo = fs::read("/proc/self/mountinfo").ok()?;
+    let table = fs::read("/proc/self/mountinfo").ok()?;
     let mut best: Option<(usize, String, String)> = None;
-    for line in mountinfo.split(|&byte| byte == b'\n') {
-        let mut fields = line.split(|&byte| byte == b' ');
-        let Some(point) = fields.nth(4) else { continue };
-        let point = PathBuf::from(std::ffi::OsString::from_vec(unescape(point)));
+    for line in mountinfo::lines(&table) {
+        let Some(point) = line.point().filter(|point| folder.starts_with(point)) else { continue };
         let depth = point.components().count();
         // Of several at one point the last one is on top.
-        if !folder.starts_with(&point) || best.as_ref().is_some_and(|(deepest, ..)| depth < *deepest) {
+        if best.as_ref().is_some_and(|(deepest, ..)| depth < *deepest) {
             continue;
         }
-        let mut fields = fields.skip_while(|field| *field != b"-").skip(1);
-        let (Some(kind), Some(options)) = (fields.next(), fields.nth(1)) else { continue };
+        let (Some(kind), Some(options)) = (line.kind(), line.options()) else { continue };
         let text = |field: &[u8]| String::from_utf8_lossy(field).into_owned();
         best = Some((depth, text(kind), text(options)));
     }
@@ -321,35 +310,12 @@ pub(super) fn mount_of(folder: &Path) -> Option<(String, String)> {
 
 /// Mount points inside a folder.
 pub(super) fn mount_points_below(folder: &Path) -> Vec<PathBuf> {
-    let mountinfo = fs::read("/proc/self/mountinfo").unwrap_or_default();
-    let points = mountinfo.split(|&byte| byte == b'\n').filter_map(|line| line.split(|&byte| byte == b' ').nth(4));
-    let mut below: Vec<PathBuf> = points
-        .map(|point| PathBuf::from(std::ffi::OsString::from_vec(unescape(point))))
-        .filter(|point| point != folder && point.starts_with(folder))
-        .collect();
+    let table = fs::read("/proc/self/mountinfo").unwrap_or_default();
+    let points = mountinfo::lines(&table).filter_map(mountinfo::Line::point);
+    let mut below: Vec<PathBuf> = points.filter(|point| point != folder && point.starts_with(folder)).collect();
     below.sort();
     below.dedup();
     below
-}
-
-/// Blanks, tabs, newlines and backslashes are written as a backslash and three octal digits.
-fn unescape(field: &[u8]) -> Vec<u8> {
-    let mut plain = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((&byte, after)) = rest.split_first() {
-        let code = after.get(..3).filter(|digits| byte == b'\\' && digits.iter().all(|d| (b'0'..=b'7').contains(d)));
-        match code {
-            Some(digits) => {
-                plain.push(digits.iter().fold(0u8, |code, digit| code.wrapping_mul(8).wrapping_add(digit - b'0')));
-                rest = &after[3..];
-            }
-            None => {
-                plain.push(byte);
-                rest = after;
-            }
-        }
-    }
-    plain
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ pub mod handle;
 pub mod lock;
 pub mod memory;
 pub mod mount;
+pub mod mountinfo;
 pub mod process;
 pub mod procfs;
 pub mod project;

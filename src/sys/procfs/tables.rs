@@ -1,15 +1,15 @@
 //! Whether a process has a file open or mapped.
 
 use std::cell::Cell;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::mem::MaybeUninit;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::Path;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, Mode, OFlags, RawDir, StatxFlags};
 
 use super::{in_time, is_executing};
-use crate::sys::{Errno, Result, errno_of};
+use crate::sys::{Errno, Result, errno_of, mountinfo};
 
 /// Whether a process has a file open or mapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,36 +54,9 @@ impl MountId {
     /// The topmost mount on `mountpoint`, from `/proc/self/mountinfo`: nothing is asked of the mount itself.
     pub fn of(mountpoint: &Path) -> Option<Self> {
         let table = std::fs::read("/proc/self/mountinfo").ok()?;
-        table.split(|&b| b == b'\n').rev().find_map(|line| {
-            // id parent major:minor root mountpoint ...
-            let words: Vec<&[u8]> = line.splitn(6, |&b| b == b' ').collect();
-            let at = OsString::from_vec(unescape(words.get(4)?));
-            if Path::new(&at) != mountpoint {
-                return None;
-            }
-            Some(MountId { id: number(words[0])?, dev: device(words[2], 10)? })
-        })
+        let topmost = mountinfo::lines(&table).rev().find(|line| line.point().is_some_and(|at| at == mountpoint))?;
+        Some(MountId { id: topmost.id()?, dev: topmost.device()? })
     }
-}
-
-/// `mountinfo` writes blanks, tabs, newlines and backslashes as a backslash and three octal digits.
-fn unescape(field: &[u8]) -> Vec<u8> {
-    let mut plain = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((&first, after)) = rest.split_first() {
-        let octal = after.get(..3).filter(|_| first == b'\\').and_then(|digits| std::str::from_utf8(digits).ok());
-        match octal.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
-            Some(byte) => {
-                plain.push(byte);
-                rest = &after[3..];
-            }
-            None => {
-                plain.push(first);
-                rest = after;
-            }
-        }
-    }
-    plain
 }
 
 /// Looks for a file of a mount among the process's descriptors for writing, and with `mappings` among its shared mappings: by
@@ -150,22 +123,15 @@ pub fn has_open(pid: u32, mount: Option<MountId>, inos: &[u64], written: &[u64],
 /// True if a part of a mount's file system is mounted over something of this name, where the thread can see it.
 pub fn is_mounted_over(tid: u32, dev: (u32, u32), name: &OsStr) -> bool {
     let Ok(table) = std::fs::read(format!("/proc/{tid}/mountinfo")) else { return false };
-    table.split(|&b| b == b'\n').any(|line| {
-        // id parent major:minor root mountpoint ...
-        let words: Vec<&[u8]> = line.splitn(6, |&b| b == b' ').collect();
-        let [_, _, device_of, root, mountpoint, ..] = words[..] else { return false };
-        let is_there = || unescape(mountpoint).rsplit(|&b| b == b'/').next() == Some(name.as_bytes());
-        device(device_of, 10) == Some(dev) && root != b"/" && is_there()
-    })
+    let is_there = |point: PathBuf| point.as_os_str().as_bytes().rsplit(|&b| b == b'/').next() == Some(name.as_bytes());
+    mountinfo::lines(&table)
+        .any(|line| line.device() == Some(dev) && !line.is_whole() && line.point().is_some_and(is_there))
 }
 
 /// The device of a mount in the name space of a process, which may be another one than the daemon's.
 fn device_of(pid: u32, id: u64) -> Option<(u32, u32)> {
     let table = std::fs::read(format!("/proc/{pid}/mountinfo")).ok()?;
-    table.split(|&b| b == b'\n').find_map(|line| {
-        let mut words = line.split(|&b| b == b' ');
-        if number(words.next()?)? == id { device(words.nth(1)?, 10) } else { None }
-    })
+    mountinfo::lines(&table).find(|line| line.id() == Some(id))?.device()
 }
 
 /// A file of a mount that a process writes.
@@ -264,7 +230,7 @@ fn find_mapping(pid: u32, mount: Option<MountId>, is_it: impl Fn(u64, bool) -> b
         // address perms offset dev inode [path]; a shared mapping that is read-only now may become writable.
         let words: Vec<&[u8]> = line.split(|&b| b == b' ').filter(|word| !word.is_empty()).take(5).collect();
         let [_, perms, _, dev, ino] = words[..] else { continue };
-        let here = || mount.is_none_or(|mount| device(dev, 16) == Some(mount.dev));
+        let here = || mount.is_none_or(|mount| device(dev) == Some(mount.dev));
         let writes = perms.get(1) == Some(&b'w');
         if perms.get(3) == Some(&b's')
             && let Some(ino) = number(ino).filter(|&ino| is_it(ino, writes))
@@ -276,10 +242,10 @@ fn find_mapping(pid: u32, mount: Option<MountId>, is_it: impl Fn(u64, bool) -> b
     Ok(None)
 }
 
-/// Major and minor number.
-fn device(text: &[u8], radix: u32) -> Option<(u32, u32)> {
+/// Major and minor number, in hexadecimal.
+fn device(text: &[u8]) -> Option<(u32, u32)> {
     let (major, minor) = std::str::from_utf8(text).ok()?.split_once(':')?;
-    Some((u32::from_str_radix(major, radix).ok()?, u32::from_str_radix(minor, radix).ok()?))
+    Some((u32::from_str_radix(major, 16).ok()?, u32::from_str_radix(minor, 16).ok()?))
 }
 
 fn number(digits: &[u8]) -> Option<u64> {
@@ -336,6 +302,5 @@ mod tests {
         let proc = MountId::of(Path::new("/proc")).unwrap();
         let dev = std::fs::metadata("/proc").unwrap().dev();
         assert_eq!(proc.dev, (rustix::fs::major(dev), rustix::fs::minor(dev)));
-        assert_eq!(unescape(br"a\040b\134c\9"), br"a b\c\9");
     }
 }
