@@ -295,13 +295,15 @@ impl Draft {
         self.filled(by, &path, Phase::Published(kept), filled)
     }
 
-    /// Its family has changed the mode of the version below: a set-id bit that it gave is meant for what is written then.
-    pub fn note_rights(&self, perm: u32) {
+    /// Its family has changed the mode or the access time of the version below: a set-id bit that it gave is meant for what is written
+    /// then, and so is that time.
+    pub fn note_attributes(&self, perm: Option<u32>, atime: Option<Time>) {
         let mut body = self.body.write();
         if matches!(body.phase, Phase::Clean)
             && let Some(base) = &mut body.base
         {
-            base.like.perm = perm;
+            base.like.perm = perm.unwrap_or(base.like.perm);
+            base.like.atime = atime.unwrap_or(base.like.atime);
         }
     }
 
@@ -344,6 +346,14 @@ impl Draft {
             }
         })?;
         work.changed = AtomicBool::new(keep == Keep::Nothing || kept < like.size);
+        // To write is not to read, though the kernel reads what it writes a part of. On NFS it would be a request, and the server keeps
+        // these times as it likes.
+        let set_atime = || at::set_atime(&*work.staged.file, base.like.atime);
+        if !by.nodes.is_nfs()
+            && let Err(errno) = by.staging.acting_for(self.creds.as_ref(), set_atime)
+        {
+            tracing::debug!(node = self.node, %errno, "an access time is that of the copy");
+        }
         let mut stream = self.stream.lock();
         stream.restart();
         if kept > 0 {

@@ -241,8 +241,9 @@ impl Fs {
         // The kernel keeps the times of the version's node by itself and would never hear of these: the next look-up
         // takes the file for another version and gives it a node of its own.
         self.change_as(caller, &*file, changes)?;
-        if changes.perm.is_some() {
-            draft.note_rights(stat::fstat(&*file)?.perm);
+        if changes.perm.is_some() || changes.atime.is_some() {
+            let now = stat::fstat(&*file)?;
+            draft.note_attributes(changes.perm.map(|_| now.perm), changes.atime.map(|_| now.atime));
         }
         Ok(())
     }

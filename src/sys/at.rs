@@ -146,6 +146,13 @@ pub fn set_mtime(fd: impl AsFd, time: Time) -> Result<()> {
     set_times(fd, &Timestamps { last_access: omit, last_modification })
 }
 
+/// Sets the access time of an open inode, and no other.
+pub fn set_atime(fd: impl AsFd, time: Time) -> Result<()> {
+    let omit = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
+    let last_access = Timespec { tv_sec: time.sec, tv_nsec: time.nsec.into() };
+    set_times(fd, &Timestamps { last_access, last_modification: omit })
+}
+
 /// Number of the device that a descriptor's file system is on. The file system is not asked.
 pub fn device(fd: impl AsFd) -> Result<u64> {
     let s =

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use crate::common::mount::peer_base;
 use crate::common::{Mount, Setup, eventually};
 
 #[test]
@@ -499,4 +500,31 @@ fn s48_a_file_may_be_made_read_only_at_creation() {
     user.write(fd, "sealed").unwrap();
     user.close(fd).unwrap();
     assert_eq!(r.cat("open/g").unwrap(), b"sealed");
+}
+
+/// By these two times programs tell whether somebody has read what came.
+#[test]
+fn s22_a_write_is_no_access() {
+    if peer_base().is_some() {
+        eprintln!("SKIPPED: on NFS access times are the server's");
+        return;
+    }
+    let m = Mount::new();
+    let w = m.agent("W");
+    let read_at = |name: &str| std::os::unix::fs::MetadataExt::atime(&m.raw(name).metadata().unwrap());
+    for how in ["w|append", "w|trunc", "rw"] {
+        w.put("f", "old").unwrap();
+        w.utimens("f", 7_000_000_000, 8_000_000_000).unwrap();
+        let fd = w.open("f", how).unwrap();
+        w.write(fd, "new").unwrap();
+        w.close(fd).unwrap();
+        m.settled();
+        assert_eq!(read_at("f"), 7, "{how}");
+    }
+    let fd = w.open("f", "rw").unwrap();
+    w.futimens(fd, 9_000_000_000, 9_000_000_000).unwrap();
+    w.write(fd, "newer").unwrap();
+    w.close(fd).unwrap();
+    m.settled();
+    assert_eq!(read_at("f"), 9, "set by its writer before");
 }

@@ -221,10 +221,16 @@ fn s47_a_lock_that_cannot_be_converted_costs_nothing() {
     a.flock_how(fa, "share").unwrap();
     let open = || std::fs::read_dir(format!("/proc/{}/fd", m.daemon_pid())).unwrap().count();
     let before = open();
-    for _ in 0..100 {
-        let fb = b.open("f", "r").unwrap();
-        b.flock_how(fb, "share").unwrap();
-        assert_eq!(b.flock(fb).unwrap_err(), "EAGAIN");
+    // All at once, because the kernel tells of a later one by the number of an earlier one.
+    let refused: Vec<i32> = (0..100)
+        .map(|_| {
+            let fb = b.open("f", "r").unwrap();
+            b.flock_how(fb, "share").unwrap();
+            assert_eq!(b.flock(fb).unwrap_err(), "EAGAIN");
+            fb
+        })
+        .collect();
+    for fb in refused {
         b.close(fb).unwrap();
     }
     eventually("no descriptor is left behind", || open() < before + 50);
