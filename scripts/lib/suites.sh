@@ -13,6 +13,8 @@ run_pjdfstest() {
 suite_pjdfstest() {
   need which=debianutils setfacl=acl
   crate pjdfstest 0.2.2
+  # The build that all tests have, which scripts/test has made by then.
+  commitfs=$target/debug/commitfs
   local second
   second=$(mktemp -d -p /dev/shm)
   cat >"$work/pjdfstest.toml" <<EOF
@@ -146,7 +148,7 @@ for i in range(int(sys.argv[2])):
     os.mknod(f"file-{i}", dir_fd=at)
 EOF
   mount_it
-  pid=$("$target/release/commitfs" status --json --state-dir "$state" | sed -n 's/.*"pid":\([0-9]*\).*/\1/p')
+  pid=$("$commitfs" status --json --state-dir "$state" | sed -n 's/.*"pid":\([0-9]*\).*/\1/p')
   visited=$(find "$mnt" -type f -size -10 | wc -l)
   check "find visits $visited" [ "$visited" -eq "$files" ]
   peak=$(awk '/^VmHWM/ { print $2 }' "/proc/$pid/status")
