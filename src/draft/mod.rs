@@ -2,7 +2,7 @@
 //!
 //! Lock order: a draft's `body`, then a shard of the table, then its `writers`, then `stream`. `body` is held for reading
 //! across a write to the staged file, so that sealing (which takes it for writing) waits for writes in flight, and across a
-//! rename of or over the name (`rename_for`, `unname_for`), so that no seal comes in between: it is the one lock that spans I/O,
+//! rename of or over the name (`rename_for`, `unname_for`, which wait for a promise first), so that no seal comes in between: it is the one lock that spans I/O,
 //! and only this draft's writers wait for it. A draft that is renamed over another comes before that one; the kernel makes
 //! changes of the names in a folder one after the other, so that no two renames meet in the other order. Whoever asks about a
 //! draft reads past them (`read_recursive`), and no copy is made while it is held for writing: that takes `filling`, which
@@ -351,7 +351,7 @@ impl Draft {
     }
 
     /// True while an open that was sent round is about to reach it, or a first write.
-    pub fn is_expected(&self) -> bool {
+    pub(super) fn is_expected(&self) -> bool {
         self.expected.load(Ordering::Acquire) > 0
     }
 
@@ -366,8 +366,8 @@ impl Draft {
 
     /// Lets go of the descriptor of a published or ended draft that nobody has open, and of the memory that only writers need: the
     /// kernel may remember its node for as long as it likes, and the space of a file without a name is free when its last
-    /// descriptor is closed. True if it cannot, because the version after this one would be begun from it: that costs a descriptor
-    /// for as long as the kernel remembers the node.
+    /// descriptor is closed. True if it cannot, and neither can one that was not written to: the version after this one would be begun
+    /// from it. Then the kernel is to forget the node, or it costs a descriptor until it looks again.
     #[must_use]
     pub fn let_go(&self, nodes: &Arc<NodeTable>) -> bool {
         let mut body = self.body.write();

@@ -100,18 +100,18 @@ fn judge(
     if others.iter().any(|other| !other.has_closed()) {
         return Proof::StillOpen;
     }
-    // The first of several is told. None ends the search: whoever is found to hold it has the last word.
+    // Only the first one is logged. None ends the search: whoever is found to hold it has the last word.
     let mut doubt: Option<&str> = None;
     // The release behind that one's close does not come: somebody has got its descriptor.
     if others.iter().any(|other| other.leaves_until().is_none()) {
         doubt = Some("a descriptor that was closed lives on");
     }
     if others.iter().any(|other| other.is_in_doubt()) {
-        doubt = doubt.or(Some("another process that has closed it may hold it"));
+        _ = doubt.get_or_insert("another process that has closed it may hold it");
     }
     let mut shared = false;
     match closer.zip(own).filter(|(closer, _)| !closer.executes) {
-        None => doubt = doubt.or(Some("whoever closes cannot be seen, or executes a new program")),
+        None => _ = doubt.get_or_insert("whoever closes cannot be seen, or executes a new program"),
         Some((closer, mut own)) => {
             if own.others > 0 {
                 // They have been closed since.
@@ -120,12 +120,13 @@ fn judge(
             shared = own.shared;
             match own.holds {
                 Holds::Yes => return Proof::StillOpen,
-                Holds::Perhaps | Holds::Unknown => doubt = doubt.or(Some("the closing process may hold it")),
+                Holds::Perhaps | Holds::Unknown => _ = doubt.get_or_insert("the closing process may hold it"),
                 Holds::No if own.others > 0 => return Proof::StillOpen,
                 Holds::No => {}
             }
         }
     }
+    let executes = closer.is_some_and(|closer| closer.executes);
     let closer = closer.map(|closer| closer.process);
     let closed = &writer;
     let writers: Vec<&Writer> = std::iter::once(closed).chain(&others).collect();
@@ -142,36 +143,36 @@ fn judge(
     };
     for writer in writers {
         if writer.tgid == 0 {
-            doubt = doubt.or(Some("its opener was never seen"));
+            _ = doubt.get_or_insert("its opener was never seen");
             continue;
         }
         if closer.is_none_or(|closer| closer.tgid != writer.tgid) {
             match holds(writer.tgid, writer.tgid) {
                 Holds::Yes => return Proof::StillOpen,
-                Holds::Perhaps | Holds::Unknown => doubt = doubt.or(Some("its opener may hold it")),
-                // It has not been heard of: its own close is on its way, or it is being killed.
-                Holds::No
-                    if !writer.has_closed()
-                        && !closer.is_some_and(|closer| process::share_table(writer.tgid, closer.tgid)) =>
-                {
-                    return Proof::StillOpen;
-                }
+                Holds::Perhaps | Holds::Unknown => _ = doubt.get_or_insert("its opener may hold it"),
+                // It has not been heard of: its own close is on its way, or it is being killed. Who executes a new program shares no
+                // table any more, and must not be asked.
+                Holds::No if !writer.has_closed() => match closer {
+                    None => _ = doubt.get_or_insert("its opener was not heard of"),
+                    Some(closer) if !executes && process::share_table(writer.tgid, closer.tgid) => {}
+                    Some(_) => return Proof::StillOpen,
+                },
                 Holds::No => {}
             }
             // What others have opened under the same name is none of what this process closes.
             let is_passed =
                 |closer: Process| procfs::start_ticks(closer.tgid).is_none_or(|start| start + 1 < writer.opened);
             if std::ptr::eq(writer, closed) && closer.is_some_and(is_passed) {
-                doubt = doubt.or(Some("it was passed to the closing process"));
+                _ = doubt.get_or_insert("it was passed to the closing process");
             }
         }
         match heirs_hold(writer, closer.as_ref(), &mut holds) {
             Some(Holds::No) => {}
             Some(Holds::Yes) => return Proof::StillOpen,
             Some(Holds::Perhaps | Holds::Unknown) => {
-                doubt = doubt.or(Some("a process that was forked since may hold it"));
+                _ = doubt.get_or_insert("a process that was forked since may hold it");
             }
-            None => doubt = doubt.or(Some("processes cannot be listed")),
+            None => _ = doubt.get_or_insert("processes cannot be listed"),
         }
     }
     let Some(reason) = doubt else { return proven };

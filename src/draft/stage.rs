@@ -348,11 +348,12 @@ impl Draft {
         work.changed = AtomicBool::new(keep == Keep::Nothing || kept < like.size);
         // To write is not to read, though the kernel reads what it writes a part of. On NFS it would be a request, and the server keeps
         // these times as it likes.
-        let set_atime = || at::set_atime(&*work.staged.file, base.like.atime);
-        if !by.nodes.is_nfs()
-            && let Err(errno) = by.staging.acting_for(self.creds.as_ref(), set_atime)
-        {
-            tracing::debug!(node = self.node, %errno, "an access time is that of the copy");
+        if !by.nodes.is_nfs() {
+            let set_atime = || at::set_atime(&*work.staged.file, base.like.atime);
+            if let Err(errno) = by.staging.acting_for(self.creds.as_ref(), set_atime) {
+                tracing::debug!(node = self.node, %errno, "an access time is that of the copy");
+            }
+            at::leave_atime(&*work.staged.file);
         }
         let mut stream = self.stream.lock();
         stream.restart();

@@ -91,11 +91,11 @@ impl Fs {
             Proof::Unknown => {
                 draft.await_commit();
                 draft.hold(fh);
-                // An execve closes what it does not pass on, of which nobody hears: no close has returned that could be promised anything,
+                // An execve closes what it does not pass on, and nobody is told of that: there is no close that could be promised anything,
                 // and what is executed may have the draft by another number.
                 let executes = closer.is_some_and(|closer| closer.executes);
-                let promise = || if executes { Ok(()) } else { draft.promise(&self.committer) };
-                let promised = draft.check().and_then(|()| promise());
+                let promised =
+                    draft.check().and_then(|()| if executes { Ok(()) } else { draft.promise(&self.committer) });
                 if draft.is_sealing() {
                     return self.after_others(draft, done);
                 }
@@ -218,10 +218,12 @@ impl Fs {
     fn leave_draft(self: &Arc<Self>, draft: &Arc<Draft>) {
         draft.closed();
         if draft.let_go(&self.committer.nodes)
+            && !self.committer.stopping.load(Ordering::Acquire)
             && let Some(target) = draft.target()
         {
-            // The kernel keeps what it has looked up, though it will look again: told to, it forgets the node.
-            self.announce(target, true, || ());
+            // The kernel keeps what it has looked up, though it will look again: told to, it forgets the node. Nothing else has changed.
+            let fs = self.clone();
+            self.notices.run(move || fs.notify(&target, true, false));
         }
         self.drafts.drop_if_unreferenced(draft);
     }

@@ -117,7 +117,13 @@ impl Fs {
         self.open_draft(new.caller, draft, new.flags, move |opened| {
             let created = opened.and_then(|opened| match fs.draft_entry(&joined) {
                 Ok(entry) => Ok(Created { entry, opened }),
-                Err(errno) => fs.take_back(opened.fh).and(Err(errno)),
+                Err(errno) => {
+                    // As where an open fails that has emptied it.
+                    if new.flags.contains(OFlags::TRUNC) && joined.is_pending() {
+                        joined.taint("open", errno);
+                    }
+                    fs.take_back(opened.fh).and(Err(errno))
+                }
             });
             done(created);
         });

@@ -109,10 +109,8 @@ impl Fs {
         let pending_at = |side: &Side| side.draft.as_ref().is_some_and(|draft| draft.is_pending());
         if flags.contains(RenameFlags::EXCHANGE) {
             // Two names that change places, one of which somebody is about to replace: there is no right answer.
-            let written_at = |side: &Side| {
-                let writes = |draft: &Arc<Draft>| draft.is_pending() || draft.is_written(None) || draft.is_expected();
-                side.draft.as_ref().is_some_and(writes)
-            };
+            let written_at =
+                |side: &Side| side.draft.as_ref().is_some_and(|draft| draft.is_pending() || draft.is_written(None));
             if written_at(&from) || written_at(&to) {
                 return Err(Errno::BUSY);
             }
@@ -198,14 +196,22 @@ impl Fs {
 
     /// The version under a draft's old name goes along at once; a new name has none.
     fn move_version_of(&self, caller: Caller, draft: &Draft, from: &Side, to: &Side, flags: RenameFlags) -> Result<()> {
-        match self.version_at(from) {
-            Ok(moved) => self.rename_versions(caller, &moved, from, to, flags, true),
+        let there = match self.version_at(from) {
+            Ok(moved) => match self.rename_versions(caller, &moved, from, to, flags, true) {
+                // Another host may have removed it meanwhile.
+                Err(Errno::NOENT) => self.version_at(from),
+                renamed => return renamed,
+            },
+            none => none,
+        };
+        match there {
             Err(Errno::NOENT) if draft.is_pending() => match self.version_at(to) {
                 Ok(there) if there.kind == Kind::Dir => Err(Errno::ISDIR),
                 Ok(_) if flags.contains(RenameFlags::NOREPLACE) => Err(Errno::EXIST),
                 Ok(_) | Err(Errno::NOENT) => Ok(()),
                 Err(other) => Err(other),
             },
+            Ok(_) => Err(Errno::NOENT),
             Err(other) => Err(other),
         }
     }

@@ -512,11 +512,15 @@ fn s22_a_write_is_no_access() {
     let m = Mount::new();
     let w = m.agent("W");
     let read_at = |name: &str| std::os::unix::fs::MetadataExt::atime(&m.raw(name).metadata().unwrap());
+    let old = "old".repeat(5000);
     for how in ["w|append", "w|trunc", "rw"] {
-        w.put("f", "old").unwrap();
+        w.put("f", &old).unwrap();
         w.utimens("f", 7_000_000_000, 8_000_000_000).unwrap();
         let fd = w.open("f", how).unwrap();
         w.write(fd, "new").unwrap();
+        w.fsync(fd).unwrap();
+        // The kernel reads what it writes a part of.
+        w.pwrite(fd, 9000, "new").unwrap();
         w.close(fd).unwrap();
         m.settled();
         assert_eq!(read_at("f"), 7, "{how}");

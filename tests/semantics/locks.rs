@@ -221,7 +221,7 @@ fn s47_a_lock_that_cannot_be_converted_costs_nothing() {
     a.flock_how(fa, "share").unwrap();
     let open = || std::fs::read_dir(format!("/proc/{}/fd", m.daemon_pid())).unwrap().count();
     let before = open();
-    // All at once, because the kernel tells of a later one by the number of an earlier one.
+    // All open at once: the kernel uses the number of an owner that is gone for the next one.
     let refused: Vec<i32> = (0..100)
         .map(|_| {
             let fb = b.open("f", "r").unwrap();

@@ -66,7 +66,8 @@ impl Domain {
         let state = &mut *state;
         let mut changed = false;
         if lock.sort == Sort::Whole && state.held.whole_of(lock.owner).is_some_and(|mode| mode != lock.mode) {
-            // As flock(2) has it, a conversion gives the old lock back first. The release finds what is held only.
+            // As flock(2) has it, a conversion gives the old lock back first. The file goes with it: a release goes by what is held, and
+            // would not find that of an owner who holds nothing.
             changed = state.held.cut(Sort::Whole, lock.owner, Span::WHOLE);
             state.forwards.remove(&(lock.sort, lock.owner));
         }
