@@ -196,7 +196,9 @@ fn s28_a_capability_that_is_not_there_is_not_removed() {
     w.close(fd).unwrap();
     m.settled();
     let opened = format!("/proc/self/fd/{read}");
-    assert_eq!(w.call(&["removexattr", &opened, "security.capability"]).unwrap_err(), "ENODATA");
+    let refused = w.call(&["removexattr", &opened, "security.capability"]).unwrap_err();
+    // NFS has none at all.
+    assert!(refused == "ENODATA" || refused == "EOPNOTSUPP", "{refused:?}");
     w.close(read).unwrap();
     m.settled();
     assert_eq!(m.commits_of("f"), 1);
