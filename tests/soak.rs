@@ -27,7 +27,7 @@ fn sample(m: &Mount) -> Sample {
         let line = status.lines().find(|line| line.starts_with(key)).unwrap();
         line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()
     };
-    let descriptors = std::fs::read_dir(format!("/proc/{}/fd", m.daemon_pid())).unwrap().count();
+    let descriptors = m.files_open();
     Sample { resident: number("VmRSS:") << 10, descriptors, threads: number("Threads:") }
 }
 

@@ -336,7 +336,9 @@ pub(super) fn until_free(dir: impl std::os::fd::AsFd, rename: impl Fn() -> Resul
 /// Whether a name holds an inode: what a change of names did whose answer was lost.
 pub(crate) fn is_there(dir: impl std::os::fd::AsFd, name: &OsStr, ino: u64) -> bool {
     // An NFS client may remember what was there before. A server that is away now does not answer the next call either.
-    let _ = stat::revalidate(&dir);
+    if let Err(errno) = stat::revalidate(&dir) {
+        tracing::debug!(%errno, "a folder is looked at as it is remembered");
+    }
     stat::stat_at(dir, name).is_ok_and(|there| there.ino == ino)
 }
 

@@ -413,6 +413,12 @@ impl Mount {
         self.setup.options = Some(options.to_owned());
     }
 
+    /// Descriptors that the daemon has.
+    #[track_caller]
+    pub fn files_open(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.daemon_pid())).unwrap().count()
+    }
+
     /// The most memory that the daemon has ever had resident, in bytes.
     #[track_caller]
     pub fn peak_memory(&self) -> u64 {

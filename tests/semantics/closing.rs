@@ -177,7 +177,7 @@ fn s28_what_was_opened_and_not_written_costs_the_daemon_no_descriptor() {
         w.put(name, "same").unwrap();
     }
     m.settled();
-    let open = || std::fs::read_dir(format!("/proc/{}/fd", m.daemon_pid())).unwrap().count();
+    let open = || m.files_open();
     let before = open();
     for name in &names {
         let fd = w.open(name, "rw").unwrap();
@@ -538,7 +538,7 @@ fn s30_a_close_publishes_nothing_that_another_threads_close_is_still_writing() {
 fn s27_published_files_cost_the_daemon_no_descriptors() {
     let m = Mount::new();
     let (w, r) = m.pair();
-    let held = || std::fs::read_dir(format!("/proc/{}/fd", m.daemon_pid())).unwrap().count();
+    let held = || m.files_open();
     w.put("first", "1").unwrap();
     let before = held();
     for i in 0..300 {
@@ -598,7 +598,7 @@ fn s34_writes_through_a_descriptor_that_was_in_flight_make_a_new_version() {
 fn s27_a_version_leaves_nothing_open_behind_its_close() {
     let m = Mount::new();
     let w = m.agent("W");
-    let open = || std::fs::read_dir(format!("/proc/{}/fd", m.daemon_pid())).unwrap().count();
+    let open = || m.files_open();
     w.put("first", "x").unwrap();
     m.settled();
     let before = open();

@@ -219,7 +219,7 @@ fn s47_a_lock_that_cannot_be_converted_costs_nothing() {
     a.put("f", "x").unwrap();
     let fa = a.open("f", "rw").unwrap();
     a.flock_how(fa, "share").unwrap();
-    let open = || std::fs::read_dir(format!("/proc/{}/fd", m.daemon_pid())).unwrap().count();
+    let open = || m.files_open();
     let before = open();
     // All open at once: the kernel uses the number of an owner that is gone for the next one.
     let refused: Vec<i32> = (0..100)

@@ -9,12 +9,15 @@ use crate::common::mount::{bare, is_mounted, show, signal};
 use crate::common::{Mount, eventually};
 
 /// In a mount name space of its own, where the FUSE device is open to everybody as it is on ordinary machines.
-const SCRIPT: &str = r#"
-set -eu
+const DEVICE: &str = r#"
 cd "$1"
 mknod fuse c 10 229
 chmod 666 fuse
 mount --bind fuse /dev/fuse
+"#;
+
+const SCRIPT: &str = r#"
+set -eu
 echo of another >src/.foreign
 chmod 666 src/.foreign
 exec setpriv --reuid 1000 --regid 1000 --clear-groups sh -eu -c '
@@ -30,7 +33,7 @@ exec setpriv --reuid 1000 --regid 1000 --clear-groups sh -eu -c '
   cat src/f' "$2"
 "#;
 
-/// A script, with an export and a mount point of the user's, and where the program is.
+/// A script behind [`DEVICE`], with an export and a mount point of the user's, and where the program is.
 fn run_as_user(script: &str) -> Output {
     // Not in the build folder, which may lie where that user cannot go.
     let folder = tempfile::tempdir().unwrap();
@@ -43,15 +46,12 @@ fn run_as_user(script: &str) -> Output {
     let program = top.join("commitfs");
     std::fs::copy(env!("CARGO_BIN_EXE_commitfs"), &program).unwrap();
     let mut command = Command::new("unshare");
-    command.args(["--mount", "sh", "-c", script, "sh"]).args([top, program.as_path()]);
+    command.args(["--mount", "sh", "-c", &format!("{DEVICE}{script}"), "sh"]).args([top, program.as_path()]);
     command.env("XDG_STATE_HOME", top.join("state")).output().unwrap()
 }
 
 /// What keeps an ordinary user from mounting: the device, and then the configuration.
 const REFUSED: &str = r#"
-cd "$1"
-mknod fuse c 10 229
-mount --bind fuse /dev/fuse
 mount --bind /dev/null /etc/fuse.conf
 for mode in 600 666; do
   chmod $mode fuse
@@ -84,11 +84,6 @@ fn s52_an_ordinary_user_mounts_for_himself() {
 
 /// More files than the daemon may have open. Without root's rights they cannot be reached by handles.
 const MANY: &str = r#"
-set -eu
-cd "$1"
-mknod fuse c 10 229
-chmod 666 fuse
-mount --bind fuse /dev/fuse
 exec setpriv --reuid 1000 --regid 1000 --clear-groups sh -eu -c '
   ulimit -n 600
   "$0" mount src mnt
